@@ -3,6 +3,8 @@
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from knowalledge.domain.quota import SECOND, Window
+
 
 def day_at(now: float, zone: str, reset_s: int) -> tuple[int, float]:
     """The ordinal of the day that ``now`` (epoch seconds) falls in, and the epoch second at which it ends.
@@ -14,3 +16,16 @@ def day_at(now: float, zone: str, reset_s: int) -> tuple[int, float]:
     local = datetime.fromtimestamp(now, tz).replace(tzinfo=None) - shift
     next_start = datetime.combine(local.date() + timedelta(days=1), datetime.min.time()) + shift
     return local.toordinal(), next_start.replace(tzinfo=tz).timestamp()
+
+
+def calendar_of(windows: tuple[Window, ...], now: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Per window, the ordinal of its calendar day and the seconds until that day ends; zeros for rolling ones.
+
+    ``now`` is in microseconds, as in the ledger.
+    """
+    if not any(window.calendar for window in windows):
+        nothing = (0,) * len(windows)
+        return nothing, nothing
+    seconds = now / SECOND
+    found = [day_at(seconds, it.zone, it.reset_s) if it.calendar else (0, seconds) for it in windows]
+    return tuple(day for day, _ in found), tuple(end - seconds for _, end in found)

@@ -1,8 +1,9 @@
 """The quota of one target: any number of windows, checked and charged as one.
 
 A ``Ledger`` is the whole truth about one target's quota. It is plain arithmetic over state that it owns; the
-time is an argument. The in-process store keeps one Ledger per target; the Lua scripts of the Redis store repeat
-this file step by step, and a test drives both with one history and compares.
+time is an argument, in whole microseconds since the epoch (floats would disagree at a bucket's edge). The in-process
+store keeps one Ledger per target; the Lua scripts of the Redis store repeat this file step by step, and a test drives
+both with one history and compares.
 
 How a request is charged
     reserve   every window at once or none: one request and the estimated input go into the bucket of *now*;
@@ -21,14 +22,18 @@ side and under one bucket plus the lag; memory is constant at any rate, and a de
 """
 
 from enum import StrEnum
-from math import floor
 
 from msgspec import Struct
+
+from knowalledge.domain.errors import NeverFits
 
 # One window is this many buckets; 600 makes 0.1 s of a minute, an error of at most 0.17%.
 BUCKETS = 600
 # Buckets by which a charge outlives its window, for requests that reach the provider late.
 LAG = 2
+
+
+SECOND = 1_000_000
 
 
 class Count(StrEnum):
@@ -101,14 +106,14 @@ class Ring:
 
     def __init__(self, window: Window) -> None:
         self.window = window
-        self.width = window.span_s / BUCKETS
+        self.width = -(-window.span_s * SECOND // BUCKETS)  # rounded up: never a shorter window
         self.size = BUCKETS + 1 + LAG
         self.slots = [0] * self.size
         self.total = 0
         self.held = 0
         self.last = 0  # absolute index of the newest bucket
 
-    def advance(self, now: float, day: int) -> int:
+    def advance(self, now: int, day: int) -> int:
         """Let what is out of the window go; the index of the bucket that takes charges now.
 
         ``day`` is the ordinal of the calendar day for calendar windows, which have one bucket. A clock that steps
@@ -118,7 +123,7 @@ class Ring:
             if day > self.last:
                 self.last, self.total = day, 0
             return self.last
-        index = floor(now / self.width)
+        index = now // self.width
         gone = index - self.last
         if gone <= 0:
             return self.last
@@ -143,7 +148,7 @@ class Ring:
             self.slots[bucket % self.size] += amount
             self.total += amount
 
-    def room_in(self, now: float, amount: int, day_ends_s: float) -> float:
+    def room_in(self, now: int, amount: int, day_ends_s: float) -> float:
         """Seconds until ``amount`` more fits, if nothing else is granted and every hold comes true."""
         short = self.total + self.held + amount - self.window.limit
         if short <= 0:
@@ -154,7 +159,7 @@ class Ring:
             bucket = self.last - age
             short -= self.slots[bucket % self.size]
             if short <= 0:
-                return max(self.width / 2, (bucket + self.size) * self.width - now)
+                return max(1, (bucket + self.size) * self.width - now) / SECOND
         return float(self.window.span_s)  # only when the holds of others end
 
 
@@ -166,15 +171,8 @@ class Ledger:
     def __init__(self, windows: tuple[Window, ...]) -> None:
         self.windows = windows
         self.rings = [Ring(window) for window in windows]
-        self.gate = 0.0  # nothing is granted before this moment: the provider said so
+        self.gate = 0  # nothing is granted before this moment: the provider said so
         self.gate_window = ""
-
-    def never_fits(self, need: Need) -> Window | None:
-        """The first window that could not take this need even when empty."""
-        for window in self.windows:
-            if window.charges(need) > window.limit:
-                return window
-        return None
 
     def cap(self, need: Need) -> Need:
         """The need with its predicted output cut to what could ever fit: a prediction never refuses a request."""
@@ -184,10 +182,10 @@ class Ledger:
                 output = min(output, window.limit - window.charges(need))
         return need if output == need.output else Need(need.input, max(0, output))
 
-    def reserve(self, now: float, days: tuple[int, ...], ends_s: tuple[float, ...], need: Need) -> Verdict:
+    def reserve(self, now: int, days: tuple[int, ...], ends_s: tuple[float, ...], need: Need) -> Verdict:
         """Charge every window, or none. ``days`` and ``ends_s`` per window as ``calendar_of`` gives them."""
         if now < self.gate:
-            return Verdict(None, self.gate - now, self.gate_window)
+            return Verdict(None, (self.gate - now) / SECOND, self.gate_window)
         buckets = tuple(ring.advance(now, day) for ring, day in zip(self.rings, days, strict=True))
         wait, worst = 0.0, ""
         for ring, end in zip(self.rings, ends_s, strict=True):
@@ -203,7 +201,7 @@ class Ledger:
             ring.held += ring.window.holds(need)
         return Verdict(Entry(need, buckets))
 
-    def settle(self, now: float, days: tuple[int, ...], entry: Entry, true: Need) -> None:
+    def settle(self, now: int, days: tuple[int, ...], entry: Entry, true: Need) -> None:
         """Put the truth in the estimate's place."""
         for ring, bucket, day in zip(self.rings, entry.buckets, days, strict=True):
             window = ring.window
@@ -212,22 +210,32 @@ class Ledger:
             ring.held -= window.holds(entry.need)
             ring.add(current, window.holds(true))
 
-    def release(self, now: float, days: tuple[int, ...], entry: Entry) -> None:
+    def release(self, now: int, days: tuple[int, ...], entry: Entry) -> None:
         """Nothing was sent: as if it had never been reserved."""
         for ring, bucket, day in zip(self.rings, entry.buckets, days, strict=True):
             ring.advance(now, day)
             ring.add(bucket, -ring.window.charges(entry.need))
             ring.held -= ring.window.holds(entry.need)
 
-    def close_until(self, moment: float, window: str = "") -> None:
+    def close_until(self, moment: int, window: str = "") -> None:
         """A hard gate: the provider named a time. It only ever moves later, and ends by itself."""
         if moment > self.gate:
             self.gate, self.gate_window = moment, window
 
-    def levels(self, now: float, days: tuple[int, ...], ends_s: tuple[float, ...]) -> tuple[Level, ...]:
+    def levels(self, now: int, days: tuple[int, ...], ends_s: tuple[float, ...]) -> tuple[Level, ...]:
         found = []
         for ring, day, end in zip(self.rings, days, ends_s, strict=True):
             ring.advance(now, day)
             resets = end if ring.window.calendar else float(ring.window.span_s if ring.total else 0)
             found.append(Level(ring.window, ring.total + ring.held, ring.held, resets))
         return tuple(found)
+
+
+def refuse_what_never_fits(target: str, windows: tuple[Window, ...], need: Need) -> None:
+    """Raise ``NeverFits`` where waiting cannot help, naming the limit."""
+    for window in windows:
+        if window.charges(need) > window.limit:
+            raise NeverFits(
+                f"this request needs about {need.input} input tokens; {target} allows {window.limit} "
+                f"{window.count.replace('_', ' ')} in {window.span_s} s, so it can never fit"
+            )

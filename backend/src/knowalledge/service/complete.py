@@ -1,0 +1,97 @@
+"""What the gateway does, over ports: one whole answer, an answer as it comes, vectors, a count."""
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from knowalledge.domain.errors import InvalidRequest
+from knowalledge.domain.model import (
+    Answer,
+    Completion,
+    Done,
+    Embeddings,
+    Event,
+    Finish,
+    Message,
+    Principal,
+    Prompt,
+    Request,
+    Text,
+)
+from knowalledge.service.run import Deck, Run
+
+
+class ModelInfo(Struct, frozen=True):
+    """A model that clients may name."""
+
+    name: str
+    targets: tuple[str, ...]
+    created: int = 0
+
+
+class Completer:
+    """The use cases behind every dialect. Each raises ``KnowalledgeError`` subclasses only."""
+
+    def __init__(self, deck: Deck) -> None:
+        self._deck = deck
+
+    def complete(self, request: Request) -> Answer:
+        """One whole answer."""
+        with Run(self._deck, request) as run:
+            while True:
+                grant, timeout = run.reserve()
+                try:
+                    completion = grant.route.provider.complete(request.prompt, timeout)
+                except BaseException as error:  # noqa: BLE001 - however it ends, its reservation must
+                    run.lost(error)
+                else:
+                    return run.answered(completion)
+
+    def stream(self, request: Request) -> Iterator[Event]:
+        """The answer as it comes. Closing the iterator cancels the provider's call and settles what it took."""
+        with Run(self._deck, request) as run:
+            while True:
+                grant, timeout = run.reserve()
+                try:
+                    completion = yield from run.follow(grant, timeout)
+                except BaseException as error:  # noqa: BLE001 - however it ends, its reservation must
+                    run.lost(error)
+                else:
+                    yield Done(run.answered(completion))
+                    return
+
+    def embed(
+        self,
+        model: str,
+        inputs: tuple[str, ...],
+        dimensions: int | None,
+        principal: Principal,
+        request_id: str,
+    ) -> tuple[Embeddings, str]:
+        """Vectors for texts, and the name of the target that made them."""
+        if not inputs:
+            raise InvalidRequest("no input to embed", param="input")
+        prompt = Prompt((Message("user", tuple(map(Text, inputs))),), max_output_tokens=0)
+        request = Request(request_id, model, prompt, principal)
+        with Run(self._deck, request) as run:
+            while True:
+                grant, timeout = run.reserve()
+                try:
+                    found = grant.route.provider.embed(inputs, dimensions, timeout)
+                except BaseException as error:  # noqa: BLE001 - however it ends, its reservation must
+                    run.lost(error)
+                else:
+                    run.answered(Completion((), Finish.STOP, found.usage))
+                    return found, grant.route.name
+
+    def count_tokens(self, request: Request) -> int:
+        """Input tokens as the provider counts them. Google does not charge for it, so no quota is spent."""
+        route = self._deck.plan(request.model).routes[0]
+        return route.provider.count_tokens(request.prompt, request.timeout_s or self._deck.timeout_s)
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        """Every model that clients may name, in the order of the configuration."""
+        return tuple(
+            ModelInfo(plan.name, tuple(route.name for route in plan.routes))
+            for plan in self._deck.plans.values()
+        )

@@ -1,0 +1,248 @@
+"""The ledger of one target, driven by an injected clock."""
+
+from collections import deque
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from knowalledge.domain.calendar import calendar_of, day_at
+from knowalledge.domain.errors import NeverFits
+from knowalledge.domain.quota import (
+    BUCKETS,
+    LAG,
+    SECOND,
+    Count,
+    Entry,
+    Ledger,
+    Need,
+    Verdict,
+    Window,
+    refuse_what_never_fits,
+)
+
+RPM = Window("rpm", Count.REQUESTS, 10, 60)
+TPM = Window("tpm", Count.TOKENS, 1000, 60)
+
+
+def us(seconds: float) -> int:
+    return round(seconds * SECOND)
+
+
+def reserve(ledger: Ledger, now: float, need: Need) -> Verdict:
+    days, ends = calendar_of(ledger.windows, us(now))
+    return ledger.reserve(us(now), days, ends, need)
+
+
+def settle(ledger: Ledger, now: float, entry: Entry | None, true: Need) -> None:
+    assert entry is not None
+    ledger.settle(us(now), calendar_of(ledger.windows, us(now))[0], entry, true)
+
+
+def used(ledger: Ledger, now: float) -> list[int]:
+    return [level.used for level in ledger.levels(us(now), *calendar_of(ledger.windows, us(now)))]
+
+
+def test_a_window_grants_its_limit_and_not_one_more() -> None:
+    ledger = Ledger((RPM,))
+    granted = [reserve(ledger, 1000.0, Need(1, 1)).entry is not None for _ in range(12)]
+    assert granted == [True] * 10 + [False] * 2
+
+
+def test_a_refusal_says_when_there_is_room_and_then_there_is() -> None:
+    ledger = Ledger((RPM,))
+    for _ in range(10):
+        reserve(ledger, 1000.0, Need(1, 1))
+    refused = reserve(ledger, 1000.0, Need(1, 1))
+    assert refused.window == "rpm"
+    assert reserve(ledger, 1000.0 + refused.wait_s - 0.01, Need(1, 1)).entry is None
+    assert reserve(ledger, 1000.0 + refused.wait_s, Need(1, 1)).entry is not None
+
+
+def test_a_charge_is_kept_until_its_whole_bucket_and_the_lag_are_out() -> None:
+    ledger = Ledger((RPM,))
+    reserve(ledger, 1000.09, Need(1, 1))
+    width = 60 / BUCKETS
+    assert used(ledger, 1060.0 + width * LAG) == [1]
+    assert used(ledger, 1060.0 + width * (LAG + 1) + 0.001) == [0]
+
+
+def test_every_window_is_charged_or_none() -> None:
+    ledger = Ledger((RPM, TPM))
+    assert reserve(ledger, 0.0, Need(900, 50)).entry is not None
+    assert reserve(ledger, 0.0, Need(100, 50)).window == "tpm"
+    assert used(ledger, 0.0) == [1, 950]
+
+
+def test_predicted_output_is_held_and_true_output_is_charged_when_it_is_complete() -> None:
+    ledger = Ledger((TPM,))
+    verdict = reserve(ledger, 0.0, Need(100, 400))
+    assert used(ledger, 59.0) == [500]
+    settle(ledger, 59.0, verdict.entry, Need(120, 30))
+    assert used(ledger, 59.0) == [150]
+    assert used(ledger, 61.0) == [30]  # the input's bucket is out, the output's is not
+    assert used(ledger, 120.0) == [0]
+
+
+def test_an_input_window_ignores_output() -> None:
+    ledger = Ledger((Window("itpm", Count.INPUT, 100, 60),))
+    verdict = reserve(ledger, 0.0, Need(60, 10_000))
+    settle(ledger, 1.0, verdict.entry, Need(50, 9_000))
+    assert used(ledger, 1.0) == [50]
+
+
+def test_release_leaves_nothing_behind() -> None:
+    ledger = Ledger((RPM, TPM))
+    entry = reserve(ledger, 5.0, Need(100, 100)).entry
+    assert entry is not None
+    ledger.release(us(7.0), (0, 0), entry)
+    assert used(ledger, 7.0) == [0, 0]
+
+
+def test_settling_after_the_window_has_passed_corrects_nothing_old() -> None:
+    ledger = Ledger((TPM,))
+    entry = reserve(ledger, 0.0, Need(500, 100)).entry
+    settle(ledger, 500.0, entry, Need(10, 7))
+    assert used(ledger, 500.0) == [7]
+
+
+def test_a_clock_that_steps_backwards_frees_nothing() -> None:
+    ledger = Ledger((RPM,))
+    for _ in range(10):
+        reserve(ledger, 1000.0, Need(1, 1))
+    assert reserve(ledger, 900.0, Need(1, 1)).entry is None
+    assert used(ledger, 1000.0) == [10]
+
+
+def test_a_gate_refuses_everything_until_its_moment_and_ends_by_itself() -> None:
+    ledger = Ledger((RPM,))
+    ledger.close_until(us(1033.0), "rpm")
+    ledger.close_until(us(1010.0), "rpm")
+    assert reserve(ledger, 1000.0, Need(1, 1)).wait_s == pytest.approx(33.0)
+    assert reserve(ledger, 1033.0, Need(1, 1)).entry is not None
+
+
+def test_a_prediction_is_cut_to_what_can_fit_so_that_a_first_request_is_never_refused() -> None:
+    ledger = Ledger((TPM,))
+    assert ledger.cap(Need(900, 5000)) == Need(900, 100)
+    assert reserve(ledger, 0.0, ledger.cap(Need(1000, 5000))).entry is not None
+
+
+def test_a_request_larger_than_a_window_is_told_so() -> None:
+    with pytest.raises(NeverFits, match="1000 tokens in 60 s"):
+        refuse_what_never_fits("us", (RPM, TPM), Need(1001, 0))
+
+
+def test_a_calendar_day_ends_at_midnight_in_its_zone() -> None:
+    rpd = Window("rpd", Count.REQUESTS, 1, 86_400, zone="America/Los_Angeles")
+    ledger = Ledger((rpd,))
+    before = datetime(2026, 11, 21, 7, 59, 59, tzinfo=UTC).timestamp()
+    assert reserve(ledger, before - 3600, Need(1, 1)).entry is not None
+    refused = reserve(ledger, before, Need(1, 1))
+    assert refused.wait_s == pytest.approx(1.0)
+    assert reserve(ledger, before + 1, Need(1, 1)).entry is not None
+
+
+@pytest.mark.parametrize(
+    ("noon", "hours"),
+    [((2026, 3, 8), 23), ((2026, 11, 1), 25), ((2026, 7, 1), 24)],
+)
+def test_days_on_which_the_clocks_change_have_their_true_length(
+    noon: tuple[int, int, int], hours: int
+) -> None:
+    moment = datetime(*noon, 20, tzinfo=UTC).timestamp()
+    day, end = day_at(moment, "America/Los_Angeles", 0)
+    earlier, start = day_at(moment - 86_400, "America/Los_Angeles", 0)
+    assert day == earlier + 1
+    assert end - start == hours * 3600
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Against the naive truth: a strict provider that remembers every event to the millisecond."""
+
+    @initialize(limit=st.integers(1, 30), tokens=st.integers(50, 2000))
+    def start(self, limit: int, tokens: int) -> None:
+        self.windows = (
+            Window("rpm", Count.REQUESTS, limit, 60),
+            Window("tpm", Count.TOKENS, tokens, 60),
+            Window("otpm", Count.OUTPUT, tokens, 10),
+        )
+        self.ledger = Ledger(self.windows)
+        self.now = 10_000.0
+        self.live: list[Entry] = []
+        self.truth: list[deque[tuple[float, int]]] = [deque(), deque(), deque()]
+
+    def _count(self, index: int, amount: int) -> None:
+        self.truth[index].append((self.now, amount))
+
+    @rule(seconds=st.integers(0, 80_000).map(lambda ms: ms / 1000))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(given_input=st.integers(1, 300), output=st.integers(0, 300))
+    def ask(self, given_input: int, output: int) -> None:
+        need = self.ledger.cap(Need(given_input, output))
+        if any(window.charges(need) > window.limit for window in self.windows):
+            return
+        verdict = reserve(self.ledger, self.now, need)
+        if verdict.entry is None:
+            assert verdict.wait_s > 0
+            return
+        self.live.append(verdict.entry)
+        self._count(0, 1)
+        self._count(1, need.input)
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def complete(self, data: st.DataObject) -> None:
+        """The true output is at most what was held: beyond it, no store can promise anything."""
+        entry = self.live.pop(data.draw(st.integers(0, len(self.live) - 1)))
+        output = data.draw(st.integers(0, entry.need.output))
+        settle(self.ledger, self.now, entry, Need(entry.need.input, output))
+        self._count(1, output)
+        self._count(2, output)
+
+    @invariant()
+    def the_provider_never_counts_more_than_its_limit(self) -> None:
+        if not hasattr(self, "ledger"):
+            return
+        for window, events in zip(self.windows, self.truth, strict=True):
+            assert self._true(window, events) <= window.limit
+
+    @invariant()
+    def the_ledger_counts_at_least_what_the_provider_counts(self) -> None:
+        if not hasattr(self, "ledger"):
+            return
+        levels = used(self.ledger, self.now)
+        for mine, window, events in zip(levels, self.windows, self.truth, strict=True):
+            assert mine >= self._true(window, events)
+
+    def _true(self, window: Window, events: deque[tuple[float, int]]) -> int:
+        while events and events[0][0] <= self.now - window.span_s:
+            events.popleft()
+        return sum(amount for _, amount in events)
+
+
+TestLedgerUnderAnyInterleaving = LedgerMachine.TestCase
+TestLedgerUnderAnyInterleaving.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 200, allow_nan=False), st.integers(1, 50), st.integers(0, 50)), max_size=30
+    )
+)
+def test_reserve_and_release_is_nothing_at_any_time(steps: list[tuple[float, int, int]]) -> None:
+    ledger = Ledger((RPM, TPM))
+    now = 1_000_000.0
+    reserve(ledger, now, Need(10, 0))
+    for wait, given_input, output in steps:
+        now += wait
+        before = used(ledger, now)
+        verdict = reserve(ledger, now, Need(given_input, output))
+        if verdict.entry is not None:
+            ledger.release(us(now), (0, 0), verdict.entry)
+        assert used(ledger, now) == before
