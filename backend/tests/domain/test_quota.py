@@ -20,6 +20,7 @@ from knowalledge.domain.quota import (
     Need,
     Verdict,
     Window,
+    cap,
     refuse_what_never_fits,
 )
 
@@ -126,8 +127,8 @@ def test_a_gate_refuses_everything_until_its_moment_and_ends_by_itself() -> None
 
 def test_a_prediction_is_cut_to_what_can_fit_so_that_a_first_request_is_never_refused() -> None:
     ledger = Ledger((TPM,))
-    assert ledger.cap(Need(900, 5000)) == Need(900, 100)
-    assert reserve(ledger, 0.0, ledger.cap(Need(1000, 5000))).entry is not None
+    assert cap((TPM,), Need(900, 5000)) == Need(900, 100)
+    assert reserve(ledger, 0.0, cap((TPM,), Need(1000, 5000))).entry is not None
 
 
 def test_a_request_larger_than_a_window_is_told_so() -> None:
@@ -183,7 +184,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(given_input=st.integers(1, 300), output=st.integers(0, 300))
     def ask(self, given_input: int, output: int) -> None:
-        need = self.ledger.cap(Need(given_input, output))
+        need = cap(self.windows, Need(given_input, output))
         if any(window.charges(need) > window.limit for window in self.windows):
             return
         verdict = reserve(self.ledger, self.now, need)

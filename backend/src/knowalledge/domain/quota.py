@@ -160,7 +160,7 @@ class Ring:
             short -= self.slots[bucket % self.size]
             if short <= 0:
                 return max(1, (bucket + self.size) * self.width - now) / SECOND
-        return float(self.window.span_s)  # only when the holds of others end
+        return (self.size - 1) * self.width / SECOND  # only when the holds of others end
 
 
 class Ledger:
@@ -173,14 +173,6 @@ class Ledger:
         self.rings = [Ring(window) for window in windows]
         self.gate = 0  # nothing is granted before this moment: the provider said so
         self.gate_window = ""
-
-    def cap(self, need: Need) -> Need:
-        """The need with its predicted output cut to what could ever fit: a prediction never refuses a request."""
-        output = need.output
-        for window in self.windows:
-            if window.holds(need):
-                output = min(output, window.limit - window.charges(need))
-        return need if output == need.output else Need(need.input, max(0, output))
 
     def reserve(self, now: int, days: tuple[int, ...], ends_s: tuple[float, ...], need: Need) -> Verdict:
         """Charge every window, or none. ``days`` and ``ends_s`` per window as ``calendar_of`` gives them."""
@@ -226,8 +218,9 @@ class Ledger:
         found = []
         for ring, day, end in zip(self.rings, days, ends_s, strict=True):
             ring.advance(now, day)
-            resets = end if ring.window.calendar else float(ring.window.span_s if ring.total else 0)
-            found.append(Level(ring.window, ring.total + ring.held, ring.held, resets))
+            used = ring.total + ring.held
+            resets = end if ring.window.calendar else float(ring.window.span_s if used else 0)
+            found.append(Level(ring.window, used, ring.held, resets))
         return tuple(found)
 
 
@@ -239,3 +232,12 @@ def refuse_what_never_fits(target: str, windows: tuple[Window, ...], need: Need)
                 f"this request needs about {need.input} input tokens; {target} allows {window.limit} "
                 f"{window.count.replace('_', ' ')} in {window.span_s} s, so it can never fit"
             )
+
+
+def cap(windows: tuple[Window, ...], need: Need) -> Need:
+    """The need with its predicted output cut to what could ever fit: a prediction never refuses a request."""
+    output = need.output
+    for window in windows:
+        if window.holds(need):
+            output = min(output, window.limit - window.charges(need))
+    return need if output == need.output else Need(need.input, max(0, output))

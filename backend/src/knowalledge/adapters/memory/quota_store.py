@@ -5,7 +5,7 @@ from itertools import count
 
 from knowalledge.domain.calendar import calendar_of
 from knowalledge.domain.ports import Clock, Decision, Reservation
-from knowalledge.domain.quota import SECOND, Ledger, Level, Need, Window, refuse_what_never_fits
+from knowalledge.domain.quota import SECOND, Ledger, Level, Need, Window, cap, refuse_what_never_fits
 
 
 class MemoryQuotaStore:
@@ -15,24 +15,31 @@ class MemoryQuotaStore:
         self._ledgers = {target: Ledger(found) for target, found in windows.items()}
         self._clock = clock
         self._ids = count(1)
+        self._live: set[str] = set()  # a reservation ends once
 
     def reserve(self, target: str, need: Need) -> Decision:
         ledger = self._ledgers[target]
         refuse_what_never_fits(target, ledger.windows, need)
         now = self._now()
         days, ends = calendar_of(ledger.windows, now)
-        verdict = ledger.reserve(now, days, ends, ledger.cap(need))
+        verdict = ledger.reserve(now, days, ends, cap(ledger.windows, need))
         levels = ledger.levels(now, days, ends)
         if verdict.entry is None:
             return Decision(None, verdict.wait_s, verdict.window, levels)
-        return Decision(Reservation(target, str(next(self._ids)), verdict.entry), levels=levels)
+        key = str(next(self._ids))
+        self._live.add(key)
+        return Decision(Reservation(target, key, verdict.entry), levels=levels)
 
     def settle(self, reservation: Reservation, true: Need) -> None:
+        if not self._ends(reservation):
+            return
         ledger = self._ledgers[reservation.target]
         now = self._now()
         ledger.settle(now, calendar_of(ledger.windows, now)[0], reservation.entry, true)
 
     def release(self, reservation: Reservation) -> None:
+        if not self._ends(reservation):
+            return
         ledger = self._ledgers[reservation.target]
         now = self._now()
         ledger.release(now, calendar_of(ledger.windows, now)[0], reservation.entry)
@@ -44,6 +51,11 @@ class MemoryQuotaStore:
         ledger = self._ledgers[target]
         now = self._now()
         return ledger.levels(now, *calendar_of(ledger.windows, now))
+
+    def _ends(self, reservation: Reservation) -> bool:
+        live = reservation.id in self._live
+        self._live.discard(reservation.id)
+        return live
 
     def _now(self) -> int:
         return int(self._clock.now() * SECOND)
