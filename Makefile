@@ -1,0 +1,23 @@
+# Every command that a person or a pipeline types. `make setup` is idempotent: a stamp per lock file.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: setup run test bench lint format lock
+setup: .venv/.dev
+
+.venv/.dev: backend/requirements/dev.lock backend/pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) install --require-hashes -r backend/requirements/dev.lock
+	$(PIP) install --no-deps --no-build-isolation -e backend
+	touch $@
+
+test: setup
+	cd backend && ../$(BIN)/python -m pytest
+
+lint: setup
+	cd backend && ../$(BIN)/ruff format --check . && ../$(BIN)/ruff check . && ../$(BIN)/mypy && ../$(BIN)/lint-imports --no-logo
+
+lock:
+	cd backend && uv pip compile pyproject.toml --universal --python-version 3.11 --group dev --generate-hashes --no-emit-index-url --no-header -q -o requirements/dev.lock
+	cd backend && uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements/runtime.lock
