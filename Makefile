@@ -12,6 +12,13 @@ setup: .venv/.dev
 	$(PIP) install --no-deps --no-build-isolation -e backend
 	touch $@
 
+.venv/.embedded: backend/requirements/embedded.lock .venv/.dev
+	$(PIP) install --no-deps --require-hashes -r backend/requirements/embedded.lock
+	touch $@
+
+run: .venv/.embedded
+	$(BIN)/knowalledge serve
+
 test: setup
 	cd backend && ../$(BIN)/python -m pytest
 
@@ -21,3 +28,4 @@ lint: setup
 lock:
 	cd backend && uv pip compile pyproject.toml --universal --python-version 3.11 --group dev --generate-hashes --no-emit-index-url --no-header -q -o requirements/dev.lock
 	cd backend && uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements/runtime.lock
+	cd backend && uv pip compile requirements/embedded.in --no-deps --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements/embedded.lock

@@ -66,7 +66,7 @@ def size(value: object) -> int:
     if not match:
         raise ValueError("write a size such as 512KiB or 64MiB")
     power = {"": 0, "B": 0, "K": 1, "M": 2, "G": 3}[(match[2] or "").upper()[:1]]
-    return int(match[1]) * 1024**power
+    return int(match[1]) * int(1024**power)
 
 
 def positive(value: object) -> int:
@@ -114,7 +114,7 @@ def level(value: object) -> Priority:
 
 def redis_address(value: object) -> str:
     url = text(value)
-    if urlsplit(url).scheme not in ("redis", "rediss", "unix"):
+    if url and urlsplit(url).scheme not in ("redis", "rediss", "unix"):
         raise ValueError("write an address such as redis://127.0.0.1:6379/0")
     return url
 
@@ -449,7 +449,7 @@ def _target(model: str, key: str, found: Any, faults: list[Fault]) -> TargetSett
         faults.append(Fault(f"{key}.base_url", "is not an address", "write http://... or https://..."))
     if target.credentials == "anonymous" and not _loopback(target.base_url):
         faults.append(
-            Fault(f"{key}.credentials", "anonymous is for loopback only", "set base_url, or real credentials")
+            Fault(f"{key}.credentials", "anonymous is for loopback only", "set a loopback base_url")
         )
     if target.provider == "vertex" and not target.api_key and not (target.project and target.location):
         faults.append(

@@ -35,7 +35,7 @@ from knowalledge.domain.routing import Breaker, Candidate, headroom, order
 BARE_429_S = 1.0
 # A provider's hint is believed up to this; one that names more is asked again after it.
 LONGEST_HINT_S = 86_400.0
-# Tries of one request over all targets, the first included.
+# Tries of one request, each at another target, the first included.
 MAX_TRIES = 4
 
 
@@ -100,6 +100,7 @@ class Run:
         self._deadline = self._started + (request.timeout_s or deck.timeout_s)
         self._tries = 0
         self._failure: e.ProviderError | None = None
+        self._failed: set[str] = set()  # targets not to be asked again
         self._first_token = 0.0
         self._texts: list[str] = []  # of the stream that is running, so far ...
         self._usage: Usage | None = None  # ... and what the provider has counted of it
@@ -145,6 +146,8 @@ class Run:
             guess = deck.estimator.guess(model, self._request.prompt)
             routes = {route.name: route for route in deck.plans[model].routes}
             for candidate in self._ordered(routes.values()):
+                if candidate.name in self._failed:
+                    continue
                 breaker = deck.breakers[candidate.name]
                 resting = breaker.wait(now)
                 if resting > 0:
@@ -242,6 +245,7 @@ class Run:
         if self._first_token or isinstance(error, e.ProviderTimeout) or self._tries >= MAX_TRIES:
             raise error
         self._failure = error
+        self._failed.add(name)
 
     def _spend(self, grant: Grant, usage: Usage | None, text: str) -> Usage:
         """Settle a reservation by what the provider counted, or by an estimate where it did not say."""

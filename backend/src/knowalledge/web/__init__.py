@@ -1,0 +1,37 @@
+"""Blueprints: they parse, call the service and render. ``register`` puts them on an application."""
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from knowalledge.domain.errors import InvalidRequest, KnowalledgeError, NotFound
+from knowalledge.web import auth, errors, native, operations
+from knowalledge.web.edge import Edge
+from knowalledge.web.operations import Operations
+
+
+def register(app: Flask, edge: Edge, ops: Operations) -> None:
+    """Every route, and the one place where errors become answers."""
+    app.register_blueprint(native.blueprint(edge))
+    app.register_blueprint(operations.blueprint(ops))
+
+    @app.errorhandler(Exception)
+    def failed(error: Exception) -> Response:
+        if isinstance(error, HTTPException):
+            error = _of_http(error)
+        elif not isinstance(error, KnowalledgeError):
+            app.logger.error("unhandled %s", type(error).__name__, exc_info=error)
+        return errors.response(error, auth.request_id(request, edge.new_id), request.path)
+
+    @app.after_request
+    def observed(response: Response) -> Response:
+        rule = request.url_rule
+        edge.observer.http(rule.rule if rule else "unmatched", response.status_code)
+        return response
+
+
+def _of_http(error: HTTPException) -> KnowalledgeError:
+    if error.code == 404:
+        return NotFound("no such route")
+    if error.code == 405:
+        return NotFound("no such method on this route")
+    return InvalidRequest("the request cannot be understood")

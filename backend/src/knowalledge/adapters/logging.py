@@ -1,0 +1,61 @@
+"""Structured logs: one JSON object a line on standard error. Never a prompt, an answer or a secret."""
+
+import logging
+import sys
+from typing import Any
+
+import msgspec
+import structlog
+
+from knowalledge.domain.outcomes import Outcome
+from knowalledge.domain.ports import Record, Telemetry
+
+_encode = msgspec.json.Encoder().encode
+
+
+def _render(_: Any, __: str, event: Any) -> bytes:
+    return _encode(event)
+
+
+def configure(level: str) -> None:
+    """Set up structlog once per process."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _render,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
+        cache_logger_on_first_use=True,
+    )
+
+
+class LoggedTelemetry:
+    """A ``Telemetry`` that also writes one line a request: failures always, the rest at debug level."""
+
+    def __init__(self, inner: Telemetry) -> None:
+        self._inner = inner
+        self._log = structlog.get_logger()
+
+    def request(self, record: Record) -> None:
+        self._inner.request(record)
+        say = self._log.debug if record.outcome in _QUIET else self._log.info
+        say(
+            "request",
+            request_id=record.request_id,
+            model=record.model,
+            target=record.target,
+            outcome=record.outcome,
+            priority=record.priority.label,
+            seconds=round(record.seconds, 4),
+            input_tokens=record.usage.input,
+            output_tokens=record.usage.generated,
+            error=record.error,
+        )
+
+    def upstream(self, target: str, outcome: Outcome, seconds: float) -> None:
+        self._inner.upstream(target, outcome, seconds)
+
+
+_QUIET = frozenset((Outcome.OK, Outcome.CACHED, Outcome.SHARED))

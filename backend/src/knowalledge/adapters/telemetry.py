@@ -1,0 +1,101 @@
+"""Every metric, once: its name, its labels and a sentence. The docs are checked against this file.
+
+Label sets are closed or bounded by the configuration: models, targets, levels and outcomes, never what a caller sent.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from knowalledge.domain.outcomes import Outcome
+from knowalledge.domain.ports import Record
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+METRICS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
+    (
+        "knowalledge_requests_total",
+        "counter",
+        ("model", "outcome", "priority"),
+        "Requests by how they ended.",
+    ),
+    ("knowalledge_request_seconds", "histogram", ("model",), "Time from a request's arrival to its end."),
+    (
+        "knowalledge_first_token_seconds",
+        "histogram",
+        ("model",),
+        "Time from a stream's arrival to its first token.",
+    ),
+    (
+        "knowalledge_upstream_calls_total",
+        "counter",
+        ("target", "outcome"),
+        "Calls to providers by how they ended.",
+    ),
+    ("knowalledge_upstream_seconds", "histogram", ("target",), "Time that a provider took for a call."),
+    ("knowalledge_tokens_total", "counter", ("model", "kind"), "Tokens as the provider counted them."),
+    ("knowalledge_http_responses_total", "counter", ("route", "status"), "HTTP answers by route and status."),
+    ("knowalledge_quota_used", "gauge", ("target", "window"), "What of a window is charged or held now."),
+    ("knowalledge_quota_limit", "gauge", ("target", "window"), "What a window allows."),
+)
+
+
+class Telemetry:
+    """Implements the ``Telemetry`` port on Prometheus; label children are cached, which halves the cost."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        kinds: dict[str, Callable[..., Any]] = {"counter": Counter, "histogram": Histogram, "gauge": Gauge}
+        self._metrics: dict[str, Any] = {}
+        for name, kind, labels, why in METRICS:
+            extra: dict[str, Any] = {}
+            if kind == "histogram":
+                extra["buckets"] = _SECONDS
+            if kind == "gauge":
+                extra["multiprocess_mode"] = "mostrecent"
+            self._metrics[name] = kinds[kind](name, why, labels, registry=self._registry, **extra)
+        self._children: dict[tuple[str, ...], Any] = {}
+
+    def _child(self, name: str, *labels: str) -> Any:
+        key = (name, *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = self._metrics[name].labels(*labels)
+        return child
+
+    def request(self, record: Record) -> None:
+        model = record.model
+        self._child("knowalledge_requests_total", model, record.outcome, record.priority.label).inc()
+        self._child("knowalledge_request_seconds", model).observe(record.seconds)
+        if record.first_token_s is not None:
+            self._child("knowalledge_first_token_seconds", model).observe(record.first_token_s)
+        usage = record.usage
+        for kind, tokens in (("input", usage.input), ("output", usage.output), ("thinking", usage.thinking)):
+            if tokens:
+                self._child("knowalledge_tokens_total", model, kind).inc(tokens)
+
+    def upstream(self, target: str, outcome: Outcome, seconds: float) -> None:
+        self._child("knowalledge_upstream_calls_total", target, outcome).inc()
+        self._child("knowalledge_upstream_seconds", target).observe(seconds)
+
+    def http(self, route: str, status: int) -> None:
+        """One HTTP answer; ``route`` is the rule that matched, never the path that was asked for."""
+        self._child("knowalledge_http_responses_total", route, str(status)).inc()
+
+    def quota(self, target: str, windows: Sequence[tuple[str, int, int]]) -> None:
+        """The state of a target's windows: name, used, limit."""
+        for window, used, limit in windows:
+            self._child("knowalledge_quota_used", target, window).set(used)
+            self._child("knowalledge_quota_limit", target, window).set(limit)
+
+    def render(self) -> bytes:
+        """All series in Prometheus' text format, over every worker."""
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            whole = CollectorRegistry()
+            collect: Any = MultiProcessCollector
+            collect(whole)
+            return generate_latest(whole)
+        return generate_latest(self._registry)

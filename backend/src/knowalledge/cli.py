@@ -1,0 +1,85 @@
+"""The command line: ``knowalledge serve | config check | config show | provider-sim``."""
+
+from gevent import monkey
+
+monkey.patch_all()  # before anything else, and only here and in wsgi.py
+
+import sys  # noqa: E402
+from urllib.parse import urlsplit, urlunsplit  # noqa: E402
+
+import click  # noqa: E402
+
+from knowalledge.server import Server  # noqa: E402
+from knowalledge.settings import TABLE, Settings, SettingsError  # noqa: E402
+
+
+def _load(config: str) -> Settings:
+    try:
+        return Settings.load(config=config)
+    except SettingsError as error:
+        for fault in error.faults:
+            click.echo(f"{fault.key}: {fault.wrong}\n    cure: {fault.cure}", err=True)
+        sys.exit(2)
+
+
+@click.group()
+def main() -> None:
+    """A quota-aware LLM gateway."""
+
+
+@main.command()
+@click.option("--config", default="", help="The YAML file.")
+@click.option("--bind", default="127.0.0.1:8080", show_default=True, help="HOST:PORT to listen on.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Worker processes.")
+def serve(config: str, bind: str, workers: int) -> None:
+    """Serve; prints one line when ready."""
+    settings = _load(config)
+    if workers > 1 and not settings["redis_url"]:
+        click.echo(
+            "--workers: more than one worker needs redis_url\n    cure: set it, or --workers 1", err=True
+        )
+        sys.exit(2)
+    Server(settings, bind, workers).run()
+
+
+@main.group()
+def config() -> None:
+    """Look at the configuration."""
+
+
+@config.command()
+@click.option("--config", "path", default="", help="The YAML file.")
+def check(path: str) -> None:
+    """Validate everything; print every fault with its cure; exit 2 on any."""
+    settings = _load(path)
+    click.echo(f"no fault found: {len(settings.models)} models")
+
+
+@config.command()
+@click.option("--config", "path", default="", help="The YAML file.")
+def show(path: str) -> None:
+    """What is in force, secrets masked, and where each value came from."""
+    settings = _load(path)
+    for row in TABLE:
+        value, origin = settings.values[row.key]
+        shown = _masked(str(value)) if row.secret else value
+        click.echo(f"{row.key} = {shown}    # {origin}")
+    for model in settings.models:
+        for target in model.targets:
+            key = "***" if target.api_key else ""
+            quota = ", ".join(f"{it.name}={it.limit}" for it in target.windows) or "unlimited"
+            click.echo(
+                f"models.{model.name}.{target.name} = {target.provider}:{target.model} tier={target.tier} "
+                f"quota=({quota}) api_key={key}    # {settings.models_origin}"
+            )
+
+
+def _masked(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return urlunsplit(parts._replace(netloc=f"***@{parts.hostname}:{parts.port or 6379}"))
+
+
+if __name__ == "__main__":
+    main()

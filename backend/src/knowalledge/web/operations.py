@@ -1,0 +1,61 @@
+"""What operators and probes ask: health, readiness, metrics, statistics."""
+
+from collections.abc import Callable
+
+from flask import Blueprint, Response
+from msgspec import Struct
+
+from knowalledge.web.edge import json_response
+
+
+class Dependency(Struct, frozen=True):
+    """Something that the gateway needs, and how it is."""
+
+    name: str
+    ok: bool
+    latency_ms: float
+    note: str = ""
+
+
+class Operations(Struct, frozen=True):
+    """The questions that operators may ask, as functions."""
+
+    ready: Callable[[], tuple[str, ...]]  # the reasons for not being ready
+    dependencies: Callable[[], tuple[Dependency, ...]]
+    metrics: Callable[[], bytes]
+    quota_stats: Callable[[], object]
+
+
+_NO_STORE = [("Cache-Control", "no-store")]
+
+
+def blueprint(operations: Operations) -> Blueprint:
+    """The routes for operators."""
+    routes = Blueprint("operations", __name__)
+
+    @routes.get("/api/health")
+    def health() -> Response:
+        return json_response({"status": "ok"}, _NO_STORE)
+
+    @routes.get("/api/ready")
+    def ready() -> Response:
+        reasons = operations.ready()
+        body = {"status": "not ready" if reasons else "ready", "reasons": reasons}
+        return json_response(body, _NO_STORE, 503 if reasons else 200)
+
+    @routes.get("/api/health/detailed")
+    def detailed() -> Response:
+        found = operations.dependencies()
+        status = "ok" if all(it.ok for it in found) else "degraded"
+        return json_response({"status": status, "dependencies": found}, _NO_STORE)
+
+    @routes.get("/metrics")
+    @routes.get("/api/metrics")
+    def metrics() -> Response:
+        return Response(operations.metrics(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @routes.get("/api/quota/stats")
+    def quota_stats() -> Response:
+        return json_response(operations.quota_stats(), _NO_STORE)
+
+    return routes

@@ -1,0 +1,139 @@
+"""The settings table: every mistake found at once, each with its key and its cure."""
+
+from pathlib import Path
+
+import pytest
+
+from knowalledge.domain.quota import Count
+from knowalledge.settings import EMBEDDED_MODEL, Settings, SettingsError
+
+TARGET = "name: us, provider: gemini, api_key: k"
+
+
+def load(tmp_path: Path, text: str, **environ: str) -> Settings:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    return Settings.load(environ=environ, config=str(file))
+
+
+def faults(tmp_path: Path, text: str, **environ: str) -> dict[str, str]:
+    with pytest.raises(SettingsError) as raised:
+        load(tmp_path, text, **environ)
+    return {fault.key: f"{fault.wrong}; {fault.cure}" for fault in raised.value.faults}
+
+
+def test_without_configuration_the_embedded_model_answers() -> None:
+    settings = Settings.load(environ={})
+    assert settings.default_model == EMBEDDED_MODEL
+    assert settings["queue.capacity"] == 100
+
+
+def test_the_command_line_beats_the_environment_which_beats_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("queue: {capacity: 1, timeout: 5s, aging: 9s}")
+    environ = {"KNOWALLEDGE_QUEUE__CAPACITY": "2", "KNOWALLEDGE_QUEUE__TIMEOUT": "6s"}
+    settings = Settings.load({"queue.capacity": 3}, environ, str(file))
+    assert [settings[f"queue.{key}"] for key in ("capacity", "timeout", "aging")] == [3, 6.0, 9.0]
+    assert settings.values["queue.timeout"].origin == "environment"
+
+
+def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
+    secret = tmp_path / "redis"
+    secret.write_text("redis://:hush@127.0.0.1:6379/0\n")
+    settings = Settings.load(environ={"KNOWALLEDGE_REDIS_URL_FILE": str(secret)})
+    assert settings["redis_url"] == "redis://:hush@127.0.0.1:6379/0"
+
+
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+    found = faults(tmp_path, "queue: {capacity: -1, timeout: soon}\nredis_url: http://x\nquue: {}")
+    assert set(found) == {"queue.capacity", "queue.timeout", "redis_url", "quue"}
+    assert "'queue'" in found["quue"]
+
+
+def test_the_short_form_of_a_quota_means_what_its_provider_counts(tmp_path: Path) -> None:
+    settings = load(tmp_path, "models: {g: {targets: [{" + TARGET + ", quota: {rpm: 5, tpm: 100, rpd: 9}}]}}")
+    windows = settings.models[0].targets[0].windows
+    assert [(it.name, it.count, it.span_s) for it in windows] == [
+        ("rpm", Count.REQUESTS, 60),
+        ("tpm", Count.INPUT, 60),
+        ("rpd", Count.REQUESTS, 86_400),
+    ]
+    assert windows[2].zone == "America/Los_Angeles"
+
+
+def test_the_long_form_of_a_quota_takes_any_window(tmp_path: Path) -> None:
+    quota = (
+        "[{count: output_tokens, limit: 7, window: 10s},"
+        ' {count: requests, limit: 8, window: day, resets_at: "06:30 Europe/Paris"}]'
+    )
+    settings = load(tmp_path, "models: {g: {targets: [{" + TARGET + f", quota: {quota}" + "}]}}")
+    short, day = settings.models[0].targets[0].windows
+    assert (short.count, short.limit, short.span_s, short.calendar) == (Count.OUTPUT, 7, 10, False)
+    assert (day.zone, day.reset_s) == ("Europe/Paris", 6 * 3600 + 1800)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "cure"),
+    [
+        ("models: {}", "models", "write models"),
+        ("models: {g: {}}", "models.g.targets", "at least one"),
+        ("models: {g: {targets: [{name: a, provider: azure}]}}", "models.g.targets[0].provider", "vertex"),
+        (
+            "models: {g: {targets: [{name: a, provider: vertex}]}}",
+            "models.g.targets[0]",
+            "project and location",
+        ),
+        (
+            "models: {g: {targets: [{name: a, provider: gemini}]}}",
+            "models.g.targets[0].api_key",
+            "GOOGLE_API_KEY",
+        ),
+        (
+            "models: {g: {targets: [{name: a, provider: gemini, credentials: anonymous}]}}",
+            "models.g.targets[0].credentials",
+            "loopback",
+        ),
+        (
+            "models: {g: {targets: [{TARGET, quota: {rpm: 0}}]}}",
+            "models.g.targets[0].quota.rpm",
+            "above 0",
+        ),
+        (
+            "models: {g: {targets: [{TARGET, quota: {rpm: -3}}]}}",
+            "models.g.targets[0].quota.rpm",
+            "above 0",
+        ),
+        (
+            "models: {g: {targets: [{TARGET, quota: {rqm: 3}}]}}",
+            "models.g.targets[0].quota.rqm",
+            "'rpm'",
+        ),
+        (
+            "models: {g: {targets: [{TARGET, quota: [{count: requests, limit: 1, window: soon}]}]}}",
+            "models.g.targets[0].quota[0].window",
+            "duration",
+        ),
+        (
+            "models: {g: {targets: [{TARGET, quota: [{count: requests, limit: 1, window: day, "
+            "resets_at: '00:00 Mars/X'}]}]}}",
+            "models.g.targets[0].quota[0].resets_at",
+            "IANA",
+        ),
+        ("models: {g: {targets: [{TARGET}, {TARGET}]}}", "models.g.targets", "rename"),
+        ("models: {g: {targets: [{TARGET}], fallback: [h]}}", "models.g.fallback", "'g'"),
+        ("models: {g: {targets: [{TARGET}]}}\ndefault_model: h", "default_model", "'g'"),
+        ("redis_url: ${NOT_SET}", "redis_url", "set NOT_SET"),
+    ],
+)
+def test_each_mistake_names_its_key_and_its_cure(tmp_path: Path, text: str, key: str, cure: str) -> None:
+    found = faults(tmp_path, text.replace("TARGET", TARGET))
+    assert cure in found[key]
+
+
+@pytest.mark.parametrize("text", ["- a\n- b", "a: [", "a: &x [1]\nb: *x", "x" * 2_000_000])
+def test_a_file_that_is_no_configuration_is_a_fault_not_a_crash(tmp_path: Path, text: str) -> None:
+    assert faults(tmp_path, text)
+
+
+def test_a_secret_is_not_repeated_in_a_fault(tmp_path: Path) -> None:
+    assert "hush" not in str(faults(tmp_path, "redis_url: http://:hush@x"))
