@@ -3,7 +3,7 @@
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from knowalledge.domain.errors import InvalidRequest, KnowalledgeError, NotFound
+from knowalledge.domain.errors import KnowalledgeError
 from knowalledge.web import auth, errors, native, operations
 from knowalledge.web.edge import Edge
 from knowalledge.web.operations import Operations
@@ -17,21 +17,15 @@ def register(app: Flask, edge: Edge, ops: Operations) -> None:
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:
         if isinstance(error, HTTPException):
-            error = _of_http(error)
+            error = errors.of_http(error)
         elif not isinstance(error, KnowalledgeError):
-            app.logger.error("unhandled %s", type(error).__name__, exc_info=error)
-        return errors.response(error, auth.request_id(request, edge.new_id), request.path)
+            # The class and the place; never the message, which may quote a prompt.
+            app.logger.error("unhandled %s at %s", type(error).__name__, errors.place(error))
+        form = errors.dialect(request.blueprint, request.path)
+        return errors.response(error, auth.request_id(request, edge.new_id), form)
 
     @app.after_request
     def observed(response: Response) -> Response:
         rule = request.url_rule
         edge.observer.http(rule.rule if rule else "unmatched", response.status_code)
         return response
-
-
-def _of_http(error: HTTPException) -> KnowalledgeError:
-    if error.code == 404:
-        return NotFound("no such route")
-    if error.code == 405:
-        return NotFound("no such method on this route")
-    return InvalidRequest("the request cannot be understood")

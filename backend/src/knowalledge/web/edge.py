@@ -1,6 +1,6 @@
 """What every blueprint shares: the gateway, the request's identity, and how an answer or a failure goes out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -8,10 +8,12 @@ from flask import Request, Response
 from msgspec import Struct
 
 from knowalledge.domain.errors import InvalidRequest, PayloadTooLarge
-from knowalledge.domain.model import Event, Principal
+from knowalledge.domain.model import Principal, Started
 from knowalledge.domain.model import Request as Question
 from knowalledge.service.complete import Completer
-from knowalledge.web import errors, sse
+from knowalledge.web import sse
+from knowalledge.web.headers import Headers, rate_limit
+from knowalledge.web.sse import Renderer
 
 
 class Observer(Protocol):
@@ -45,36 +47,25 @@ class Edge(Struct, frozen=True):
             raise InvalidRequest("the body is not UTF-8") from error
         return body
 
-    def stream(
-        self,
-        question: Question,
-        render: Callable[[Event], bytes],
-        failed: Callable[[BaseException], bytes],
-        headers: Sequence[tuple[str, str]],
-    ) -> Response:
-        """The answer as server-sent events. Until the first event there is still a status to fail with."""
+    def stream(self, question: Question, renderer: Renderer, headers: Headers) -> Response:
+        """The answer as it comes. Until the first event there is still a status to fail with."""
         events = self.completer.stream(question)
-        body = sse.stream(next(events), events, render, failed, self.heartbeat_s)
-        response = Response(body, 200, content_type="text/event-stream; charset=utf-8")
-        response.headers.extend([*headers, ("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")])
-        response.headers["X-Request-ID"] = question.id
-        return response
+        first = next(events)
+        head = [
+            ("X-Request-ID", question.id),
+            ("Cache-Control", "no-store"),
+            ("X-Accel-Buffering", "no"),
+            *headers,
+        ]
+        if isinstance(first, Started):
+            head += rate_limit(first.allowances)
+        body = sse.stream(first, events, renderer, self.heartbeat_s)
+        return Response(body, 200, head, content_type=renderer.content_type)
 
 
 _encode = msgspec.json.Encoder().encode
 
 
-def event(name: str, data: object) -> bytes:
-    """One server-sent event."""
-    return b"event: " + name.encode() + b"\ndata: " + _encode(data) + b"\n\n"
-
-
-def json_response(body: object, headers: Sequence[tuple[str, str]], status: int = 200) -> Response:
-    response = Response(_encode(body), status, content_type="application/json")
-    response.headers.extend(headers)
-    return response
-
-
-def problem_event(error: BaseException, request_id: str) -> bytes:
-    """A failure after the first byte."""
-    return event("error", errors.problem(error, request_id))
+def json_response(body: object, headers: Headers, status: int = 200) -> Response:
+    """A whole answer."""
+    return Response(_encode(body), status, headers, content_type="application/json")

@@ -1,15 +1,32 @@
 """Response headers, as pure functions of what was decided."""
 
+import re
+
 from knowalledge.domain.model import Allowance, Answer, CacheInfo
 
+Headers = list[tuple[str, str]]
 
-def rate_limit(allowances: tuple[Allowance, ...]) -> list[tuple[str, str]]:
-    """RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers): one member a window."""
+# W3C Trace Context: version, trace id, parent id, flags.
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def _string(text: str) -> str:
+    """A String of RFC 9651: printable ASCII, quoted."""
+    plain = text.encode("ascii", "replace").decode()
+    plain = "".join(it if it.isprintable() else "?" for it in plain)
+    return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def rate_limit(allowances: tuple[Allowance, ...]) -> Headers:
+    """RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers-10): one member a window."""
     if not allowances:
         return []
-    policy = ", ".join(f'"{it.name}";q={it.limit};w={it.window_s}' for it in allowances)
-    state = ", ".join(f'"{it.name}";r={it.remaining};t={it.resets_s}' for it in allowances)
-    return [("RateLimit-Policy", policy), ("RateLimit", state)]
+    policies, states = [], []
+    for it in allowances:
+        name = _string(it.name)
+        policies.append(f"{name};q={it.limit};w={it.window_s}")
+        states.append(f"{name};r={it.remaining};t={it.resets_s}")
+    return [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(states))]
 
 
 def cache_status(info: CacheInfo) -> str:
@@ -24,7 +41,7 @@ def cache_status(info: CacheInfo) -> str:
     return f"{name}; fwd={'bypass' if info.status == 'bypass' else 'miss'}"
 
 
-def of_answer(answer: Answer) -> list[tuple[str, str]]:
+def of_answer(answer: Answer) -> Headers:
     """All headers that an answer brings along."""
     return [
         ("X-Request-ID", answer.id),
@@ -32,3 +49,8 @@ def of_answer(answer: Answer) -> list[tuple[str, str]]:
         ("Cache-Status", cache_status(answer.cache)),
         *rate_limit(answer.allowances),
     ]
+
+
+def traceparent(inbound: str | None) -> Headers:
+    """The caller's trace, repeated if it is one: so that a log of answers can be joined to it."""
+    return [("traceparent", inbound)] if inbound and _TRACEPARENT.fullmatch(inbound) else []

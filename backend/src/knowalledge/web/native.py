@@ -1,27 +1,42 @@
 """The native API: ``POST /api/v1/generate``."""
 
-from functools import partial
-
+import msgspec
 from flask import Blueprint, Response, request
+from msgspec import Struct
 
 from knowalledge.domain.model import Delta, Done, Event, Queued, Started
 from knowalledge.domain.model import Request as Question
-from knowalledge.web import auth, headers
-from knowalledge.web.edge import Edge, event, json_response, problem_event
+from knowalledge.web import auth, errors, headers, sse
+from knowalledge.web.edge import Edge, json_response
 from knowalledge.web.schemas import answer_head, generate_body
 
+_encode = msgspec.json.Encoder().encode
 
-def render(found: Event) -> bytes:
-    """One event of a stream."""
-    match found:
-        case Queued(position, eta_s):
-            return event("queued", {"position": position, "eta_s": round(eta_s, 1)})
-        case Started(model, target):
-            return event("started", {"model": model, "target": target})
-        case Delta(text):
-            return event("delta", {"text": text})
-        case Done(answer):
-            return event("done", answer_head(answer))
+
+def _event(name: bytes, data: object) -> bytes:
+    return b"event: " + name + b"\ndata: " + _encode(data) + b"\n\n"
+
+
+class Rendered(Struct, frozen=True):
+    """A stream in named events."""
+
+    request_id: str
+    content_type: str = sse.CONTENT_TYPE
+    heartbeat: bytes = sse.COMMENT
+
+    def event(self, event: Event) -> bytes:
+        match event:
+            case Delta(text):
+                return _event(b"delta", {"text": text}) if text else b""
+            case Queued(position, eta_s):
+                return _event(b"queued", {"position": position, "eta_s": round(eta_s, 1)})
+            case Started(model, target):
+                return _event(b"started", {"model": model, "target": target})
+            case Done(answer):
+                return _event(b"done", answer_head(answer))
+
+    def failed(self, error: BaseException) -> bytes:
+        return _event(b"error", errors.problem(error, self.request_id))
 
 
 def blueprint(edge: Edge) -> Blueprint:
@@ -43,7 +58,7 @@ def blueprint(edge: Edge) -> Blueprint:
         )
         level = ("X-Priority", question.priority.label)
         if body.stream:
-            return edge.stream(question, render, partial(problem_event, request_id=key), [level])
+            return edge.stream(question, Rendered(key), [level])
         answer = edge.completer.complete(question)
         return json_response(
             {**answer_head(answer), "text": answer.completion.text}, [*headers.of_answer(answer), level]

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from knowalledge.domain import errors as e
-from knowalledge.domain.model import Answer, CacheMode, Message, Priority, Prompt, Text
+from knowalledge.domain.model import Answer, CacheMode, Message, Prompt, Text
 
 MAX_MESSAGES = 1000
 MAX_OUTPUT = 65_536
@@ -101,6 +101,3 @@ def answer_head(answer: Answer) -> dict[str, Any]:
         "degraded": answer.degraded,
         "reason": answer.reason,
     }
-
-
-PRIORITIES = {level.label: level for level in Priority}

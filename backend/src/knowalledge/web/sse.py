@@ -1,65 +1,103 @@
-"""Server-sent events: one flush an event, a comment when nothing comes, and an end when the client leaves.
+"""Streamed answers: one flush an event, a sign of life when nothing comes, and an end when the client leaves.
 
-The source of events blocks while it waits, so a greenlet pulls it and the response takes from a queue; the queue is
-small, so a slow client slows the source instead of filling memory. Closing the response closes the source.
+The source of events blocks while it waits, so a greenlet pulls it and the response takes from a short queue: a slow
+client slows the source instead of filling memory. One timer a stream, not one an event, keeps the cost of an event
+at two switches. Closing the response closes the source, wherever it waits.
 """
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
+from typing import Protocol
 
 import gevent
-from gevent.queue import Channel, Empty
+from gevent.queue import Full, SimpleQueue
 
-from knowalledge.domain.errors import KnowalledgeError
+from knowalledge.domain.errors import ClientGone
 from knowalledge.domain.model import Event
 
-HEARTBEAT = b": waiting\n\n"
+# Events that may wait for a slow client.
+AHEAD = 4
+CONTENT_TYPE = "text/event-stream; charset=utf-8"
+# A comment: every client skips it, and every proxy on the way sees that the stream lives.
+COMMENT = b": waiting\n\n"
 
 
-class _End:
-    """The source is exhausted."""
+class Renderer(Protocol):
+    """A dialect's form of a stream. An event that the dialect does not know renders as nothing."""
+
+    @property
+    def content_type(self) -> str: ...
+
+    @property
+    def heartbeat(self) -> bytes:
+        """What a silent stream says so that nobody on the way gives it up."""
+        ...
+
+    def event(self, event: Event) -> bytes: ...
+
+    def failed(self, error: BaseException) -> bytes:
+        """A failure after the first byte; it ends the stream."""
+        ...
+
+
+class _Mark:
+    """Something in the queue that is not an event."""
+
+
+_END, _BEAT = _Mark(), _Mark()
 
 
 def stream(
-    first: Event,
-    events: Iterator[Event],
-    render: Callable[[Event], bytes],
-    failed: Callable[[BaseException], bytes],
-    heartbeat_s: float,
+    first: Event, events: Iterator[Event], renderer: Renderer, heartbeat_s: float
 ) -> Generator[bytes, None, None]:
-    """Render ``first`` and then events as they come; an error after the first byte is an event too."""
-    channel: Channel[object] = Channel()
+    """Render ``first`` and then events as they come; an error after the first byte is rendered too."""
+    queue: SimpleQueue[Event | BaseException | _Mark] = SimpleQueue(AHEAD)
 
     def pull() -> None:
+        end: BaseException | _Mark = _END
         try:
             for event in events:
-                channel.put(event)
-        except KnowalledgeError as error:
-            channel.put(error)
-        except gevent.GreenletExit:
-            raise
+                queue.put(event)
+        except ClientGone:
+            return
         except Exception as error:  # noqa: BLE001 - a stream that has begun can only end by an event
-            channel.put(error)
-        else:
-            channel.put(_End)
+            end = error
         finally:
             close = getattr(events, "close", None)
             if close is not None:
                 close()
+        queue.put(end)
+
+    def beat() -> None:
+        try:
+            queue.put_nowait(_BEAT)
+        except Full:  # the client is slow, not the source
+            pass
 
     puller = gevent.spawn(pull)
+    timer = gevent.get_hub().loop.timer(heartbeat_s, heartbeat_s)
+    timer.start(beat)
     try:
-        yield render(first)
+        opening = renderer.event(first)
+        if opening:
+            yield opening
         while True:
-            try:
-                found = channel.get(timeout=heartbeat_s)
-            except Empty:
-                yield HEARTBEAT
-                continue
-            if found is _End:
+            found = queue.get()
+            if isinstance(found, _Mark):
+                if found is _END:
+                    return
+                yield renderer.heartbeat
+            elif isinstance(found, BaseException):
+                yield renderer.failed(found)
                 return
-            if isinstance(found, BaseException):
-                yield failed(found)
-                return
-            yield render(found)  # type: ignore[arg-type]
+            else:
+                data = renderer.event(found)
+                if data:
+                    yield data
     finally:
-        puller.kill(block=True)
+        timer.stop()
+        timer.close()
+        if not puller.dead:
+            puller.kill(ClientGone("the client left"))
+        close = getattr(events, "close", None)
+        if close is not None:  # a puller that never ran did not close it
+            close()
