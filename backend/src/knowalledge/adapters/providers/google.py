@@ -1,21 +1,22 @@
 """Google's GenerateContent dialect, both ways, as pure functions.
 
 Source: ai.google.dev/api/generate-content and the REST reference of Vertex AI, which share these messages.
+Answers are read into typed values: what has the wrong type is refused, and what is not named here is skipped unread.
 """
 
 import re
 from base64 import b64encode
-from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import msgspec
+from msgspec import Raw, Struct
 
+from knowalledge.adapters.providers.http import Reply
 from knowalledge.domain import errors as e
 from knowalledge.domain.model import (
     Blob,
     Chunk,
     Completion,
-    Embeddings,
     FileRef,
     Finish,
     Message,
@@ -29,7 +30,6 @@ from knowalledge.domain.model import (
 )
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 _FINISH = {
     "STOP": Finish.STOP,
@@ -40,6 +40,7 @@ _FINISH = {
     "PROHIBITED_CONTENT": Finish.SAFETY,
     "SPII": Finish.SAFETY,
     "IMAGE_SAFETY": Finish.SAFETY,
+    "MODEL_ARMOR": Finish.SAFETY,
 }
 # More tokens than any context window has: such a count is a fault of the provider, not a fact.
 ABSURD_TOKENS = 100_000_000
@@ -51,9 +52,7 @@ _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 
 def request_body(prompt: Prompt) -> bytes:
     """A Prompt as the body of generateContent."""
-    body: dict[str, Any] = {"contents": [_content(message) for message in prompt.messages]}
-    if prompt.system:
-        body["systemInstruction"] = {"parts": [{"text": prompt.system}]}
+    body = question(prompt)
     config: dict[str, Any] = {
         name: value
         for name, value in (
@@ -71,32 +70,34 @@ def request_body(prompt: Prompt) -> bytes:
     if prompt.json or prompt.json_schema:
         config["responseMimeType"] = "application/json"
     if prompt.json_schema:
-        config["responseJsonSchema"] = msgspec.Raw(prompt.json_schema.encode())
+        config["responseJsonSchema"] = _raw(prompt.json_schema)
     if prompt.thinking_budget is not None:
         config["thinkingConfig"] = {"thinkingBudget": prompt.thinking_budget}
     if config:
         body["generationConfig"] = config
-    if prompt.tools:
-        body["tools"] = [{"functionDeclarations": [_declaration(tool) for tool in prompt.tools]}]
-        if prompt.tool_choice:
-            body["toolConfig"] = {"functionCallingConfig": _choice(prompt.tool_choice)}
+    if prompt.tools and prompt.tool_choice:
+        body["toolConfig"] = {"functionCallingConfig": _choice(prompt.tool_choice)}
     if prompt.safety:
-        body["safetySettings"] = msgspec.Raw(prompt.safety.encode())
+        body["safetySettings"] = _raw(prompt.safety)
     return _encode(body)
 
 
-def count_body(prompt: Prompt) -> bytes:
-    """A Prompt as the body of countTokens, which takes no generationConfig."""
-    whole = _decode(request_body(prompt))
-    return _encode({key: whole[key] for key in ("contents", "systemInstruction", "tools") if key in whole})
+def question(prompt: Prompt) -> dict[str, Any]:
+    """What of a Prompt is counted as input."""
+    body: dict[str, Any] = {"contents": [_content(message) for message in prompt.messages]}
+    if prompt.system:
+        body["systemInstruction"] = {"parts": [{"text": prompt.system}]}
+    if prompt.tools:
+        body["tools"] = [{"functionDeclarations": [_declaration(tool) for tool in prompt.tools]}]
+    return body
 
 
-def embed_body(model: str, inputs: tuple[str, ...], dimensions: int | None) -> bytes:
-    extra = {} if dimensions is None else {"outputDimensionality": dimensions}
-    requests = [
-        {"model": f"models/{model}", "content": {"parts": [{"text": text}]}, **extra} for text in inputs
-    ]
-    return _encode({"requests": requests})
+def _raw(text: str) -> Raw:
+    """JSON text as it is, once it is known to be JSON: it goes into the middle of our own."""
+    try:
+        return msgspec.json.decode(text, type=Raw)
+    except msgspec.DecodeError as error:
+        raise e.ProviderRejected("a schema or setting in the request is not JSON") from error
 
 
 def _content(message: Message) -> dict[str, Any]:
@@ -113,17 +114,18 @@ def _part(part: Part) -> dict[str, Any]:
         case FileRef(uri, mime):
             return {"fileData": {"fileUri": uri, **({"mimeType": mime} if mime else {})}}
         case ToolCall(name, arguments):
-            return {"functionCall": {"name": name, "args": msgspec.Raw(arguments.encode() or b"{}")}}
+            return {"functionCall": {"name": name, "args": _as_object(arguments or "{}", "arguments")}}
         case ToolResult(name, content):
-            return {"functionResponse": {"name": name, "response": _as_object(content)}}
+            return {"functionResponse": {"name": name, "response": _as_object(content, "result")}}
 
 
-def _as_object(content: str) -> Any:
+def _as_object(text: str, key: str) -> Any:
+    """JSON text as the object that Google wants; what is none, such as plain text, becomes one under ``key``."""
     try:
-        found = msgspec.json.decode(content)
+        raw = msgspec.json.decode(text, type=Raw)
     except msgspec.DecodeError:
-        return {"result": content}
-    return found if isinstance(found, dict) else {"result": found}
+        return {key: text}
+    return raw if bytes(raw).lstrip()[:1] == b"{" else {key: raw}
 
 
 def _declaration(tool: Tool) -> dict[str, Any]:
@@ -131,7 +133,7 @@ def _declaration(tool: Tool) -> dict[str, Any]:
     if tool.description:
         found["description"] = tool.description
     if tool.parameters:
-        found["parametersJsonSchema"] = msgspec.Raw(tool.parameters.encode())
+        found["parametersJsonSchema"] = _raw(tool.parameters)
     return found
 
 
@@ -145,76 +147,101 @@ def _choice(choice: str) -> dict[str, Any]:
 # -- being answered --------------------------------------------------------------------------------------------------
 
 
+_NULL = Raw(b"null")
+
+
+class _Call(Struct):
+    name: str = ""
+    args: Raw = Raw(b"{}")
+    id: str = ""
+
+
+class _Part(Struct, rename="camel"):
+    text: str | None = None
+    thought: bool = False
+    function_call: _Call | None = None
+
+
+class _Content(Struct):
+    parts: list[_Part] = []
+
+
+class _Candidate(Struct, rename="camel"):
+    content: _Content | None = None
+    finish_reason: str | None = None
+
+
+class _Feedback(Struct, rename="camel"):
+    block_reason: str | None = None
+
+
+class _Document(Struct, rename="camel"):
+    candidates: list[_Candidate] = []
+    prompt_feedback: _Feedback | None = None
+    usage_metadata: Any = None
+    model_version: str | None = None
+    error: Raw = _NULL  # msgspec has no optional Raw
+
+
+class _Count(Struct, rename="camel"):
+    total_tokens: int = -1
+
+
+_read_document = msgspec.json.Decoder(_Document).decode
+_read_count = msgspec.json.Decoder(_Count).decode
+# A stream that failed before it began is answered with its error in a list by some front ends.
+_read_any = msgspec.json.Decoder(dict[str, Any] | list[Any]).decode
+
+
 def read_completion(body: bytes) -> Completion:
-    """The answer of generateContent. Raises ``ContentBlocked``, or ``ProviderGarbage`` if it holds no candidate."""
-    document = _document(body)
-    parts, finish = _candidate(document)
-    if finish is None:
+    """The answer of generateContent. Raises ``ContentBlocked``, or ``ProviderGarbage`` if there is no answer in it."""
+    chunk = read_chunk(body)
+    if chunk.finish is None:
         raise e.ProviderGarbage("the provider answered without a candidate")
-    calls = any(isinstance(part, ToolCall) for part in parts)
-    return Completion(
-        _joined(parts),
-        Finish.TOOL_CALLS if calls and finish is Finish.STOP else finish,
-        read_usage(document.get("usageMetadata")),
-        str(document.get("modelVersion", ""))[:200],
-    )
+    if is_empty(chunk):
+        raise e.ProviderGarbage("the provider answered with an empty candidate")
+    parts = ((Text(chunk.text),) if chunk.text else ()) + chunk.tool_calls
+    finish = Finish.TOOL_CALLS if chunk.tool_calls and chunk.finish is Finish.STOP else chunk.finish
+    return Completion(parts, finish, chunk.usage, chunk.model_version)
+
+
+def is_empty(chunk: Chunk) -> bool:
+    """Whether a model says that it is done, having said nothing. Cut off or blocked it may well have said nothing."""
+    return chunk.finish is Finish.STOP and not chunk.text and not chunk.tool_calls
 
 
 def read_chunk(data: bytes) -> Chunk:
     """One event of streamGenerateContent. Raises the error that it carries, if it carries one."""
-    document = _document(data)
-    if "error" in document:
-        raise_error(0, {}, data)
-    parts, finish = _candidate(document)
-    return Chunk(
-        "".join(part.text for part in parts if isinstance(part, Text)),
-        tuple(part for part in parts if isinstance(part, ToolCall)),
-        read_usage(document.get("usageMetadata")),
-        finish,
-        str(document.get("modelVersion", ""))[:200],
-    )
-
-
-def _document(body: bytes) -> dict[str, Any]:
     try:
-        return _decode(body)
+        document = _read_document(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise e.ProviderGarbage("the provider's answer is not a JSON object") from error
+        raise e.ProviderGarbage("the provider's answer is not of the form agreed on") from error
+    if document.error != _NULL:
+        raise_error(Reply(0, {}, data))
+    feedback = document.prompt_feedback
+    if feedback is not None and feedback.block_reason:
+        raise e.ContentBlocked(f"the provider blocked the prompt: {_word(feedback.block_reason)}")
+    text, calls, finish = "", [], None
+    if document.candidates:
+        candidate = document.candidates[0]
+        if candidate.finish_reason:
+            finish = _FINISH.get(candidate.finish_reason, Finish.OTHER)
+        for part in candidate.content.parts if candidate.content else ():
+            if part.text and not part.thought:
+                text += part.text
+            elif part.function_call is not None:
+                calls.append(_tool_call(part.function_call))
+    usage = read_usage(document.usage_metadata)
+    return Chunk(text, tuple(calls), usage, finish, (document.model_version or "")[:200])
 
 
-def _candidate(document: dict[str, Any]) -> tuple[list[Text | ToolCall], Finish | None]:
-    feedback = document.get("promptFeedback")
-    if isinstance(feedback, dict) and feedback.get("blockReason"):
-        raise e.ContentBlocked(f"the provider blocked the prompt: {str(feedback['blockReason'])[:60]}")
-    candidates = document.get("candidates")
-    if not isinstance(candidates, list) or not candidates:
-        return [], None
-    first = candidates[0]
-    if not isinstance(first, dict):
-        raise e.ProviderGarbage("the provider's candidate is not an object")
-    reason = first.get("finishReason")
-    finish = _FINISH.get(str(reason), Finish.OTHER) if reason else None
-    content = first.get("content")
-    parts = content.get("parts", []) if isinstance(content, dict) else []
-    found: list[Text | ToolCall] = []
-    for part in parts if isinstance(parts, list) else []:
-        if not isinstance(part, dict):
-            raise e.ProviderGarbage("the provider's part is not an object")
-        if isinstance(part.get("text"), str) and not part.get("thought"):
-            found.append(Text(part["text"]))
-        elif isinstance(part.get("functionCall"), dict):
-            call = part["functionCall"]
-            arguments = _encode(call.get("args") or {}).decode()
-            found.append(ToolCall(str(call.get("name", "")), arguments, str(call.get("id", ""))))
-    if finish is None and not found and "usageMetadata" not in document:
-        raise e.ProviderGarbage("the provider answered with an empty candidate")
-    return found, finish
+def _tool_call(call: _Call) -> ToolCall:
+    return ToolCall(call.name, "{}" if call.args == _NULL else bytes(call.args).decode(), call.id)
 
 
-def _joined(parts: list[Text | ToolCall]) -> tuple[Text | ToolCall, ...]:
-    text = "".join(part.text for part in parts if isinstance(part, Text))
-    calls = tuple(part for part in parts if isinstance(part, ToolCall))
-    return ((Text(text),) if text else ()) + calls
+def _word(text: object) -> str:
+    """A constant of Google's, fit for a message: nothing else is let through."""
+    return re.sub(r"[^A-Za-z0-9_ -]", "", str(text))[:120]
 
 
 def read_usage(found: object) -> Usage | None:
@@ -224,64 +251,69 @@ def read_usage(found: object) -> Usage | None:
     """
     if not isinstance(found, dict):
         return None
-    names = (
-        "promptTokenCount",
-        "candidatesTokenCount",
-        "thoughtsTokenCount",
-        "cachedContentTokenCount",
-        "toolUsePromptTokenCount",
+    get = found.get
+    counts = (
+        get("promptTokenCount") or 0,
+        get("candidatesTokenCount") or 0,
+        get("thoughtsTokenCount") or 0,
+        get("cachedContentTokenCount") or 0,
+        get("toolUsePromptTokenCount") or 0,
     )
-    counts = [found.get(name) or 0 for name in names]
-    if not all(type(count) is int and 0 <= count <= ABSURD_TOKENS for count in counts):
-        return None
+    for count in counts:
+        if type(count) is not int or not 0 <= count <= ABSURD_TOKENS:
+            return None
     prompt, output, thinking, cached, tool = counts
-    return Usage(prompt + tool, output, thinking, cached, tool) if prompt else None
+    return Usage(prompt + tool, output, thinking, min(cached, prompt), tool) if prompt else None
 
 
 def read_count(body: bytes) -> int:
-    found = _document(body).get("totalTokens")
-    if type(found) is not int or not 0 <= found <= ABSURD_TOKENS:
+    try:
+        found = _read_count(body).total_tokens
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise e.ProviderGarbage("the provider's token count is not a count") from error
+    if not 0 <= found <= ABSURD_TOKENS:
         raise e.ProviderGarbage("the provider's token count is not a count")
     return found
 
 
-def read_embeddings(body: bytes) -> Embeddings:
-    found = _document(body).get("embeddings")
-    try:
-        vectors = msgspec.convert([item["values"] for item in found or ()], tuple[tuple[float, ...], ...])
-    except (msgspec.ValidationError, KeyError, TypeError) as error:
-        raise e.ProviderGarbage("the provider's embeddings are not vectors") from error
-    if not vectors:
-        raise e.ProviderGarbage("the provider answered without embeddings")
-    return Embeddings(vectors)
+# -- being refused ---------------------------------------------------------------------------------------------------
 
 
-def raise_error(status: int, headers: Mapping[str, Any], body: bytes) -> NoReturn:
+def raise_error(reply: Reply) -> NoReturn:
     """An error answer as its typed error. Status 0: the error came inside a stream and names its own code."""
-    try:
-        document = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        document = {}
-    found = document.get("error")
-    error: dict[str, Any] = found if isinstance(found, dict) else {}
+    error = _error_of(reply.body)
     code = error.get("code")
-    status = status or (code if isinstance(code, int) else 500)
+    status = reply.status or (code if type(code) is int else 500)
+    hint = _retry_delay(error)
+    if hint is None:
+        hint = reply.retry_after()
     if status == 429:
         raise e.ProviderRateLimited(
-            "the provider's quota is spent",
-            retry_after=_hint(error, headers),
-            quota_id=_quota_id(error),
+            "the provider's quota is spent", retry_after=hint, quota_id=_quota_id(error)
         )
-    if status in (401, 403):
+    if status in (401, 403) or any(
+        info.get("reason") == "API_KEY_INVALID" for info in _details(error, "google.rpc.ErrorInfo")
+    ):
         raise e.ProviderAuth("the provider does not accept our credentials")
     if status in (408, 504):
         raise e.ProviderTimeout("the provider gave up: its own deadline passed")
-    if 400 <= status < 500:
-        name = str(error.get("status", ""))[:60]
+    if 400 <= status < 499:
+        name = _word(error.get("status") or "")
         raise e.ProviderRejected(
-            f"the provider does not take this request ({status} {name})".replace(" )", ")")
+            f"the provider does not take this request ({status}{' ' * bool(name)}{name})"
         )
-    raise e.ProviderUnavailable(f"the provider failed ({status})")
+    raise e.ProviderUnavailable(f"the provider failed ({status})", retry_after=hint)
+
+
+def _error_of(body: bytes) -> dict[str, Any]:
+    try:
+        document = _read_any(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return {}
+    if isinstance(document, list):
+        document = document[0] if document and isinstance(document[0], dict) else {}
+    found = document.get("error")
+    return found if isinstance(found, dict) else {}
 
 
 def _details(error: dict[str, Any], kind: str) -> list[dict[str, Any]]:
@@ -291,14 +323,12 @@ def _details(error: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     return [it for it in details if isinstance(it, dict) and str(it.get("@type", "")).endswith(kind)]
 
 
-def _hint(error: dict[str, Any], headers: Mapping[str, Any]) -> float | None:
-    """Seconds to wait: RetryInfo, else the Retry-After header, else nothing is known."""
+def _retry_delay(error: dict[str, Any]) -> float | None:
     for info in _details(error, "google.rpc.RetryInfo"):
         match = _DURATION.fullmatch(str(info.get("retryDelay", "")))
         if match:
             return float(match[1])
-    after = headers.get("retry-after")
-    return float(after) if isinstance(after, str) and after.isdecimal() and len(after) < 7 else None
+    return None
 
 
 def _quota_id(error: dict[str, Any]) -> str:
@@ -306,5 +336,5 @@ def _quota_id(error: dict[str, Any]) -> str:
         violations = failure.get("violations")
         for violation in violations if isinstance(violations, list) else []:
             if isinstance(violation, dict) and violation.get("quotaId"):
-                return str(violation["quotaId"])[:120]
+                return _word(violation["quotaId"])
     return ""

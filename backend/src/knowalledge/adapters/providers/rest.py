@@ -1,71 +1,94 @@
-"""Google's models over REST: the Gemini API and Vertex AI differ in address and credentials alone."""
+"""What Google's two REST APIs share: the calls of one model, over the pooled client."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
+from typing import Any, Protocol
+
+import msgspec
 
 from knowalledge.adapters.providers import google
 from knowalledge.adapters.providers.http import Http, Reply
-from knowalledge.domain.errors import ProviderGarbage
-from knowalledge.domain.model import Chunk, Completion, Embeddings, Prompt
+from knowalledge.domain.errors import ProviderAuth, ProviderGarbage
+from knowalledge.domain.model import Chunk, Completion, Finish, Prompt
 
-Headers = Callable[[], dict[str, str]]
+encode = msgspec.json.Encoder().encode
+
+
+class Headers(Protocol):
+    """Who we are, as header lines."""
+
+    def lines(self, timeout: float) -> bytes:
+        """Raises ``ProviderAuth``, or ``ProviderTimeout`` if they cannot be had in time."""
+        ...
+
+    def refused(self) -> None:
+        """The provider did not accept them: make new ones if that can help."""
+        ...
 
 
 class GoogleRest:
-    """Implements ``Provider``. ``path`` is the model's resource, e.g. ``/v1beta/models/gemini-2.5-flash``."""
+    """``path`` is the model's resource, e.g. ``/v1beta/models/gemini-2.5-flash``."""
 
-    def __init__(self, http: Http, path: str, model: str, headers: Headers) -> None:
+    def __init__(self, http: Http, path: str, headers: Headers) -> None:
         self._http = http
+        self._generate = f"{path}:generateContent"
+        self._stream = f"{path}:streamGenerateContent?alt=sse"
         self._path = path
-        self._model = model
         self._headers = headers
 
     def complete(self, prompt: Prompt, timeout: float) -> Completion:
-        return google.read_completion(self._post("generateContent", google.request_body(prompt), timeout))
+        return google.read_completion(self.ask(self._generate, google.request_body(prompt), timeout))
 
     def stream(self, prompt: Prompt, timeout: float) -> Generator[Chunk, None, None]:
-        events = self._http.events(
-            f"{self._path}:streamGenerateContent?alt=sse",
-            google.request_body(prompt),
-            self._headers(),
-            timeout,
-        )
-        finished = False
+        body = google.request_body(prompt)
+        events = self._http.events(self._stream, body, self._headers.lines(timeout), timeout)
+        # The chunk that finishes is held until the stream ends: older models say of each that it finishes.
+        last: Chunk | None = None
+        said = called = False
         try:
             while True:
                 try:
-                    data = next(events)
+                    chunk = google.read_chunk(next(events))
                 except StopIteration as end:
                     reply: Reply | None = end.value
                     break
-                chunk = google.read_chunk(data)
-                finished = finished or chunk.finish is not None
-                yield chunk
+                if last is not None:
+                    yield msgspec.structs.replace(last, finish=None)
+                    last = None
+                said = said or bool(chunk.text)
+                called = called or bool(chunk.tool_calls)
+                if chunk.finish is not None:
+                    last = chunk
+                elif chunk.text or chunk.tool_calls or chunk.usage is not None:
+                    yield chunk
         finally:
             events.close()
         if reply is not None:
-            google.raise_error(reply.status, reply.headers, reply.body)
-        if not finished:
+            self._refused(reply)
+        if last is None:
             raise ProviderGarbage("the provider's stream ended in the middle")
-
-    def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings:
-        body = google.embed_body(self._model, inputs, dimensions)
-        return google.read_embeddings(self._post("batchEmbedContents", body, timeout))
-
-    def count_tokens(self, prompt: Prompt, timeout: float) -> int:
-        return google.read_count(self._post("countTokens", google.count_body(prompt), timeout))
-
-    def ping(self, timeout: float) -> None:
-        """The model's description: authenticated, and charged to no quota of tokens."""
-        reply = self._http.get(self._path, self._headers(), timeout)
-        # Vertex does not describe publisher models under this path; that it answers is enough.
-        if reply.status not in (200, 404, 405):
-            google.raise_error(reply.status, reply.headers, reply.body)
+        if last.finish is Finish.STOP and called:
+            last = msgspec.structs.replace(last, finish=Finish.TOOL_CALLS)
+        elif google.is_empty(last) and not said:
+            raise ProviderGarbage("the provider answered with an empty candidate")
+        yield last
 
     def close(self) -> None:
         self._http.close()
 
-    def _post(self, method: str, body: bytes, timeout: float) -> bytes:
-        reply = self._http.post(f"{self._path}:{method}", body, self._headers(), timeout)
+    def ask(self, path: str, body: bytes, timeout: float) -> bytes:
+        """One call and the body of its answer. Raises the error that it is answered with."""
+        reply = self._http.post(path, body, self._headers.lines(timeout), timeout)
         if reply.status != 200:
-            google.raise_error(reply.status, reply.headers, reply.body)
+            self._refused(reply)
         return reply.body
+
+    def counted(self, body: Any, timeout: float) -> int:
+        return google.read_count(self.ask(f"{self._path}:countTokens", encode(body), timeout))
+
+    def _refused(self, reply: Reply) -> None:
+        try:
+            google.raise_error(reply)
+        except ProviderAuth:
+            if reply.status == 401:
+                self._headers.refused()
+            raise

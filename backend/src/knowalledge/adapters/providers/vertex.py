@@ -1,0 +1,77 @@
+"""Vertex AI (cloud.google.com/vertex-ai/docs/reference/rest), by OAuth, or in express mode by API key."""
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from knowalledge.adapters.providers import google
+from knowalledge.adapters.providers.http import Http
+from knowalledge.adapters.providers.rest import GoogleRest, Headers, encode
+from knowalledge.domain.errors import ProviderGarbage
+from knowalledge.domain.model import Embeddings, Message, Prompt, Text, Usage
+
+_PING = Prompt((Message("user", (Text("ping"),)),))
+
+
+class _Statistics(Struct, frozen=True):
+    token_count: Any = 0
+
+
+class _Vector(Struct):
+    values: tuple[float, ...]
+    statistics: _Statistics = _Statistics()
+
+
+class _Prediction(Struct):
+    embeddings: _Vector
+
+
+class _Predicted(Struct):
+    predictions: tuple[_Prediction, ...]
+
+
+_read = msgspec.json.Decoder(_Predicted).decode
+
+
+def url(location: str) -> str:
+    """The endpoint of a location; ``global`` and express mode have one without a prefix."""
+    prefix = "" if location in ("", "global") else f"{location}-"
+    return f"https://{prefix}aiplatform.googleapis.com"
+
+
+def resource(model: str, project: str, location: str) -> str:
+    """A model's name as Vertex AI knows it; without a project, the one of express mode."""
+    name = f"publishers/google/models/{model}"
+    return f"projects/{project}/locations/{location}/{name}" if project else name
+
+
+class Vertex(GoogleRest):
+    """Implements ``Provider``."""
+
+    def __init__(self, http: Http, model: str, project: str, location: str, headers: Headers) -> None:
+        super().__init__(http, f"/v1/{resource(model, project, location)}", headers)
+
+    def count_tokens(self, prompt: Prompt, timeout: float) -> int:
+        return self.counted(google.question(prompt), timeout)
+
+    def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings:
+        """One call for all inputs. Some models take only one at a time, and refuse more."""
+        body: dict[str, Any] = {"instances": [{"content": text} for text in inputs]}
+        if dimensions is not None:
+            body["parameters"] = {"outputDimensionality": dimensions}
+        try:
+            found = _read(self.ask(f"{self._path}:predict", encode(body), timeout)).predictions
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ProviderGarbage("the provider's embeddings are not vectors") from error
+        if len(found) != len(inputs):
+            raise ProviderGarbage("the provider answered with another number of embeddings")
+        counts = [it.embeddings.statistics.token_count for it in found]
+        # A count in tokens, though some versions write it as 7.0.
+        usable = all(isinstance(it, int | float) and 0 <= it <= google.ABSURD_TOKENS for it in counts)
+        usage = Usage(int(sum(counts))) if usable and sum(counts) else None
+        return Embeddings(tuple(it.embeddings.values for it in found), usage)
+
+    def ping(self, timeout: float) -> None:
+        """A count of one word: it needs the same rights and model as a real call, and is charged to nothing."""
+        self.count_tokens(_PING, timeout)

@@ -1,0 +1,197 @@
+"""How each dialect says the same things, so that one suite can hold every adapter to one behaviour."""
+
+import json
+from typing import Any, ClassVar
+
+from knowalledge.adapters.clock import SystemClock
+from knowalledge.adapters.providers import ProviderSpec, build
+from knowalledge.domain.model import Usage
+from knowalledge.domain.ports import Provider
+
+# What every double counts, unless told otherwise.
+USAGE = Usage(input=10, output=4, thinking=3, cached=2)
+NO_USAGE: dict[str, Any] = {}
+
+
+def dump(document: object) -> bytes:
+    return json.dumps(document).encode()
+
+
+class Dialect:
+    """Answers in one provider's form."""
+
+    name = ""
+    usage = USAGE
+    counts_tokens = True
+    ping_answer = b"{}"
+    vectors: bytes
+    done: tuple[bytes, ...] = ()  # what follows the last event of a stream
+
+    def provider(self, url: str) -> Provider:
+        raise NotImplementedError
+
+    def counted(self, **changes: object) -> Any:
+        """The usage document, with some of its fields replaced."""
+        raise NotImplementedError
+
+    def answer(self, text: str = "hello", finish: str = "", usage: Any = None, calls: Any = ()) -> bytes:
+        raise NotImplementedError
+
+    def event(self, text: str = "", finish: str = "", usage: Any = None, calls: Any = ()) -> bytes:
+        """One event of a stream, as its data."""
+        raise NotImplementedError
+
+    def error(self, status: int) -> bytes:
+        raise NotImplementedError
+
+    def stream(self, *texts: str) -> tuple[bytes, ...]:
+        """A whole stream of events, framed."""
+        *first, last = texts
+        datas = [self.event(text) for text in first] + self.ending(last)
+        return tuple(b"data: " + data + b"\r\n\r\n" for data in (*datas, *self.done))
+
+    def ending(self, text: str) -> list[bytes]:
+        raise NotImplementedError
+
+
+class _Google(Dialect):
+    usage = Usage(input=10, output=4, thinking=3, cached=2, tool=1)  # input: prompt 9 + tool use 1
+    finish_names: ClassVar = {"": "STOP", "length": "MAX_TOKENS", "safety": "SAFETY", "odd": "LANGUAGE"}
+    key_prompt, key_output, key_cached = "promptTokenCount", "candidatesTokenCount", "cachedContentTokenCount"
+
+    def counted(self, **changes: object) -> Any:
+        found = {
+            "promptTokenCount": 9,
+            "candidatesTokenCount": 4,
+            "thoughtsTokenCount": 3,
+            "cachedContentTokenCount": 2,
+            "toolUsePromptTokenCount": 1,
+            "totalTokenCount": 17,
+        }
+        return {**found, **changes}
+
+    def _document(self, text: str, finish: str | None, usage: Any, calls: Any) -> dict[str, Any]:
+        parts: list[Any] = [{"text": "I think", "thought": True}, {"text": text}] if text else []
+        parts += [{"functionCall": {"name": name, "args": args, "id": key}} for key, name, args in calls]
+        candidate: dict[str, Any] = {"content": {"role": "model", "parts": parts}, "index": 0}
+        if finish is not None:
+            candidate["finishReason"] = self.finish_names[finish]
+        found: dict[str, Any] = {"candidates": [candidate], "modelVersion": "m-001"}
+        if usage is not NO_USAGE:
+            found["usageMetadata"] = self.counted() if usage is None else usage
+        return found
+
+    def answer(self, text: str = "hello", finish: str = "", usage: Any = None, calls: Any = ()) -> bytes:
+        return dump(self._document(text, finish, usage, calls))
+
+    def event(self, text: str = "", finish: str = "none", usage: Any = None, calls: Any = ()) -> bytes:
+        known = NO_USAGE if usage is None and finish == "none" else usage
+        return dump(self._document(text, None if finish == "none" else finish, known, calls))
+
+    def ending(self, text: str) -> list[bytes]:
+        return [self.event(text, "")]
+
+    def error(self, status: int) -> bytes:
+        return dump({"error": {"code": status, "message": "the secret prompt", "status": "SOMETHING"}})
+
+
+class GeminiDialect(_Google):
+    name = "gemini"
+    ping_answer = dump({"name": "models/m"})
+    vectors = dump({"embeddings": [{"values": [0.5, 1.0]}, {"values": [2, 3]}]})
+    vectors_usage = None
+
+    def provider(self, url: str) -> Provider:
+        return build(ProviderSpec("gemini", "m", base_url=url, api_key="k-1"), SystemClock())
+
+
+class VertexDialect(_Google):
+    name = "vertex"
+    ping_answer = dump({"totalTokens": 1})
+    vectors = dump(
+        {
+            "predictions": [
+                {"embeddings": {"values": [0.5, 1.0], "statistics": {"token_count": 3}}},
+                {"embeddings": {"values": [2, 3], "statistics": {"token_count": 4.0}}},
+            ]
+        }
+    )
+    vectors_usage = Usage(7)
+
+    def provider(self, url: str) -> Provider:
+        spec = ProviderSpec("vertex", "m", url, "demo", "us-central1", credentials="anonymous")
+        return build(spec, SystemClock())
+
+
+class OpenAiDialect(Dialect):
+    name = "openai"
+    counts_tokens = False  # the dialect has no such call
+    ping_answer = dump({"object": "list", "data": []})
+    done = (b"[DONE]",)
+    vectors = dump(
+        {
+            "data": [{"index": 1, "embedding": [2, 3]}, {"index": 0, "embedding": [0.5, 1.0]}],
+            "usage": {"prompt_tokens": 7, "total_tokens": 7},
+        }
+    )
+    vectors_usage = Usage(7)
+    finish_names: ClassVar = {"": "stop", "length": "length", "safety": "content_filter", "odd": "sunshine"}
+    key_prompt, key_output, key_cached = "prompt_tokens", "completion_tokens", "prompt_tokens_details"
+
+    def provider(self, url: str) -> Provider:
+        return build(ProviderSpec("openai", "m", base_url=url + "/v1", api_key="k-1"), SystemClock())
+
+    def counted(self, **changes: object) -> Any:
+        found = {
+            "prompt_tokens": 10,
+            "completion_tokens": 7,
+            "total_tokens": 17,
+            "completion_tokens_details": {"reasoning_tokens": 3},
+            "prompt_tokens_details": {"cached_tokens": 2},
+        }
+        return {**found, **changes}
+
+    def _document(self, said: dict[str, Any], key: str, finish: str | None, usage: Any) -> dict[str, Any]:
+        choice = {
+            "index": 0,
+            key: said,
+            "finish_reason": self.finish_names.get(finish or "none" * (finish is None)),
+        }
+        found: dict[str, Any] = {"model": "m-001", "choices": [choice]}
+        if usage is not NO_USAGE:
+            found["usage"] = self.counted() if usage is None else usage
+        return found
+
+    def _said(self, text: str, calls: Any) -> dict[str, Any]:
+        said: dict[str, Any] = {"role": "assistant", "content": text or None}
+        if calls:
+            said["tool_calls"] = [
+                {
+                    "index": index,
+                    "id": key,
+                    "type": "function",
+                    "function": {"name": name, "arguments": json.dumps(args, separators=(",", ":"))},
+                }
+                for index, (key, name, args) in enumerate(calls)
+            ]
+        return said
+
+    def answer(self, text: str = "hello", finish: str = "", usage: Any = None, calls: Any = ()) -> bytes:
+        return dump(self._document(self._said(text, calls), "message", finish, usage))
+
+    def event(self, text: str = "", finish: str = "none", usage: Any = None, calls: Any = ()) -> bytes:
+        known = NO_USAGE if usage is None and finish == "none" else usage
+        return dump(
+            self._document(self._said(text, calls), "delta", None if finish == "none" else finish, known)
+        )
+
+    def ending(self, text: str) -> list[bytes]:
+        usage = dump({"model": "m-001", "choices": [], "usage": self.counted()})
+        return [self.event(text, "", NO_USAGE), usage]
+
+    def error(self, status: int) -> bytes:
+        kind = {429: "rate_limit_exceeded"}.get(status, "server_error")
+        return dump({"error": {"message": "the secret prompt", "type": kind, "param": None, "code": None}})
+
+
+DIALECTS = (GeminiDialect(), VertexDialect(), OpenAiDialect())
