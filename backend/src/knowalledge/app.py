@@ -32,6 +32,7 @@ def create_app(settings: Settings) -> Flask:
     configure(settings["log.level"])
     clock = SystemClock()
     telemetry = Telemetry()
+    told = LoggedTelemetry(telemetry)
     redis = connect(settings)
     quota = quota_store(settings, redis, clock)
     plans = build_plans(settings, clock)
@@ -42,7 +43,7 @@ def create_app(settings: Settings) -> Flask:
             default_model=settings.default_model,
             quota=quota,
             clock=clock,
-            telemetry=LoggedTelemetry(telemetry),
+            telemetry=told,
             timeout_s=settings["request.timeout"],
             estimator=Estimator(),
             breakers={name: Breaker() for name in targets},
@@ -53,7 +54,9 @@ def create_app(settings: Settings) -> Flask:
     edge = Edge(
         completer=completer,
         observer=telemetry,
+        telemetry=told,
         new_id=lambda: uuid4().hex,
+        now=clock.now,
         anonymous=Principal(max_priority=settings["queue.max_level_anonymous"]),
         max_body=settings["server.max_body"],
         heartbeat_s=settings["server.heartbeat"],

@@ -1,66 +1,12 @@
 """The native API over a real application with a scripted provider."""
 
-from collections.abc import Generator
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
-from knowalledge import app as wiring
 from knowalledge.domain import errors as e
-from knowalledge.domain.model import Chunk, Completion, Embeddings, Finish, Prompt, Text, Usage
-from knowalledge.settings import Settings
-
-USAGE = Usage(5, 3)
-
-
-class Scripted:
-    """A provider that answers or fails as told."""
-
-    def __init__(self) -> None:
-        self.error: Exception | None = None
-        self.after = 0  # chunks before the error
-        self.closed = False
-
-    def complete(self, prompt: Prompt, timeout: float) -> Completion:
-        if self.error:
-            raise self.error
-        return Completion((Text("hello world"),), Finish.STOP, USAGE)
-
-    def stream(self, prompt: Prompt, timeout: float) -> Generator[Chunk, None, None]:
-        try:
-            for index, word in enumerate(("hello", " ", "world")):
-                if self.error and index == self.after:
-                    raise self.error
-                yield Chunk(word)
-            yield Chunk(usage=USAGE, finish=Finish.STOP)
-        finally:
-            self.closed = True
-
-    def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings:
-        return Embeddings(((1.0,),) * len(inputs))
-
-    def count_tokens(self, prompt: Prompt, timeout: float) -> int:
-        return 5
-
-    def ping(self, timeout: float) -> None: ...
-
-    def close(self) -> None: ...
-
-
-@pytest.fixture
-def provider() -> Scripted:
-    return Scripted()
-
-
-@pytest.fixture
-def client(provider: Scripted, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> FlaskClient:
-    config = tmp_path / "c.yaml"
-    config.write_text(
-        "models: {m: {targets: [{name: t, provider: gemini, api_key: k, quota: {rpm: 3, tpm: 1000}}]}}"
-    )
-    monkeypatch.setattr(wiring.providers, "build", lambda spec, clock: provider)
-    return wiring.create_app(Settings.load(environ={}, config=str(config))).test_client()
+from tests.web.conftest import Scripted
 
 
 def ask(client: FlaskClient, **body: Any) -> Any:

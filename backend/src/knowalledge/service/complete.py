@@ -91,7 +91,9 @@ class Completer:
 
     def models(self) -> tuple[ModelInfo, ...]:
         """Every model that clients may name, in the order of the configuration."""
-        return tuple(
-            ModelInfo(plan.name, tuple(route.name for route in plan.routes))
-            for plan in self._deck.plans.values()
-        )
+        return tuple(map(self.model, self._deck.plans))
+
+    def model(self, name: str) -> ModelInfo:
+        """One model by its name; raises ``UnknownModel``."""
+        plan = self._deck.plan(name)
+        return ModelInfo(plan.name, tuple(route.name for route in plan.routes))

@@ -1,5 +1,6 @@
 """What every blueprint shares: the gateway, the request's identity, and how an answer or a failure goes out."""
 
+import re
 from collections.abc import Callable
 from typing import Protocol
 
@@ -8,12 +9,20 @@ from flask import Request, Response
 from msgspec import Struct
 
 from knowalledge.domain.errors import InvalidRequest, PayloadTooLarge
-from knowalledge.domain.model import Principal, Started
+from knowalledge.domain.model import CacheMode, Embeddings, Principal, Priority, Prompt, Started, Usage
 from knowalledge.domain.model import Request as Question
+from knowalledge.domain.outcomes import outcome_of
+from knowalledge.domain.ports import Record, Telemetry
 from knowalledge.service.complete import Completer
-from knowalledge.web import sse
+from knowalledge.web import auth, errors, sse
 from knowalledge.web.headers import Headers, rate_limit
 from knowalledge.web.sse import Renderer
+
+# The blueprints whose requests are questions.
+ASKING = frozenset(("native", "openai", "gemini"))
+# Where a request keeps that the service has been asked, and so tells of its end.
+_ASKED = "knowalledge.asked"
+_SECONDS = re.compile(r"\d{1,6}(?:\.\d{1,3})?")
 
 
 class Observer(Protocol):
@@ -27,7 +36,9 @@ class Edge(Struct, frozen=True):
 
     completer: Completer
     observer: Observer
+    telemetry: Telemetry
     new_id: Callable[[], str]
+    now: Callable[[], float]
     anonymous: Principal
     max_body: int
     heartbeat_s: float
@@ -47,6 +58,68 @@ class Edge(Struct, frozen=True):
             raise InvalidRequest("the body is not UTF-8") from error
         return body
 
+    def question(
+        self,
+        request: Request,
+        model: str,
+        prompt: Prompt,
+        *,
+        priority: str | None = None,
+        timeout_s: float | None = None,
+        cache: CacheMode | None = None,
+    ) -> Question:
+        """The whole question; what the body does not say, the headers may."""
+        environ = request.environ
+        found = Question(
+            id=auth.request_id(request, self.new_id),
+            model=model,
+            prompt=prompt,
+            principal=self.anonymous,
+            priority=auth.priority(request, priority, self.anonymous),
+            timeout_s=self._patience(environ.get("HTTP_X_SERVER_TIMEOUT"))
+            if timeout_s is None
+            else min(timeout_s, self.max_timeout_s),
+            cache=cache_mode(environ.get("HTTP_CACHE_CONTROL")) if cache is None else cache,
+        )
+        environ[_ASKED] = True
+        return found
+
+    def _patience(self, field: str | None) -> float | None:
+        """X-Server-Timeout, which Google's SDKs send: seconds; one that makes no sense is as if it were not there."""
+        if field is None or not _SECONDS.fullmatch(field) or not float(field):
+            return None
+        return min(float(field), self.max_timeout_s)
+
+    def embed(
+        self, request: Request, model: str, texts: tuple[str, ...], dimensions: int | None
+    ) -> tuple[Embeddings, Headers]:
+        """Vectors, and the headers that go with them."""
+        key = auth.request_id(request, self.new_id)
+        request.environ[_ASKED] = True
+        found, target = self.completer.embed(model, texts, dimensions, self.anonymous, key)
+        return found, [*self.head(request), ("X-Target", target)]
+
+    def head(self, request: Request) -> Headers:
+        """The headers of an answer that no model gave."""
+        return [("X-Request-ID", auth.request_id(request, self.new_id)), ("Cache-Control", "no-store")]
+
+    def refused(self, request: Request, error: BaseException) -> None:
+        """Tell of a request that failed before the service saw it, which tells of all others itself."""
+        if request.blueprint not in ASKING or request.environ.get(_ASKED):
+            return
+        self.telemetry.request(
+            Record(
+                request_id=auth.request_id(request, self.new_id),
+                model="unknown",
+                target="",
+                outcome=outcome_of(error),
+                priority=Priority.MEDIUM,
+                seconds=0.0,
+                usage=Usage(),
+                error=errors.code_of(error),
+            )
+        )
+
     def stream(self, question: Question, renderer: Renderer, headers: Headers) -> Response:
         """The answer as it comes. Until the first event there is still a status to fail with."""
         events = self.completer.stream(question)
@@ -61,6 +134,16 @@ class Edge(Struct, frozen=True):
             head += rate_limit(first.allowances)
         body = sse.stream(first, events, renderer, self.heartbeat_s)
         return Response(body, 200, head, content_type=renderer.content_type)
+
+
+def cache_mode(field: str | None) -> CacheMode:
+    """What a request's Cache-Control asks of our caches (RFC 9111, section 5.2.1)."""
+    if field is None:
+        return CacheMode.DEFAULT
+    directives = {it.strip().partition("=")[0].lower() for it in field.split(",")}
+    if "only-if-cached" in directives:
+        return CacheMode.ONLY
+    return CacheMode.BYPASS if directives & {"no-cache", "no-store"} else CacheMode.DEFAULT
 
 
 _encode = msgspec.json.Encoder().encode

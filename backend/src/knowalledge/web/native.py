@@ -5,10 +5,9 @@ from flask import Blueprint, Response, request
 from msgspec import Struct
 
 from knowalledge.domain.model import Delta, Done, Event, Queued, Started
-from knowalledge.domain.model import Request as Question
-from knowalledge.web import auth, errors, headers, sse
+from knowalledge.web import errors, headers, sse
 from knowalledge.web.edge import Edge, json_response
-from knowalledge.web.schemas import answer_head, generate_body
+from knowalledge.web.native_bodies import answer_body, generate_body
 
 _encode = msgspec.json.Encoder().encode
 
@@ -33,7 +32,7 @@ class Rendered(Struct, frozen=True):
             case Started(model, target):
                 return _event(b"started", {"model": model, "target": target})
             case Done(answer):
-                return _event(b"done", answer_head(answer))
+                return _event(b"done", answer_body(answer))
 
     def failed(self, error: BaseException) -> bytes:
         return _event(b"error", errors.problem(error, self.request_id))
@@ -45,23 +44,19 @@ def blueprint(edge: Edge) -> Blueprint:
 
     @routes.post("/api/v1/generate")
     def generate() -> Response:
-        key = auth.request_id(request, edge.new_id)
         body = generate_body(edge.body(request))
-        question = Question(
-            id=key,
-            model=body.model,
-            prompt=body.to_prompt(),
-            principal=edge.anonymous,
-            priority=auth.priority(request, body.priority, edge.anonymous),
-            timeout_s=None if body.timeout_s is None else min(body.timeout_s, edge.max_timeout_s),
+        question = edge.question(
+            request,
+            body.model,
+            body.to_prompt(),
+            priority=body.priority,
+            timeout_s=body.timeout_s,
             cache=body.cache,
         )
         level = ("X-Priority", question.priority.label)
         if body.stream:
-            return edge.stream(question, Rendered(key), [level])
+            return edge.stream(question, Rendered(question.id), [level])
         answer = edge.completer.complete(question)
-        return json_response(
-            {**answer_head(answer), "text": answer.completion.text}, [*headers.of_answer(answer), level]
-        )
+        return json_response(answer_body(answer, answer.completion.text), [*headers.of_answer(answer), level])
 
     return routes
