@@ -4,6 +4,7 @@ from gevent import monkey
 
 monkey.patch_all()  # before anything else, and only here and in wsgi.py
 
+import os  # noqa: E402
 import sys  # noqa: E402
 from urllib.parse import urlsplit, urlunsplit  # noqa: E402
 
@@ -40,6 +41,18 @@ def serve(config: str, bind: str, workers: int) -> None:
         )
         sys.exit(2)
     Server(settings, bind, workers).run()
+
+
+@main.command(
+    "provider-sim",
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    add_help_option=False,
+)
+@click.pass_context
+def provider_sim(context: click.Context) -> None:
+    """A strict provider for tests and benchmarks; --help lists its knobs."""
+    # It runs on asyncio, which a patched process would slow down: in this process' place, not inside it.
+    os.execv(sys.executable, [sys.executable, "-m", "simulator", *context.args])  # nosec B606
 
 
 @main.group()

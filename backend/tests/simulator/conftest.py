@@ -1,0 +1,74 @@
+"""A simulator on a free port, in a thread with a loop of its own."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.client import HTTPConnection, HTTPResponse
+from typing import Any
+
+import pytest
+
+from simulator.knobs import Knobs, moved
+from simulator.provider import Provider
+from simulator.server import serve
+
+
+class Sim:
+    """The server, and the shortest way to ask it."""
+
+    def __init__(self, port: int, provider: Provider) -> None:
+        self.port, self.provider = port, provider
+
+    def send(self, method: str, path: str, body: Any = None, **headers: str) -> HTTPResponse:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        connection.request(method, path, data, headers)
+        response = connection.getresponse()
+        response.connection = connection  # type: ignore[attr-defined]
+        return response
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        response = self.send(method, path, body, **headers)
+        try:
+            return response.status, json.loads(response.read())
+        finally:
+            response.connection.close()  # type: ignore[attr-defined]
+
+    def text(self, path: str, body: Any) -> str:
+        response = self.send("POST", path, body)
+        try:
+            return response.read().decode()
+        finally:
+            response.connection.close()  # type: ignore[attr-defined]
+
+    def knobs(self, **patch: Any) -> None:
+        status, found = self.ask("POST", "/_control", patch)
+        assert status == 200, found
+
+    def stats(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.ask("GET", "/_stats")[1]
+        return found
+
+
+@pytest.fixture(scope="session")
+def _running() -> Iterator[Sim]:
+    loop = asyncio.new_event_loop()
+    provider = Provider(Knobs(), time.monotonic)
+    server = loop.run_until_complete(serve(provider, "127.0.0.1", 0))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield Sim(server.sockets[0].getsockname()[1], provider)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(5)
+    server.close()
+    loop.run_until_complete(asyncio.sleep(0.01))  # connections see their ends
+    loop.close()
+
+
+@pytest.fixture
+def sim(_running: Sim) -> Sim:
+    _running.provider.knobs = moved(Knobs(), {})
+    _running.provider.reset()
+    return _running
