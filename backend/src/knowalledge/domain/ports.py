@@ -1,10 +1,11 @@
 """What the service needs from the outside, as Protocols. Adapters implement; ``app.py`` joins."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Protocol
 
 from msgspec import Struct
 
+from knowalledge.domain.caching import Key, Sight, Stored, Take
 from knowalledge.domain.model import Chunk, Completion, Embeddings, Priority, Prompt, Usage
 from knowalledge.domain.outcomes import Outcome
 from knowalledge.domain.quota import Entry, Level, Need
@@ -103,3 +104,75 @@ class Telemetry(Protocol):
     def request(self, record: Record) -> None: ...
 
     def upstream(self, target: str, outcome: Outcome, seconds: float) -> None: ...
+
+
+class CacheTelemetry(Protocol):
+    """What the cache tells about itself."""
+
+    def cached(self, layer: str, result: str, entry: Stored | None = None) -> None:
+        """One look at a layer: ``layer`` is memory, redis or flight; ``result`` is hit, miss, stale or shared.
+
+        With the entry that was served, whose tokens were saved.
+        """
+        ...
+
+
+class LayerSize(Struct, frozen=True):
+    entries: int
+    bytes: int
+    evictions: int
+
+
+class ResponseCache(Protocol):
+    """One layer of entries; an entry is valid until its time is over or one of its tags is taken back.
+
+    No method raises for a store that is gone: it answers like an empty one, and ``up`` says so.
+    """
+
+    def get(self, key: Key) -> Sight: ...
+
+    def put(self, key: Key, entry: Stored, seconds: float) -> None:
+        """Hold an entry for at most ``seconds``. It is never served if a tag was taken back after ``entry.born``."""
+        ...
+
+    def invalidate(self, take: Take, by: str) -> int:
+        """Take back everything that ``take`` names, at once for every reader; returns the entries removed."""
+        ...
+
+    def size(self) -> LayerSize: ...
+
+    @property
+    def up(self) -> bool: ...
+
+
+class NearCache(ResponseCache, Protocol):
+    """A layer in this process, in front of a shared one."""
+
+    def drop(self, take: Take) -> int:
+        """Let go of what is held, without a new generation; returns the entries removed."""
+        ...
+
+
+class Flight(Protocol):
+    """One run of some work, seen by one of those who wait for it."""
+
+    @property
+    def led(self) -> bool:
+        """Whether this caller's own work is what runs; otherwise it shares another's."""
+        ...
+
+    def follow(self, timeout: float) -> Iterator[bytes | None]:
+        """The pieces from the first to the last, as they come; then what the work raised, if it did.
+
+        None means that the run was lost with its machine and another began: what follows comes from the start again.
+        Raises ``ProviderTimeout`` when ``timeout`` seconds have passed; the work goes on for the others.
+        """
+        ...
+
+
+class Flights(Protocol):
+    """One run of the same work at a time, over all replicas that share a store."""
+
+    def fly(self, key: str, work: Callable[[], Iterator[bytes]]) -> Flight:
+        """Join the run under this key, or start ``work`` in the background, where it survives its caller."""
+        ...

@@ -1,0 +1,68 @@
+"""Answers in a worker's own memory: bounded by bytes, told what was taken back."""
+
+from typing import NamedTuple
+
+from knowalledge.adapters.memory.eviction import Sieve
+from knowalledge.domain.caching import Generations, Key, Sight, Stored, Take
+from knowalledge.domain.ports import Clock, LayerSize
+
+# What an entry takes beside its body: the objects around it, measured with tracemalloc.
+OVERHEAD = 1200
+
+
+class _Held(NamedTuple):
+    key: Key
+    entry: Stored
+    since: float
+    until: float
+
+
+class MemoryResponseCache:
+    """Implements ``ResponseCache`` for one process.
+
+    Greenlets switch only at IO and there is none here, so it needs no lock. With a shared store behind it, that
+    store's watcher tells it of every invalidation through ``generations`` and ``drop``.
+    """
+
+    up = True
+
+    def __init__(self, room: int, clock: Clock) -> None:
+        self.generations = Generations()
+        self._clock = clock
+        self._held: Sieve[str, _Held] = Sieve(room)
+
+    def get(self, key: Key) -> Sight:
+        generation = self.generations.now
+        held = self._held.get(key.name)
+        if held is None:
+            return Sight(None, generation)
+        now = self._clock.monotonic()
+        if now >= held.until or not self.generations.valid(held.key.tags, held.entry.born):
+            self._held.pop(key.name)
+            return Sight(None, generation)
+        return Sight(held.entry, generation, now - held.since)
+
+    def put(self, key: Key, entry: Stored, seconds: float) -> None:
+        if seconds <= 0 or not self.generations.valid((*key.tags, *key.bars), entry.born):
+            return
+        now = self._clock.monotonic()
+        size = len(entry.body) + 2 * len(key.name) + OVERHEAD
+        self._held.put(key.name, _Held(key, entry, now, now + seconds), size)
+
+    def invalidate(self, take: Take, by: str) -> int:  # noqa: ARG002 - a log is for shared stores
+        self.generations.take(take.mark)
+        return self.drop(take)
+
+    def drop(self, take: Take) -> int:
+        """Let go of what ``take`` names; returns how many of those were still alive."""
+        now = self._clock.monotonic()
+        gone = [held for _, held in self._held if take.hits(held.key)]
+        for held in gone:
+            self._held.pop(held.key.name)
+        return sum(held.until > now for held in gone)
+
+    def clear(self) -> None:
+        self._held.clear()
+
+    def size(self) -> LayerSize:
+        return LayerSize(len(self._held), self._held.bytes, self._held.evictions)

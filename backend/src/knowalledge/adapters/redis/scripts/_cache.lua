@@ -1,0 +1,24 @@
+-- The generations of the cache: a sorted set of tags by the generation at which each was last taken back.
+-- Two members are no tags: '>' is the newest generation, '<' the floor: whatever was born before it is taken back.
+-- A set that was lost (evicted, or a server without its data) begins again at the time in microseconds, which is above
+-- every generation that was given before, so that nothing which survived elsewhere is taken for valid.
+local function number(n) return string.format('%.0f', n) end
+
+local function generation(gens, log)
+  local seq = redis.call('ZSCORE', gens, '>')
+  if seq then return tonumber(seq) end
+  local time = redis.call('TIME')
+  seq = tonumber(time[1]) * 1000000 + tonumber(time[2])
+  local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+  if last then seq = math.max(seq, tonumber(string.match(last[1], '^%d+')) + 1) end
+  redis.call('ZADD', gens, number(seq), '>', number(seq), '<')
+  return seq
+end
+
+local function latest(gens, tags)
+  local newest = 0
+  for _, score in ipairs(redis.call('ZMSCORE', gens, '<', unpack(tags))) do
+    if score then newest = math.max(newest, tonumber(score)) end
+  end
+  return newest
+end
