@@ -4,7 +4,7 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from knowalledge.domain.errors import KnowalledgeError
-from knowalledge.web import auth, errors, native, openai, operations
+from knowalledge.web import auth, errors, gemini, native, openai, operations
 from knowalledge.web.edge import Edge
 from knowalledge.web.operations import Operations
 
@@ -12,6 +12,7 @@ from knowalledge.web.operations import Operations
 def register(app: Flask, edge: Edge, ops: Operations) -> None:
     """Every route, and the one place where errors become answers."""
     app.register_blueprint(native.blueprint(edge))
+    app.register_blueprint(gemini.blueprint(edge))
     app.register_blueprint(openai.blueprint(edge))
     app.register_blueprint(operations.blueprint(ops))
 
@@ -23,7 +24,7 @@ def register(app: Flask, edge: Edge, ops: Operations) -> None:
             # The class and the place; never the message, which may quote a prompt.
             app.logger.error("unhandled %s at %s", type(error).__name__, errors.place(error))
         edge.refused(request, error)
-        form = errors.dialect(request.blueprint, request.path)
+        form = errors.dialect(request.blueprint, request.path, gemini.speaks(request))
         return errors.response(error, auth.request_id(request, edge.new_id), form)
 
     @app.after_request

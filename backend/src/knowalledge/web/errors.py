@@ -1,5 +1,6 @@
 """Errors at the HTTP edge: one table from class to status, and a body in the asking dialect's own form."""
 
+import re
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,9 @@ def google_body(error: BaseException, request_id: str) -> dict[str, Any]:
         },
         {"@type": "type.googleapis.com/google.rpc.RequestInfo", "requestId": request_id},
     ]
+    if status == 400 and _param(error):
+        violation = {"field": _param(error), "description": message(error)}
+        details.append({"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": [violation]})
     after = retry_after(error, status)
     if after is not None:
         details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{after}s"})
@@ -176,13 +180,22 @@ def google_body(error: BaseException, request_id: str) -> dict[str, Any]:
 _BODIES = {"openai": openai_body, "gemini": google_body}
 
 
-def dialect(blueprint: str | None, path: str) -> str:
-    """Whose form an error takes: that of the blueprint that was asked, else the one its path looks like."""
+def dialect(blueprint: str | None, path: str, google: bool) -> str:
+    """Whose form an error takes: that of the blueprint that was asked, else the one its path looks like.
+
+    ``google`` says that a client of Google's asks, which settles the addresses that both dialects have.
+    """
+    if google and path.startswith("/v1"):
+        return "gemini"
     if blueprint is not None:
         return blueprint
-    if path.startswith(("/v1beta/", "/v1beta1/", "/v1/projects/", "/v1/publishers/", "/v1/models/")):
+    if path.startswith(("/v1beta/", "/v1beta1/", "/v1/projects/", "/v1/publishers/")) or _METHOD.search(path):
         return "gemini"
     return "openai" if path.startswith("/v1/") else "native"
+
+
+# A method of Google's at the end of a path.
+_METHOD = re.compile(r"^/v1/models/.+:[A-Za-z]+$")
 
 
 def of_http(error: HTTPException) -> e.KnowalledgeError:

@@ -8,7 +8,7 @@ import msgspec
 from flask import Blueprint, Response, request
 
 from knowalledge.domain.model import Answer, Delta, Done, Event, Finish, Queued, Started, ToolCall, Usage
-from knowalledge.web import errors, headers, sse
+from knowalledge.web import errors, gemini, headers, sse
 from knowalledge.web import openai_bodies as b
 from knowalledge.web.edge import Edge, json_response
 
@@ -150,11 +150,15 @@ def blueprint(edge: Edge) -> Blueprint:
 
     @routes.get("/v1/models")
     def models() -> Response:
+        if gemini.speaks(request):
+            return gemini.listed(edge)
         cards = tuple(b.ModelCard(it.name, it.created) for it in edge.completer.models())
         return json_response(b.ModelCards(cards), edge.head(request))
 
     @routes.get("/v1/models/<path:model>")
     def model(model: str) -> Response:
+        if gemini.speaks(request):
+            return gemini.described(edge, model)
         found = edge.completer.model(model)
         return json_response(b.ModelCard(found.name, found.created), edge.head(request))
 

@@ -4,29 +4,31 @@ Source: platform.openai.com/docs/api-reference/chat. Fields that we do not know 
 field that we know and cannot serve is refused, because leaving it out would change the answer in silence.
 """
 
-from base64 import b64decode
-from binascii import Error as Base64Error
-from mimetypes import guess_type
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from knowalledge.domain.errors import InvalidRequest
-from knowalledge.domain.model import Blob, FileRef, Message, Part, Prompt, Text, Tool, ToolCall, ToolResult
+from knowalledge.domain.model import Blob, Message, Part, Prompt, Text, Tool, ToolCall, ToolResult
 from knowalledge.web.schemas import (
     MAX_MESSAGES,
     MAX_STOPS,
     MAX_TOOLS,
+    THINKING,
+    Carried,
+    Dimensions,
     ModelName,
     Output,
     Penalty,
     Seed,
     Share,
     Temperature,
+    base64_bytes,
+    carried,
     decode,
     json_object,
+    reference,
     with_question,
 )
 
@@ -140,7 +142,7 @@ class FunctionBody(Struct):
 
     name: Annotated[str, Meta(min_length=1, max_length=128)]
     description: str | None = None
-    parameters: Raw = Raw(b"")
+    parameters: Carried | UnsetType = UNSET
 
 
 class ToolBody(Struct):
@@ -166,7 +168,7 @@ class ChosenTool(Struct):
 class SchemaBody(Struct):
     """The JSON Schema that the answer must satisfy."""
 
-    schema: Raw = Raw(b"{}")
+    schema: Carried | UnsetType = UNSET
     name: str = ""
 
 
@@ -226,7 +228,7 @@ class ChatBody(Struct):
         given = self.response_format
         schema = ""
         if isinstance(given, SchemaFormat):
-            schema = json_object(given.json_schema.schema, "response_format.json_schema.schema")
+            schema = carried(given.json_schema.schema, "response_format.json_schema.schema")
         tools = tuple(_tool(tool.function, index) for index, tool in enumerate(self.tools or ()))
         stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
         effort = self.reasoning_effort
@@ -269,10 +271,6 @@ class ChatBody(Struct):
         if name not in {tool.name for tool in tools}:
             raise InvalidRequest("the tool to call is not among the tools", param="tool_choice")
         return name
-
-
-# Tokens to think with, as Google's own OpenAI-compatible endpoint reads them (ai.google.dev/gemini-api/docs/openai).
-THINKING = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24_576, "xhigh": 24_576}
 
 
 def _conversation(messages: tuple[ChatMessage, ...]) -> tuple[str, list[Message]]:
@@ -330,24 +328,14 @@ def _shown(
             case TextPart(text):
                 parts.append(Text(text))
             case ImagePart(ImageUrl(url)) if not url.startswith("data:"):
-                parts.append(_reference(url, where))
+                parts.append(reference(url, "", where))
             case ImagePart(ImageUrl(url)):
                 parts.append(_inline(url, where))
             case FilePart(InputFile(data)):
                 parts.append(_inline(data, where))
             case AudioPart(InputAudio(data, kind)):
-                parts.append(Blob("audio/wav" if kind == "wav" else "audio/mpeg", _decoded(data, where)))
+                parts.append(Blob("audio/wav" if kind == "wav" else "audio/mpeg", base64_bytes(data, where)))
     return tuple(parts)
-
-
-def _reference(url: str, where: str) -> FileRef:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https", "gs"):
-        raise InvalidRequest("give a data:, https: or gs: address", param=where)
-    return FileRef(url, guess_type(parts.path)[0] or "")
 
 
 def _inline(url: str, where: str) -> Blob:
@@ -357,23 +345,12 @@ def _inline(url: str, where: str) -> Blob:
     mime = head[len("data:") : -len(";base64")].partition(";")[0]
     if "/" not in mime:
         raise InvalidRequest("the data: address names no media type", param=where)
-    return Blob(mime, _decoded(data, where))
-
-
-def _decoded(data: str, where: str) -> bytes:
-    try:
-        return b64decode(data, validate=True)
-    except (Base64Error, ValueError) as error:
-        raise InvalidRequest("the data is not base64", param=where) from error
+    return Blob(mime, base64_bytes(data, where))
 
 
 def _tool(function: FunctionBody, index: int) -> Tool:
-    given = bytes(function.parameters)
-    schema = json_object(given, f"tools[{index}].function.parameters") if given not in (b"", b"null") else ""
+    schema = carried(function.parameters, f"tools[{index}].function.parameters")
     return Tool(function.name, function.description or "", schema)
-
-
-Input = Annotated[str, Meta(min_length=1)]
 
 
 class EmbeddingsBody(Struct):
@@ -382,7 +359,7 @@ class EmbeddingsBody(Struct):
     input: str | Annotated[tuple[str | int | tuple[int, ...], ...], Meta(min_length=1, max_length=2048)]
     model: ModelName = ""
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int, Meta(ge=1, le=65_536)] | None = None
+    dimensions: Dimensions | None = None
 
     def texts(self) -> tuple[str, ...]:
         """What to embed. Raises ``InvalidRequest`` for token ids, which mean nothing to another tokenizer."""
