@@ -14,11 +14,14 @@ from knowalledge.adapters.logging import LoggedTelemetry, configure
 from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
 from knowalledge.adapters.providers import ProviderSpec
 from knowalledge.adapters.redis.quota_store import RedisQuotaStore
+from knowalledge.adapters.replica import ReplicaQuotaStore
 from knowalledge.adapters.telemetry import Telemetry
+from knowalledge.domain.admission import Ending, Rules
 from knowalledge.domain.estimate import Estimator
 from knowalledge.domain.model import Principal
 from knowalledge.domain.ports import Clock, QuotaStore
-from knowalledge.domain.routing import Breaker
+from knowalledge.domain.quota import Lane
+from knowalledge.domain.routing import Breaker, RetryBudget
 from knowalledge.service.complete import Completer
 from knowalledge.service.run import Deck, Plan, Route
 from knowalledge.settings import Settings, TargetSettings
@@ -43,8 +46,11 @@ def create_app(settings: Settings) -> Flask:
             default_model=settings.default_model,
             quota=quota,
             clock=clock,
+            new_id=lambda: uuid4().hex,
             telemetry=told,
             timeout_s=settings["request.timeout"],
+            patience_s=settings["queue.timeout"],
+            retries=RetryBudget(),
             estimator=Estimator(),
             breakers={name: Breaker() for name in targets},
             headroom={},
@@ -63,14 +69,51 @@ def create_app(settings: Settings) -> Flask:
         max_timeout_s=settings["request.max_timeout"],
     )
     stats = partial(quota_stats, quota, targets, telemetry)
+    waiting = partial(queue_stats, quota, targets, telemetry)
+    life = Life(quota)
     operations = Operations(
-        ready=tuple,
+        ready=life.reasons,
         dependencies=partial(dependencies, redis, clock),
-        metrics=lambda: (stats(), telemetry.render())[1],
+        notes=life.notes,
+        metrics=lambda: (stats(), waiting(), telemetry.render())[2],
         quota_stats=stats,
+        queue_stats=waiting,
     )
     register(app, edge, operations)
+    app.extensions["knowalledge"] = life
     return app
+
+
+class Life:
+    """The process from its first request to its last: what runs beside requests, and the end."""
+
+    def __init__(self, quota: MemoryQuotaStore | ReplicaQuotaStore) -> None:
+        self._quota = quota
+        self._ending = False
+
+    def start(self) -> None:
+        """In the process that serves, once."""
+        if isinstance(self._quota, ReplicaQuotaStore):
+            self._quota.start()
+
+    def drain(self) -> None:
+        """No new work: not ready any more, and everybody who waits for quota here is sent elsewhere."""
+        self._ending = True
+        self._quota.shut()
+
+    def stop(self) -> None:
+        """After the last answer: what is still on its way to Redis goes there."""
+        if isinstance(self._quota, ReplicaQuotaStore):
+            self._quota.stop()
+
+    def reasons(self) -> tuple[str, ...]:
+        """Why this process should get no more requests."""
+        return ("shutting down",) if self._ending else ()
+
+    def notes(self) -> tuple[str, ...]:
+        """What an operator should know though requests are served."""
+        alone = isinstance(self._quota, ReplicaQuotaStore) and self._quota.degraded
+        return ("redis is gone: this replica spends its part of the quota alone",) if alone else ()
 
 
 def connect(settings: Settings) -> "Redis | None":
@@ -81,11 +124,24 @@ def connect(settings: Settings) -> "Redis | None":
     return Redis.from_url(settings["redis_url"], socket_timeout=timeout, socket_connect_timeout=timeout)
 
 
-def quota_store(settings: Settings, redis: "Redis | None", clock: Clock) -> QuotaStore:
+def quota_store(
+    settings: Settings, redis: "Redis | None", clock: Clock
+) -> MemoryQuotaStore | ReplicaQuotaStore:
     windows = {target.name: target.windows for model in settings.models for target in model.targets}
+    rules = Rules(
+        capacity=settings["queue.capacity"],
+        aging_s=settings["queue.aging"],
+        lanes={
+            level: Lane(share, burst=1 - share)
+            for level, share in settings["queue.holdback"].items()
+            if share < 1
+        },
+    )
+    local = MemoryQuotaStore(windows, rules, clock)
     if redis is None:
-        return MemoryQuotaStore(windows, clock)
-    return RedisQuotaStore(redis, windows, clock, replica=uuid4().hex[:12])
+        return local
+    shared = RedisQuotaStore(redis, windows, rules, clock, replica=uuid4().hex[:12])
+    return ReplicaQuotaStore(shared, local, windows, clock)
 
 
 def build_plans(settings: Settings, clock: Clock) -> Mapping[str, Plan]:
@@ -131,6 +187,24 @@ def quota_stats(quota: QuotaStore, targets: list[str], telemetry: Telemetry) -> 
                 for it in levels
             ]
         }
+    return {"targets": found}
+
+
+def queue_stats(quota: QuotaStore, targets: list[str], telemetry: Telemetry) -> object:
+    """Per target and level, who waits and how those before them left."""
+    found = {}
+    for target in targets:
+        levels = {}
+        for it in quota.depths(target):
+            telemetry.queue(target, it)
+            levels[it.level.label] = {
+                "waiting": it.waiting,
+                "oldest_s": round(it.oldest_s, 2),
+                "eta_s": round(it.eta_s, 2),
+                "tenants": it.tenants,
+                "left": {ending.value: it.left.get(ending, 0) for ending in Ending},
+            }
+        found[target] = levels
     return {"targets": found}
 
 

@@ -3,10 +3,27 @@
 import tempfile
 from typing import Any
 
+import gevent
 from gunicorn.app.base import BaseApplication
+from gunicorn.workers.ggevent import GeventPyWSGIWorker
 
 from knowalledge.app import create_app
 from knowalledge.settings import Settings
+
+
+class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
+    """gunicorn's gevent worker, which tells the application of its end."""
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        life = self.wsgi.extensions["knowalledge"]
+        gevent.spawn(life.drain)
+        super().handle_exit(sig, frame)
+
+    def run(self) -> None:
+        life = self.wsgi.extensions["knowalledge"]
+        life.start()
+        super().run()
+        life.stop()
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -23,7 +40,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "bind": self._bind,
             "workers": self._workers,
             # gevent's own WSGI server parses and writes for about a third less than gunicorn's.
-            "worker_class": "gunicorn.workers.ggevent.GeventPyWSGIWorker",
+            "worker_class": Worker,
             "worker_connections": self._settings["server.connections"],
             "graceful_timeout": int(self._settings["server.drain"]),
             "timeout": 60,

@@ -112,6 +112,23 @@ def level(value: object) -> Priority:
         raise ValueError("choose one of critical, high, medium, low") from None
 
 
+def shares(value: object) -> dict[Priority, float]:
+    """{low: 0.98} or low=0.98,medium=1"""
+    if isinstance(value, str):
+        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+        value = {name.strip(): share for name, _, share in pairs}
+    wrong = ValueError("write a mapping of levels to shares above 0 and up to 1, such as {low: 0.98}")
+    if not isinstance(value, dict):
+        raise wrong
+    try:
+        found = {level(name): float(share) for name, share in value.items()}
+    except (TypeError, ValueError):
+        raise wrong from None
+    if not all(0 < share <= 1 for share in found.values()):
+        raise wrong
+    return found
+
+
 def redis_address(value: object) -> str:
     url = text(value)
     if url and urlsplit(url).scheme not in ("redis", "rediss", "unix"):
@@ -146,6 +163,12 @@ TABLE: tuple[Setting, ...] = (
     Setting("queue.capacity", natural, 100, "Places in the waiting room of one quota."),
     Setting("queue.timeout", duration, 30.0, "The longest wait for quota."),
     Setting("queue.aging", duration, 15.0, "A lower level that waited this long gets one grant in twenty."),
+    Setting(
+        "queue.holdback",
+        shares,
+        {Priority.LOW: 0.98},
+        "The share of each limit that a level may use; it is also paced, so that the urgent always find room.",
+    ),
     Setting(
         "queue.max_level_anonymous", level, Priority.HIGH, "The most urgent level of an anonymous caller."
     ),

@@ -8,3 +8,4 @@ from knowalledge.app import create_app  # noqa: E402 - after the patch
 from knowalledge.settings import Settings  # noqa: E402
 
 app = create_app(Settings.load())
+app.extensions["knowalledge"].start()

@@ -515,7 +515,7 @@ def test_an_answer_may_be_compressed(dialect: Dialect, provider: Provider, serve
     ("body", "encoding"),
     [
         (b"not gzip", "gzip"),
-        (gzip.compress(b"{}")[:-6], "gzip"),
+        (gzip.compress(b"{}", mtime=0)[:-6], "gzip"),
         (gzip.compress(b" " * 40 * 2**20), "gzip"),
         (b"{}", "br"),
         (b"{}", "zstd"),

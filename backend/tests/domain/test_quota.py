@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from knowalledge.domain.calendar import calendar_of, day_at
+from knowalledge.domain.calendar import day_at, moment_of
 from knowalledge.domain.errors import NeverFits
 from knowalledge.domain.quota import (
     BUCKETS,
@@ -16,7 +16,9 @@ from knowalledge.domain.quota import (
     SECOND,
     Count,
     Entry,
+    Lane,
     Ledger,
+    Moment,
     Need,
     Verdict,
     Window,
@@ -33,17 +35,16 @@ def us(seconds: float) -> int:
 
 
 def reserve(ledger: Ledger, now: float, need: Need) -> Verdict:
-    days, ends = calendar_of(ledger.windows, us(now))
-    return ledger.reserve(us(now), days, ends, need)
+    return ledger.reserve(moment_of(ledger.windows, us(now)), need)
 
 
 def settle(ledger: Ledger, now: float, entry: Entry | None, true: Need) -> None:
     assert entry is not None
-    ledger.settle(us(now), calendar_of(ledger.windows, us(now))[0], entry, true)
+    ledger.settle(moment_of(ledger.windows, us(now)), entry, true)
 
 
 def used(ledger: Ledger, now: float) -> list[int]:
-    return [level.used for level in ledger.levels(us(now), *calendar_of(ledger.windows, us(now)))]
+    return [level.used for level in ledger.levels(moment_of(ledger.windows, us(now)))]
 
 
 def test_a_window_grants_its_limit_and_not_one_more() -> None:
@@ -98,7 +99,7 @@ def test_release_leaves_nothing_behind() -> None:
     ledger = Ledger((RPM, TPM))
     entry = reserve(ledger, 5.0, Need(100, 100)).entry
     assert entry is not None
-    ledger.release(us(7.0), (0, 0), entry)
+    ledger.release(moment_of(ledger.windows, us(7.0)), entry)
     assert used(ledger, 7.0) == [0, 0]
 
 
@@ -158,6 +159,67 @@ def test_days_on_which_the_clocks_change_have_their_true_length(
     earlier, start = day_at(moment - 86_400, "America/Los_Angeles", 0)
     assert day == earlier + 1
     assert end - start == hours * 3600
+
+
+def at(ledger: Ledger, now: float) -> Moment:
+    return moment_of(ledger.windows, us(now))
+
+
+def test_a_lane_with_a_share_leaves_the_rest_to_others() -> None:
+    ledger = Ledger((RPM,))
+    low = Lane(share=0.8)
+    granted = [ledger.reserve(at(ledger, 0.0), Need(1, 0), low).entry is not None for _ in range(10)]
+    assert granted.count(True) == 8
+    assert reserve(ledger, 0.0, Need(1, 0)).entry is not None
+
+
+def test_a_paced_lane_spends_evenly_and_says_when_its_next_comes() -> None:
+    ledger = Ledger((RPM,))
+    slow = Lane(burst=0.1)
+    assert ledger.reserve(at(ledger, 0.0), Need(1, 0), slow).entry is not None
+    refused = ledger.reserve(at(ledger, 0.0), Need(1, 0), slow)
+    assert refused.wait_s == pytest.approx(6.0, abs=0.01)
+    assert ledger.reserve(at(ledger, refused.wait_s), Need(1, 0), slow).entry is not None
+
+
+def test_a_need_larger_than_a_lanes_share_still_fits_an_empty_window() -> None:
+    ledger = Ledger((TPM,))
+    assert ledger.reserve(at(ledger, 0.0), Need(990, 0), Lane(share=0.5, burst=0.01)).entry is not None
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    spent=st.lists(st.integers(0, 40), min_size=2, max_size=5),
+    asks=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 20_000), st.integers(1, 30)), max_size=60),
+)
+def test_replicas_that_cannot_ask_each_other_never_spend_more_than_the_whole(
+    spent: list[int], asks: list[tuple[int, int, int]]
+) -> None:
+    window = Window("itpm", Count.INPUT, 200, 60)
+    ledgers = [Ledger((window,)) for _ in spent]
+    whole = Ledger((window,))
+    now = 10_000.0
+    for ledger, amount in zip(ledgers, spent, strict=True):
+        ledger.charge(at(ledger, now), Need(amount, 0))
+        whole.charge(at(whole, now), Need(amount, 0))
+    for ledger in ledgers:
+        ledger.part(at(ledger, now), (sum(spent),), len(spent))
+    for who, milliseconds, amount in asks:
+        now += milliseconds / 1000
+        ledger = ledgers[who % len(ledgers)]
+        if reserve(ledger, now, Need(amount, 0)).entry is not None:
+            whole.charge(at(whole, now), Need(amount, 0))
+        assert used(whole, now)[0] <= 200
+
+
+def test_a_replica_alone_comes_to_an_equal_part_within_a_window() -> None:
+    ledger = Ledger((RPM,))
+    ledger.part(at(ledger, 1000.0), (10,), 2)  # the others have spent everything
+    assert reserve(ledger, 1000.0, Need(1, 0)).entry is None
+    granted = [reserve(ledger, 1061.0, Need(1, 0)).entry is not None for _ in range(8)]
+    assert granted.count(True) == 5
+    ledger.join()
+    assert reserve(ledger, 1061.0, Need(1, 0)).entry is not None
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -245,5 +307,5 @@ def test_reserve_and_release_is_nothing_at_any_time(steps: list[tuple[float, int
         before = used(ledger, now)
         verdict = reserve(ledger, now, Need(given_input, output))
         if verdict.entry is not None:
-            ledger.release(us(now), (0, 0), verdict.entry)
+            ledger.release(moment_of(ledger.windows, us(now)), verdict.entry)
         assert used(ledger, now) == before

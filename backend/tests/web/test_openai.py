@@ -230,9 +230,9 @@ def test_an_error_in_the_middle_of_a_stream_is_an_event(client: FlaskClient, pro
 def test_an_error_before_the_first_byte_of_a_stream_has_a_status(
     client: FlaskClient, provider: Scripted
 ) -> None:
-    provider.error = e.ProviderRateLimited("x", retry_after=7)
+    provider.error = e.ProviderRateLimited("x", retry_after=70)
     found = ask(client, stream=True)
-    assert (found.status_code, found.headers["Retry-After"]) == (429, "7")
+    assert (found.status_code, found.headers["Retry-After"]) == (429, "70")
     assert found.json["error"]["type"] == "rate_limit_error"
 
 

@@ -49,6 +49,7 @@ class LoggedTelemetry:
             outcome=record.outcome,
             priority=record.priority.label,
             seconds=round(record.seconds, 4),
+            waited_s=round(record.waited_s, 4),
             input_tokens=record.usage.input,
             output_tokens=record.usage.generated,
             error=record.error,

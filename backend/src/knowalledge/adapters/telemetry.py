@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from knowalledge.domain.outcomes import Outcome
-from knowalledge.domain.ports import Record
+from knowalledge.domain.ports import Depth, Record
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -40,6 +40,20 @@ METRICS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("knowalledge_http_responses_total", "counter", ("route", "status"), "HTTP answers by route and status."),
     ("knowalledge_quota_used", "gauge", ("target", "window"), "What of a window is charged or held now."),
     ("knowalledge_quota_limit", "gauge", ("target", "window"), "What a window allows."),
+    (
+        "knowalledge_queue_wait_seconds",
+        "histogram",
+        ("priority",),
+        "Time that requests spent in the waiting room, of those that were in it.",
+    ),
+    (
+        "knowalledge_queue_left_total",
+        "counter",
+        ("priority", "ending"),
+        "Waiters by how they left the waiting room.",
+    ),
+    ("knowalledge_queue_depth", "gauge", ("target", "priority"), "Requests waiting for quota now."),
+    ("knowalledge_queue_eta_seconds", "gauge", ("target", "priority"), "A newcomer's time to its turn."),
 )
 
 
@@ -72,6 +86,9 @@ class Telemetry:
         self._child("knowalledge_request_seconds", model).observe(record.seconds)
         if record.first_token_s is not None:
             self._child("knowalledge_first_token_seconds", model).observe(record.first_token_s)
+        if record.ending is not None:
+            self._child("knowalledge_queue_left_total", record.priority.label, record.ending).inc()
+            self._child("knowalledge_queue_wait_seconds", record.priority.label).observe(record.waited_s)
         usage = record.usage
         for kind, tokens in (("input", usage.input), ("output", usage.output), ("thinking", usage.thinking)):
             if tokens:
@@ -90,6 +107,11 @@ class Telemetry:
         for window, used, limit in windows:
             self._child("knowalledge_quota_used", target, window).set(used)
             self._child("knowalledge_quota_limit", target, window).set(limit)
+
+    def queue(self, target: str, depth: Depth) -> None:
+        """The state of one level of a waiting room."""
+        self._child("knowalledge_queue_depth", target, depth.level.label).set(depth.waiting)
+        self._child("knowalledge_queue_eta_seconds", target, depth.level.label).set(depth.eta_s)
 
     def render(self) -> bytes:
         """All series in Prometheus' text format, over every worker."""

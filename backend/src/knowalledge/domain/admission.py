@@ -1,4 +1,4 @@
-"""The waiting room of one target: who waits, who is next, who is shed, and when.
+"""The waiting room of one target, and the desk that joins it to the target's quota.
 
 Order, from the outside in
     level    CRITICAL before HIGH before MEDIUM before LOW
@@ -13,16 +13,21 @@ A waiter leaves in exactly one way, an ``Ending``. Like the ledger this is plain
 microseconds and come in as arguments; the Lua scripts repeat it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from enum import StrEnum
 
 from msgspec import Struct
 
 from knowalledge.domain.model import Priority
-from knowalledge.domain.quota import SECOND, Need
+from knowalledge.domain.quota import SECOND, WHOLE, Entry, Lane, Ledger, Moment, Need, Window
 
 # One grant in this many may go to an aged waiter of a lower level: 5% of the grants.
 AGED_EVERY = 20
+# Counters of idle tenants kept per level; beyond it the least served are forgotten, which costs them nothing.
+REMEMBERED = 1000
+# Grants in one go; what is left over follows at once in another.
+BATCH = 64
 
 
 class Ending(StrEnum):
@@ -36,15 +41,22 @@ class Ending(StrEnum):
     SHUTTING_DOWN = "shutting_down"
 
 
+class Refusal(StrEnum):
+    """Why a newcomer got neither quota nor a place."""
+
+    QUOTA = "quota"  # it would not wait
+    DEADLINE = "deadline"  # its turn comes after its deadline
+    FULL = "full"  # nobody below it to make room
+
+
 class Waiter(Struct, frozen=True):
-    """One request that waits. Moments in microseconds."""
+    """One request that asks, and waits if it must. ``arrived`` in microseconds."""
 
     id: str
     level: Priority
     tenant: str
     need: Need
     arrived: int
-    deadline: int
 
 
 class Rules(Struct, frozen=True):
@@ -53,56 +65,100 @@ class Rules(Struct, frozen=True):
     capacity: int = 100
     aging_s: float = 15.0
     weights: Mapping[str, float] = {}  # by tenant; 1 where absent
+    lanes: Mapping[Priority, Lane] = {}
 
     def cost(self, tenant: str, need: Need) -> float:
         """What serving a need adds to a tenant's counter: weighted tokens."""
         return (need.input + need.output) / self.weights.get(tenant, 1.0)
 
+    def lane(self, level: Priority) -> Lane:
+        return self.lanes.get(level, WHOLE)
 
-class Entered(Struct, frozen=True):
-    """A room's answer to a newcomer."""
 
-    admitted: bool
-    shed: Waiter | None = None  # who had to go for it
+class Granted(Struct, frozen=True):
+    entry: Entry
+
+
+class Waiting(Struct, frozen=True):
+    """A place in the room. ``shed`` had to go for it."""
+
+    position: int  # from 1
+    eta_s: float
+    shed: Waiter | None = None
+
+
+class Refused(Struct, frozen=True):
+    reason: Refusal
+    wait_s: float  # when a newcomer like this one would have its turn
+    window: str
+
+
+Reply = Granted | Waiting | Refused
 
 
 class _Line:
-    """One level: its tenants' queues and counters."""
+    """One level: its tenants' queues and counters, and what all of it needs."""
 
-    __slots__ = ("queues", "served")
+    __slots__ = ("need", "queues", "served", "size")
 
     def __init__(self) -> None:
         self.queues: dict[str, list[Waiter]] = {}  # only tenants with somebody waiting
         self.served: dict[str, float] = {}  # weighted tokens, of tenants waiting or seen lately
+        self.size = 0
+        self.need = Need(0, 0)
 
-    def lift(self, tenant: str) -> None:
-        """A tenant begins to wait: at its own counter, but not below the least of those that are waiting."""
-        least = min((self.served[name] for name in self.queues), default=0.0)
-        self.served[tenant] = max(self.served.get(tenant, 0.0), least)
+    def put(self, waiter: Waiter) -> None:
+        queue = self.queues.get(waiter.tenant)
+        if queue is None:
+            least = min((self.served[name] for name in self.queues), default=0.0)
+            self.served[waiter.tenant] = max(self.served.get(waiter.tenant, 0.0), least)
+            queue = self.queues[waiter.tenant] = []
+        # Almost always at the end; a waiter that re-enters after a fault keeps its place by its arrival.
+        place = len(queue)
+        while place and _age(queue[place - 1]) > _age(waiter):
+            place -= 1
+        queue.insert(place, waiter)
+        self.size += 1
+        self.need = self.need.plus(waiter.need)
+
+    def take(self, waiter: Waiter) -> None:
+        queue = self.queues[waiter.tenant]
+        queue.remove(waiter)
+        self.size -= 1
+        self.need = Need(self.need.input - waiter.need.input, self.need.output - waiter.need.output)
+        if not queue:
+            del self.queues[waiter.tenant]
+            if len(self.served) > REMEMBERED:
+                idle = sorted(
+                    (it for it in self.served if it not in self.queues), key=self.served.__getitem__
+                )
+                for name in idle[: len(self.served) - REMEMBERED]:
+                    del self.served[name]
 
     def next(self) -> Waiter | None:
-        if not self.queues:
-            return None
         heads = (queue[0] for queue in self.queues.values())
-        return min(heads, key=lambda it: (self.served[it.tenant], it.arrived, it.id))
+        return min(heads, key=lambda it: (self.served[it.tenant], *_age(it)), default=None)
 
     def oldest(self) -> Waiter | None:
-        return min(
-            (queue[0] for queue in self.queues.values()), key=lambda it: (it.arrived, it.id), default=None
-        )
+        return min((queue[0] for queue in self.queues.values()), key=_age, default=None)
+
+    def newest(self) -> Waiter | None:
+        return max((queue[-1] for queue in self.queues.values()), key=_age, default=None)
+
+
+def _age(waiter: Waiter) -> tuple[int, str]:
+    return waiter.arrived, waiter.id
 
 
 class Room:
     """Who waits for one target's quota."""
-
-    # Counters of idle tenants kept per level; beyond it the least served are forgotten, which costs them nothing.
-    REMEMBERED = 1000
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self._lines = {level: _Line() for level in Priority}
         self._waiters: dict[str, Waiter] = {}
         self._since_aged = 0
+        self.left: Counter[tuple[Priority, Ending]] = Counter()
 
     def __len__(self) -> int:
         return len(self._waiters)
@@ -110,98 +166,183 @@ class Room:
     def __contains__(self, key: str) -> bool:
         return key in self._waiters
 
-    def enter(self, waiter: Waiter) -> Entered:
-        """Take a place. A full room sheds the newest waiter of the lowest level below the newcomer's, or refuses."""
+    def enter(self, waiter: Waiter) -> tuple[bool, Waiter | None]:
+        """Take a place; whether there was one, and who was shed for it.
+
+        A full room sheds the newest waiter of the lowest level below the newcomer's.
+        """
         shed = None
         if len(self._waiters) >= self.rules.capacity:
             shed = self._newest_below(waiter.level)
             if shed is None:
-                return Entered(False)
-            self.leave(shed.id)
-        line = self._lines[waiter.level]
-        if waiter.tenant not in line.queues:
-            line.lift(waiter.tenant)
-            line.queues[waiter.tenant] = []
-        queue = line.queues[waiter.tenant]
-        # Almost always at the end; a waiter that re-enters after a fault keeps its place by its arrival.
-        place = len(queue)
-        while place and (queue[place - 1].arrived, queue[place - 1].id) > (waiter.arrived, waiter.id):
-            place -= 1
-        queue.insert(place, waiter)
+                return False, None
+            self.leave(shed.id, Ending.SHED)
+        self._lines[waiter.level].put(waiter)
         self._waiters[waiter.id] = waiter
-        return Entered(True, shed)
+        return True, shed
 
     def _newest_below(self, level: Priority) -> Waiter | None:
         for lower in sorted((it for it in Priority if it > level), reverse=True):
-            queues = self._lines[lower].queues.values()
-            newest = max((queue[-1] for queue in queues), key=lambda it: (it.arrived, it.id), default=None)
+            newest = self._lines[lower].newest()
             if newest is not None:
                 return newest
         return None
 
-    def leave(self, key: str) -> Waiter | None:
-        """Give up a place, for whatever reason; None if it was not held any more."""
+    def leave(self, key: str, ending: Ending | None) -> Waiter | None:
+        """Give up a place (no ending: to take it up elsewhere); None if it was not held any more."""
         waiter = self._waiters.pop(key, None)
-        if waiter is None:
-            return None
-        line = self._lines[waiter.level]
-        queue = line.queues[waiter.tenant]
-        queue.remove(waiter)
-        if not queue:
-            del line.queues[waiter.tenant]
-            self._forget(line)
+        if waiter is not None:
+            self._lines[waiter.level].take(waiter)
+            if ending is not None:
+                self.left[waiter.level, ending] += 1
         return waiter
 
-    def _forget(self, line: _Line) -> None:
-        if len(line.served) > self.REMEMBERED:
-            idle = sorted(
-                (name for name in line.served if name not in line.queues), key=line.served.__getitem__
-            )
-            for name in idle[: len(line.served) - self.REMEMBERED]:
-                del line.served[name]
+    def passes(self, now: int, level: Priority) -> bool:
+        """Whether a newcomer may be served before everybody who waits."""
+        if any(line.size for other, line in self._lines.items() if other <= level):
+            return False
+        return self._due(now, level) is None
 
     def next(self, now: int) -> Waiter | None:
         """Who is served next. Asking changes nothing."""
-        heads = [(level, line.next()) for level, line in self._lines.items()]
-        waiting = [(level, head) for level, head in heads if head is not None]
-        if not waiting:
+        top = next((level for level, line in self._lines.items() if line.size), None)
+        if top is None:
             return None
-        top, head = waiting[0]
-        if self._since_aged >= AGED_EVERY - 1:
-            aged = self._aged(now, top)
-            if aged is not None:
-                return aged
-        return head
+        return self._due(now, top) or self._lines[top].next()
 
-    def _aged(self, now: int, top: Priority) -> Waiter | None:
+    def _due(self, now: int, top: Priority) -> Waiter | None:
+        """The oldest aged waiter below ``top``, when it is the turn of the aged."""
+        if self._since_aged < AGED_EVERY - 1:
+            return None
         oldest = [self._lines[level].oldest() for level in Priority if level > top]
         limit = now - int(self.rules.aging_s * SECOND)
-        return min(
-            (it for it in oldest if it is not None and it.arrived <= limit),
-            key=lambda it: (it.arrived, it.id),
-            default=None,
-        )
+        return min((it for it in oldest if it is not None and it.arrived <= limit), key=_age, default=None)
+
+    def passed(self) -> None:
+        """A newcomer was served before those who wait."""
+        if self._waiters:
+            self._since_aged += 1
 
     def served(self, waiter: Waiter) -> None:
         """The quota was granted to this waiter: it leaves, and its tenant's counter moves."""
-        top = next(level for level, line in self._lines.items() if line.queues)
+        top = next(level for level, line in self._lines.items() if line.size)
         self._since_aged = 0 if waiter.level > top else self._since_aged + 1
         self._lines[waiter.level].served[waiter.tenant] += self.rules.cost(waiter.tenant, waiter.need)
-        self.leave(waiter.id)
+        self.leave(waiter.id, Ending.GRANTED)
 
-    def correct(self, level: Priority, tenant: str, estimated: Need, true: Need) -> None:
-        """The answer is complete: the counter gets the truth in the estimate's place."""
-        served = self._lines[level].served
-        if tenant in served:
-            served[tenant] += self.rules.cost(tenant, true) - self.rules.cost(tenant, estimated)
+    def correct(self, waiter: Waiter, true: Need) -> None:
+        """The answer is complete: the tenant's counter gets the truth in the estimate's place."""
+        served = self._lines[waiter.level].served
+        if waiter.tenant in served:
+            rules = self.rules
+            served[waiter.tenant] += rules.cost(waiter.tenant, true) - rules.cost(waiter.tenant, waiter.need)
 
-    def overdue(self, now: int) -> list[Waiter]:
-        """Waiters whose deadline has passed."""
-        return [waiter for waiter in self._waiters.values() if waiter.deadline <= now]
+    def before(self, waiter: Waiter) -> tuple[int, Need]:
+        """How many are ahead of one who waits or would, and what they need: the more urgent levels, and its elders.
 
-    def ahead_of(self, level: Priority, arrived: int) -> Iterator[Waiter]:
-        """Who is ahead of a waiter of this level and arrival, as position and ETA count it."""
-        return (it for it in self._waiters.values() if (it.level, it.arrived) < (level, arrived))
+        The need of the elders is their share of the level's; exact for a newcomer, which is behind all of its level.
+        """
+        count, need = 0, Need(0, 0)
+        for level, line in self._lines.items():
+            if level < waiter.level:
+                count, need = count + line.size, need.plus(line.need)
+        line = self._lines[waiter.level]
+        if waiter.id in self._waiters:
+            elders = sum(_age(it) < _age(waiter) for queue in line.queues.values() for it in queue)
+            share = Need(line.need.input * elders // line.size, line.need.output * elders // line.size)
+            return count + elders, need.plus(share)
+        return count + line.size, need.plus(line.need)
+
+    def positions(self) -> dict[str, int]:
+        """Everybody's position, from 1: by level, then by arrival."""
+        ordered = sorted(self._waiters.values(), key=lambda it: (it.level, *_age(it)))
+        return {waiter.id: place for place, waiter in enumerate(ordered, 1)}
 
     def depth(self, level: Priority) -> int:
-        return sum(map(len, self._lines[level].queues.values()))
+        return self._lines[level].size
+
+    def oldest(self, level: Priority) -> int | None:
+        """When the one who has waited longest in a level arrived."""
+        waiter = self._lines[level].oldest()
+        return waiter.arrived if waiter else None
+
+    def tenants(self, level: Priority) -> dict[str, int]:
+        """How many of each tenant wait in a level."""
+        return {tenant: len(queue) for tenant, queue in self._lines[level].queues.items()}
+
+    def get(self, key: str) -> Waiter | None:
+        return self._waiters.get(key)
+
+
+class Places(Struct, frozen=True):
+    """Where waiters stand; the times between the head's turn and the last one's are interpolated."""
+
+    head_s: float
+    last_s: float
+    positions: Mapping[str, int]
+
+    def eta_s(self, position: int, count: int) -> float:
+        return self.head_s + (self.last_s - self.head_s) * (position - 1) / max(1, count - 1)
+
+
+class Desk:
+    """A target's ledger and room as one: a grant to a waiter and the charge of its quota are one step."""
+
+    def __init__(self, windows: tuple[Window, ...], rules: Rules) -> None:
+        self.ledger = Ledger(windows)
+        self.room = Room(rules)
+
+    def ask(self, at: Moment, waiter: Waiter, patience_s: float) -> Reply:
+        """Quota now, a place in the room, or a refusal. Without patience nobody waits."""
+        lane = self.room.rules.lane(waiter.level)
+        if self.room.passes(at.now, waiter.level):
+            verdict = self.ledger.reserve(at, waiter.need, lane)
+            if verdict.entry is not None:
+                self.room.passed()
+                return Granted(verdict.entry)
+        else:
+            self.ledger.advance(at)
+        position, eta, window = self.place(at, waiter)
+        if patience_s <= 0:
+            return Refused(Refusal.QUOTA, eta, window)
+        if eta > patience_s:
+            return Refused(Refusal.DEADLINE, eta, window)
+        admitted, shed = self.room.enter(waiter)
+        if not admitted:
+            return Refused(Refusal.FULL, eta, window)
+        return Waiting(position, eta, shed)
+
+    def place(self, at: Moment, waiter: Waiter) -> tuple[int, float, str]:
+        """Position from 1, seconds until its turn, and the window that it waits for."""
+        count, need = self.room.before(waiter)
+        wait, window = self.ledger.wait(
+            at, need.plus(waiter.need), count + 1, self.room.rules.lane(waiter.level)
+        )
+        return count + 1, wait / SECOND, window
+
+    def places(self, at: Moment) -> "Places":
+        """Where everybody stands."""
+        head = self.room.next(at.now)
+        if head is None:
+            return Places(0.0, 0.0, {})
+        self.ledger.advance(at)
+        lanes = self.room.rules
+        first, _ = self.ledger.wait(at, head.need, 1, lanes.lane(head.level))
+        bottom = max(level for level in Priority if self.room.depth(level))
+        count, need = self.room.before(Waiter("", bottom, "", Need(0, 0), at.now))
+        last, _ = self.ledger.wait(at, need, count, lanes.lane(bottom))
+        return Places(first / SECOND, last / SECOND, self.room.positions())
+
+    def dispatch(self, at: Moment) -> tuple[list[tuple[Waiter, Entry]], float]:
+        """Grant what fits, in order; and the seconds until the next in line would fit, 0 if nobody waits."""
+        granted: list[tuple[Waiter, Entry]] = []
+        while len(granted) < BATCH:
+            waiter = self.room.next(at.now)
+            if waiter is None:
+                return granted, 0.0
+            verdict = self.ledger.reserve(at, waiter.need, self.room.rules.lane(waiter.level))
+            if verdict.entry is None:
+                return granted, verdict.wait_s
+            self.room.served(waiter)
+            granted.append((waiter, verdict.entry))
+        return granted, 1 / SECOND

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from knowalledge.domain.quota import SECOND, Window
+from knowalledge.domain.quota import SECOND, Moment, Window
 
 
 def day_at(now: float, zone: str, reset_s: int) -> tuple[int, float]:
@@ -18,14 +18,10 @@ def day_at(now: float, zone: str, reset_s: int) -> tuple[int, float]:
     return local.toordinal(), next_start.replace(tzinfo=tz).timestamp()
 
 
-def calendar_of(windows: tuple[Window, ...], now: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Per window, the ordinal of its calendar day and the seconds until that day ends; zeros for rolling ones.
-
-    ``now`` is in microseconds, as in the ledger.
-    """
+def moment_of(windows: tuple[Window, ...], now: int) -> Moment:
+    """A point in time (microseconds) as these windows see it."""
     if not any(window.calendar for window in windows):
         nothing = (0,) * len(windows)
-        return nothing, nothing
-    seconds = now / SECOND
-    found = [day_at(seconds, it.zone, it.reset_s) if it.calendar else (0, seconds) for it in windows]
-    return tuple(day for day, _ in found), tuple(end - seconds for _, end in found)
+        return Moment(now, nothing, nothing)
+    found = [day_at(now / SECOND, it.zone, it.reset_s) if it.calendar else (0, 0.0) for it in windows]
+    return Moment(now, tuple(day for day, _ in found), tuple(round(end * SECOND) for _, end in found))

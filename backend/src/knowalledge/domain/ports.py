@@ -1,14 +1,16 @@
 """What the service needs from the outside, as Protocols. Adapters implement; ``app.py`` joins."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
+from enum import Enum
 from typing import Protocol
 
 from msgspec import Struct
 
+from knowalledge.domain.admission import Ending, Refusal
 from knowalledge.domain.caching import Key, Sight, Stored, Take
 from knowalledge.domain.model import Chunk, Completion, Embeddings, Priority, Prompt, Usage
 from knowalledge.domain.outcomes import Outcome
-from knowalledge.domain.quota import Entry, Level, Need
+from knowalledge.domain.quota import Level, Need
 
 
 class Clock(Protocol):
@@ -44,32 +46,87 @@ class Provider(Protocol):
     def close(self) -> None: ...
 
 
+class Asking(Struct, frozen=True):
+    """One request that asks for quota."""
+
+    id: str
+    need: Need
+    level: Priority = Priority.MEDIUM
+    tenant: str = ""
+    patience_s: float = 0.0  # how long it would wait for its turn; 0: not at all
+    arrived: int = 0  # microseconds; of one that asks again and keeps its place by it, else 0
+
+
+class AskAgain(Enum):
+    """The room that a place was in is gone, the place is not: ask again with the moment of arrival."""
+
+    AGAIN = "again"
+
+
 class Reservation(Struct, frozen=True):
     """Quota that was granted; it ends in exactly one way: settled, released, or its holder dies."""
 
     target: str
     id: str
-    entry: Entry
+    need: Need
+
+
+class Ticket(Protocol):
+    """A place in the waiting room."""
+
+    @property
+    def position(self) -> int:
+        """From 1; kept up to date while it waits."""
+        ...
+
+    @property
+    def eta_s(self) -> float: ...
+
+    @property
+    def arrived(self) -> int:
+        """Microseconds, by the room's clock."""
+        ...
+
+    def wait(self, timeout: float) -> "Decision | Ending | AskAgain | None":
+        """The grant, or how the place was lost; None when the timeout (seconds) passed and it still waits."""
+        ...
+
+    def leave(self, ending: Ending) -> bool:
+        """Give the place up. False if it was over already: then ``wait`` tells how, perhaps by a grant."""
+        ...
 
 
 class Decision(Struct, frozen=True):
-    """The quota's answer: granted, or when. Never a bare bool."""
+    """The quota's answer: granted, a place in the room, or when. Never a bare bool."""
 
-    reservation: Reservation | None
-    wait_s: float = 0.0  # when refused: seconds until it would fit
-    window: str = ""  # when refused: the window that refused
+    reservation: Reservation | None = None
+    ticket: Ticket | None = None
+    refusal: Refusal | None = None
+    wait_s: float = 0.0  # unless granted: seconds until its turn
+    window: str = ""  # unless granted: the window that it waits for
     levels: tuple[Level, ...] = ()  # every window as it stands after the decision
     degraded: bool = False  # decided by this replica's share alone
 
 
-class QuotaStore(Protocol):
-    """The one quota of each target, shared by every replica that asks the same store.
+class Depth(Struct, frozen=True):
+    """One level of one room."""
 
-    ``reserve`` raises ``NeverFits`` when a need is larger than a whole window. If the shared store is gone, a
-    replica decides by its own share and says ``degraded``; no method raises for it.
+    level: Priority
+    waiting: int
+    oldest_s: float
+    eta_s: float  # for a newcomer
+    tenants: Mapping[str, int]  # waiting, by tenant; bounded
+    left: Mapping[Ending, int]  # since the room was opened
+
+
+class QuotaStore(Protocol):
+    """The one quota of each target, and its waiting room, shared by every replica that asks the same store.
+
+    ``ask`` raises ``NeverFits`` when a need is larger than a whole window. If the shared store is gone, a replica
+    decides by its own share and says ``degraded``; no method raises for it.
     """
 
-    def reserve(self, target: str, need: Need) -> Decision: ...
+    def ask(self, target: str, asking: Asking) -> Decision: ...
 
     def settle(self, reservation: Reservation, true: Need) -> None: ...
 
@@ -80,6 +137,8 @@ class QuotaStore(Protocol):
         ...
 
     def levels(self, target: str) -> tuple[Level, ...]: ...
+
+    def depths(self, target: str) -> tuple[Depth, ...]: ...
 
 
 class Record(Struct, frozen=True):
@@ -94,6 +153,7 @@ class Record(Struct, frozen=True):
     usage: Usage
     cache: str = "miss"
     waited_s: float = 0.0
+    ending: Ending | None = None  # how it left the waiting room, if it was in one
     first_token_s: float | None = None
     error: str = ""  # the error's code
 

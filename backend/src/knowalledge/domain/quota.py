@@ -1,9 +1,9 @@
 """The quota of one target: any number of windows, checked and charged as one.
 
-A ``Ledger`` is the whole truth about one target's quota. It is plain arithmetic over state that it owns; the
-time is an argument, in whole microseconds since the epoch (floats would disagree at a bucket's edge). The in-process
-store keeps one Ledger per target; the Lua scripts of the Redis store repeat this file step by step, and a test drives
-both with one history and compares.
+A ``Ledger`` is the whole truth about one target's quota. It is plain arithmetic over state that it owns; the time is
+an argument, in whole microseconds since the epoch (floats would disagree at a bucket's edge). The in-process store
+keeps one Ledger per target; the Lua scripts of the Redis store repeat this file step by step, and a test drives both
+with one history and compares.
 
 How a request is charged
     reserve   every window at once or none: one request and the estimated input go into the bucket of *now*;
@@ -16,9 +16,12 @@ Why that is never over the limit: whether the provider counts a token when the r
 is complete, this ledger counts it from the earlier of the two (the hold) until one window after the later of the
 two (the completion's bucket).
 
-Windows are rings of buckets. A bucket is counted until all of it is out of the window, and ``lag`` buckets longer:
-requests reach the provider late and unevenly, so its window closes later than ours. The error is on the safe
-side and under one bucket plus the lag; memory is constant at any rate, and a decision is O(windows), amortised.
+Windows are rings of buckets. A bucket is counted until all of it is out of the window, and ``LAG`` buckets longer:
+requests reach the provider late and unevenly, so its window closes later than ours. The error is on the safe side and
+under one bucket plus the lag; memory is constant at any rate, and a decision is O(windows), amortised.
+
+A level of urgency may be held to less than the whole (a ``Lane``): to a share of each limit, so that the urgent always
+find room; and to an even pace, so that what it spends comes free again evenly instead of all at once a window later.
 """
 
 from enum import StrEnum
@@ -31,9 +34,10 @@ from knowalledge.domain.errors import NeverFits
 BUCKETS = 600
 # Buckets by which a charge outlives its window, for requests that reach the provider late.
 LAG = 2
-
-
+SIZE = BUCKETS + 1 + LAG
 SECOND = 1_000_000
+# Windows up to this are paced. A day is not: who may ask 10,000 times a day need not ask every 8.6 seconds.
+PACED_SPAN_S = 120
 
 
 class Count(StrEnum):
@@ -43,8 +47,18 @@ class Count(StrEnum):
     OUTPUT = "output_tokens"
 
 
+class Need(Struct, frozen=True):
+    """What one request takes: estimated before, true after. Tokens."""
+
+    input: int
+    output: int
+
+    def plus(self, other: "Need") -> "Need":
+        return Need(self.input + other.input, self.output + other.output)
+
+
 class Window(Struct, frozen=True):
-    """At most ``limit`` of ``count`` in any ``span_s`` seconds; a calendar day if ``day`` says so."""
+    """At most ``limit`` of ``count`` in any ``span_s`` seconds, or in a calendar day of ``zone``."""
 
     name: str
     count: Count
@@ -57,22 +71,62 @@ class Window(Struct, frozen=True):
     def calendar(self) -> bool:
         return bool(self.zone)
 
-    def holds(self, need: "Need") -> int:
+    @property
+    def width(self) -> int:
+        """Microseconds of a bucket, rounded up: never a shorter window."""
+        return -(-self.span_s * SECOND // BUCKETS)
+
+    def charges(self, need: Need, requests: int = 1) -> int:
+        """What of a need is charged at once."""
+        if self.count is Count.REQUESTS:
+            return requests
+        return need.input if self.count in (Count.TOKENS, Count.INPUT) else 0
+
+    def holds(self, need: Need) -> int:
         """What of a need is held until the answer is complete."""
         return need.output if self.count in (Count.TOKENS, Count.OUTPUT) else 0
 
-    def charges(self, need: "Need") -> int:
-        """What of a need is charged at once."""
-        if self.count is Count.REQUESTS:
-            return 1
-        return need.input if self.count in (Count.TOKENS, Count.INPUT) else 0
+
+class Moment(Struct, frozen=True):
+    """A point in time, and per window the calendar day it falls in and that day's end; zeros for rolling windows."""
+
+    now: int  # microseconds
+    days: tuple[int, ...]
+    ends: tuple[int, ...]  # microseconds
 
 
-class Need(Struct, frozen=True):
-    """What one request takes: estimated before, true after. Tokens."""
+class Lane(Struct, frozen=True):
+    """How much of the quota a level may use."""
 
-    input: int
-    output: int
+    share: float = 1.0  # of each limit
+    burst: float = 1.0  # of each limit, ahead of an even pace; 1: not paced
+
+    def wanted(self, window: Window, amount: int) -> int:
+        """The room that must be there for ``amount``: with what is left to the more urgent, nothing of a tiny window.
+
+        What would not fit beside that share goes when the window is empty enough for it alone.
+        """
+        return max(amount, min(window.limit, amount + window.limit - int(window.limit * self.share)))
+
+
+WHOLE = Lane()
+
+
+class Apart(Struct, frozen=True):
+    """What of a window is left to the other replicas while they cannot be asked.
+
+    Each takes what it has spent and its part of what was free at that moment; over one window, as what was spent
+    comes free again, that becomes an equal part of the whole. The parts never add up to more than the limit.
+    """
+
+    since: int  # microseconds
+    first: float  # the others' part at that moment ...
+    last: float  # ... and one window later
+    span: int
+
+    def at(self, now: int) -> int:
+        gone = min(1.0, max(0.0, (now - self.since) / self.span))
+        return int(self.first + (self.last - self.first) * gone)
 
 
 class Entry(Struct, frozen=True):
@@ -100,25 +154,33 @@ class Level(Struct, frozen=True):
 
 
 class Ring:
-    """The charges of one window, by bucket."""
+    """The charges of one window, by bucket, and its pace."""
 
-    __slots__ = ("held", "last", "size", "slots", "total", "width", "window")
+    __slots__ = ("apart", "held", "last", "line", "lined", "others", "slots", "total", "width", "window")
 
     def __init__(self, window: Window) -> None:
         self.window = window
-        self.width = -(-window.span_s * SECOND // BUCKETS)  # rounded up: never a shorter window
-        self.size = BUCKETS + 1 + LAG
-        self.slots = [0] * self.size
+        self.width = window.width
+        self.slots = [0] * SIZE
         self.total = 0
         self.held = 0
+        self.apart: Apart | None = None
+        self.others = 0  # the part of the other replicas, while they cannot be asked
         self.last = 0  # absolute index of the newest bucket
+        self.line = 0.0  # granted ahead of an even pace
+        self.lined = 0  # the moment at which `line` was true
 
     def advance(self, now: int, day: int) -> int:
         """Let what is out of the window go; the index of the bucket that takes charges now.
 
-        ``day`` is the ordinal of the calendar day for calendar windows, which have one bucket. A clock that steps
-        backwards moves nothing: charges then go to the newest bucket, which keeps them longer, never shorter.
+        A clock that steps backwards moves nothing: charges then go to the newest bucket, which keeps them longer,
+        never shorter.
         """
+        if self.apart is not None:
+            self.others = self.apart.at(now)
+        if now > self.lined:
+            self.line = max(0.0, self.line - (now - self.lined) * self.rate)
+            self.lined = now
         if self.window.calendar:
             if day > self.last:
                 self.last, self.total = day, 0
@@ -127,40 +189,77 @@ class Ring:
         gone = index - self.last
         if gone <= 0:
             return self.last
-        if gone >= self.size:
-            self.slots = [0] * self.size
+        if gone >= SIZE:
+            self.slots = [0] * SIZE
             self.total = 0
         else:
-            size, slots = self.size, self.slots
+            slots = self.slots
             for step in range(self.last + 1, index + 1):
-                place = step % size
+                place = step % SIZE
                 self.total -= slots[place]
                 slots[place] = 0
         self.last = index
         return index
+
+    @property
+    def used(self) -> int:
+        """Charged, held, and not ours to take."""
+        return self.total + self.held + self.others
+
+    def charges(self) -> dict[int, int]:
+        """What is charged, by bucket."""
+        if self.window.calendar:
+            return {self.last: self.total} if self.total else {}
+        found = {}
+        for bucket in range(max(0, self.last - SIZE + 1), self.last + 1):
+            amount = self.slots[bucket % SIZE]
+            if amount:
+                found[bucket] = amount
+        return found
+
+    @property
+    def rate(self) -> float:
+        """An even pace, per microsecond."""
+        return self.window.limit / (self.window.span_s * SECOND)
 
     def add(self, bucket: int, amount: int) -> None:
         """Charge ``amount`` (may be negative) into ``bucket``; one that is out of the window is no more."""
         if self.window.calendar:
             if bucket == self.last:
                 self.total += amount
-        elif self.last - bucket < self.size:
-            self.slots[bucket % self.size] += amount
+        elif self.last - bucket < SIZE:
+            self.slots[bucket % SIZE] += amount
             self.total += amount
 
-    def room_in(self, now: int, amount: int, day_ends_s: float) -> float:
-        """Seconds until ``amount`` more fits, if nothing else is granted and every hold comes true."""
-        short = self.total + self.held + amount - self.window.limit
+    def repace(self, amount: int) -> None:
+        """Correct the pace by what was granted too much or too little."""
+        self.line = max(0.0, self.line + amount)
+
+    def room_in(self, now: int, amount: int, end: int) -> int:
+        """Microseconds until ``amount`` more fits, if nothing else is granted and every hold comes true.
+
+        An amount larger than the window fits after as many windows as it fills.
+        """
+        window = self.window
+        short = self.used + amount - window.limit
         if short <= 0:
-            return 0.0
-        if self.window.calendar:
-            return day_ends_s
-        for age in range(self.size - 1, -1, -1):
+            return 0
+        if window.calendar:
+            return end - now + (short - 1) // window.limit * window.span_s * SECOND
+        for age in range(SIZE - 1, -1, -1):
             bucket = self.last - age
-            short -= self.slots[bucket % self.size]
+            short -= self.slots[bucket % SIZE]
             if short <= 0:
-                return max(1, (bucket + self.size) * self.width - now) / SECOND
-        return (self.size - 1) * self.width / SECOND  # only when the holds of others end
+                return max(1, (bucket + SIZE) * self.width - now)
+        return (SIZE - 1) * self.width + int(short / self.rate)
+
+    def pace_in(self, amount: int, burst: float) -> int:
+        """Microseconds until ``amount`` more is no further ahead of an even pace than ``burst`` of the limit."""
+        if burst >= 1 or self.window.span_s > PACED_SPAN_S or self.line <= 0:
+            return 0
+        ahead = self.line + amount - burst * self.window.limit
+        # What is larger than the burst itself goes as soon as the line is empty.
+        return int(min(ahead, self.line) / self.rate) + 1 if ahead > 0 else 0
 
 
 class Ledger:
@@ -174,54 +273,103 @@ class Ledger:
         self.gate = 0  # nothing is granted before this moment: the provider said so
         self.gate_window = ""
 
-    def reserve(self, now: int, days: tuple[int, ...], ends_s: tuple[float, ...], need: Need) -> Verdict:
-        """Charge every window, or none. ``days`` and ``ends_s`` per window as ``calendar_of`` gives them."""
-        if now < self.gate:
-            return Verdict(None, (self.gate - now) / SECOND, self.gate_window)
-        buckets = tuple(ring.advance(now, day) for ring, day in zip(self.rings, days, strict=True))
-        wait, worst = 0.0, ""
-        for ring, end in zip(self.rings, ends_s, strict=True):
-            amount = ring.window.charges(need) + ring.window.holds(need)
-            if ring.total + ring.held + amount > ring.window.limit:
-                room = ring.room_in(now, amount, end)
-                if room > wait:
-                    wait, worst = room, ring.window.name
-        if worst:
-            return Verdict(None, wait, worst)
-        for ring, bucket in zip(self.rings, buckets, strict=True):
-            ring.add(bucket, ring.window.charges(need))
-            ring.held += ring.window.holds(need)
-        return Verdict(Entry(need, buckets))
+    def advance(self, at: Moment) -> tuple[int, ...]:
+        """Bring every ring to the moment; their current buckets."""
+        return tuple(ring.advance(at.now, day) for ring, day in zip(self.rings, at.days, strict=True))
 
-    def settle(self, now: int, days: tuple[int, ...], entry: Entry, true: Need) -> None:
-        """Put the truth in the estimate's place."""
-        for ring, bucket, day in zip(self.rings, entry.buckets, days, strict=True):
+    def reserve(self, at: Moment, need: Need, lane: Lane = WHOLE) -> Verdict:
+        """Charge every window, or none."""
+        buckets = self.advance(at)
+        wait, window = self.wait(at, need, 1, lane)
+        if wait:
+            return Verdict(None, wait / SECOND, window)
+        return Verdict(self._charge(buckets, need))
+
+    def charge(self, at: Moment, need: Need) -> Entry:
+        """Charge every window, whatever is in it: somebody else has decided."""
+        return self._charge(self.advance(at), need)
+
+    def _charge(self, buckets: tuple[int, ...], need: Need) -> Entry:
+        for ring, bucket in zip(self.rings, buckets, strict=True):
+            charge, hold = ring.window.charges(need), ring.window.holds(need)
+            ring.add(bucket, charge)
+            ring.held += hold
+            ring.line += charge + hold
+        return Entry(need, buckets)
+
+    def wait(self, at: Moment, need: Need, requests: int, lane: Lane = WHOLE) -> tuple[int, str]:
+        """Microseconds until a need of so many requests fits, and the window that it waits for; (0, "") for now."""
+        if at.now < self.gate:
+            return self.gate - at.now, self.gate_window
+        wait, worst = 0, ""
+        for ring, end in zip(self.rings, at.ends, strict=True):
             window = ring.window
-            current = ring.advance(now, day)
+            amount = window.charges(need, requests) + window.holds(need)
+            room = max(
+                ring.room_in(at.now, lane.wanted(window, amount), end), ring.pace_in(amount, lane.burst)
+            )
+            if room > wait:
+                wait, worst = room, window.name
+        return wait, worst
+
+    def settle(self, at: Moment, entry: Entry, true: Need) -> None:
+        """Put the truth in the estimate's place."""
+        for ring, bucket, current in zip(self.rings, entry.buckets, self.advance(at), strict=True):
+            window = ring.window
             ring.add(bucket, window.charges(true) - window.charges(entry.need))
             ring.held -= window.holds(entry.need)
             ring.add(current, window.holds(true))
+            ring.repace(
+                window.charges(true)
+                + window.holds(true)
+                - window.charges(entry.need)
+                - window.holds(entry.need)
+            )
 
-    def release(self, now: int, days: tuple[int, ...], entry: Entry) -> None:
+    def release(self, at: Moment, entry: Entry) -> None:
         """Nothing was sent: as if it had never been reserved."""
-        for ring, bucket, day in zip(self.rings, entry.buckets, days, strict=True):
-            ring.advance(now, day)
-            ring.add(bucket, -ring.window.charges(entry.need))
-            ring.held -= ring.window.holds(entry.need)
+        self.advance(at)
+        for ring, bucket in zip(self.rings, entry.buckets, strict=True):
+            charge, hold = ring.window.charges(entry.need), ring.window.holds(entry.need)
+            ring.add(bucket, -charge)
+            ring.held -= hold
+            ring.repace(-charge - hold)
 
     def close_until(self, moment: int, window: str = "") -> None:
         """A hard gate: the provider named a time. It only ever moves later, and ends by itself."""
         if moment > self.gate:
             self.gate, self.gate_window = moment, window
 
-    def levels(self, now: int, days: tuple[int, ...], ends_s: tuple[float, ...]) -> tuple[Level, ...]:
-        found = []
-        for ring, day, end in zip(self.rings, days, ends_s, strict=True):
-            ring.advance(now, day)
-            used = ring.total + ring.held
-            resets = end if ring.window.calendar else float(ring.window.span_s if used else 0)
-            found.append(Level(ring.window, used, ring.held, resets))
-        return tuple(found)
+    def part(self, at: Moment, used: tuple[int, ...], replicas: int) -> None:
+        """Go on alone: with this replica's part of each window, of which all together had ``used`` so much."""
+        self.advance(at)
+        for ring, all_used in zip(self.rings, used, strict=True):
+            limit, own = ring.window.limit, ring.total + ring.held
+            free = max(0, limit - max(own, all_used))
+            ring.apart = Apart(
+                at.now,
+                limit - min(limit, own + free / replicas),
+                limit - max(1.0, limit / replicas),
+                ring.window.span_s * SECOND,
+            )
+
+    def join(self) -> None:
+        """The others can be asked again."""
+        for ring in self.rings:
+            ring.apart, ring.others = None, 0
+
+    def levels(self, at: Moment) -> tuple[Level, ...]:
+        self.advance(at)
+        return tuple(
+            level_of(ring.window, ring.used, ring.held, at, end)
+            for ring, end in zip(self.rings, at.ends, strict=True)
+        )
+
+
+def level_of(window: Window, used: int, held: int, at: Moment, end: int) -> Level:
+    """A window's level from its two numbers."""
+    resets = (end - at.now) / SECOND if window.calendar else float(window.span_s if used else 0)
+    return Level(window, used, held, resets)
 
 
 def refuse_what_never_fits(target: str, windows: tuple[Window, ...], need: Need) -> None:

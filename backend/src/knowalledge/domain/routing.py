@@ -30,6 +30,31 @@ def order(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
     return tuple(sorted(candidates, key=lambda it: (it.tier, -round(it.headroom, 2), it.name)))
 
 
+class RetryBudget:
+    """Retries are a share of the calls: when everything fails, trying everything again makes it worse.
+
+    The share and the reserve are those of Finagle's RetryBudget, halved: a provider's quota pays for each.
+    """
+
+    __slots__ = ("_saved",)
+
+    SHARE, RESERVE = 0.1, 10.0
+
+    def __init__(self) -> None:
+        self._saved = self.RESERVE
+
+    def called(self) -> None:
+        """A request's first call."""
+        self._saved = min(self.RESERVE, self._saved + self.SHARE)
+
+    def take(self) -> bool:
+        """Whether one retry is left; it is then taken."""
+        if self._saved < 1:
+            return False
+        self._saved -= 1
+        return True
+
+
 class Breaker:
     """Stops asking a target that keeps failing, and lets one probe through when its rest is over.
 

@@ -18,7 +18,7 @@ from knowalledge.domain.model import (
     Request,
     Text,
 )
-from knowalledge.service.run import Deck, Run
+from knowalledge.service.run import Deck, Run, drained
 
 
 class ModelInfo(Struct, frozen=True):
@@ -39,7 +39,7 @@ class Completer:
         """One whole answer."""
         with Run(self._deck, request) as run:
             while True:
-                grant, timeout = run.reserve()
+                grant, timeout = drained(run.acquire())
                 try:
                     completion = grant.route.provider.complete(request.prompt, timeout)
                 except BaseException as error:  # noqa: BLE001 - however it ends, its reservation must
@@ -48,10 +48,13 @@ class Completer:
                     return run.answered(completion)
 
     def stream(self, request: Request) -> Iterator[Event]:
-        """The answer as it comes. Closing the iterator cancels the provider's call and settles what it took."""
+        """Its place in the waiting room, then the answer as it comes.
+
+        Closing the iterator cancels the provider's call and settles what it took.
+        """
         with Run(self._deck, request) as run:
             while True:
-                grant, timeout = run.reserve()
+                grant, timeout = yield from run.acquire()
                 try:
                     completion = yield from run.follow(grant, timeout)
                 except BaseException as error:  # noqa: BLE001 - however it ends, its reservation must
@@ -75,7 +78,7 @@ class Completer:
         request = Request(request_id, model, prompt, principal)
         with Run(self._deck, request) as run:
             while True:
-                grant, timeout = run.reserve()
+                grant, timeout = drained(run.acquire())
                 try:
                     found = grant.route.provider.embed(inputs, dimensions, timeout)
                 except BaseException as error:  # noqa: BLE001 - however it ends, its reservation must

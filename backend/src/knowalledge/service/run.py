@@ -1,17 +1,19 @@
-"""One request's way through the targets: reserve, ask, end; once more elsewhere if that may help.
+"""One request's way through the targets: get quota, ask, end; once more if that may help.
 
 Retries belong to this file alone: the adapters never retry. A request is tried again only while the caller has seen
-nothing of an answer, and not after a timeout, when there is no patience left to try with.
+nothing of an answer, within a budget that all requests share, and not after a timeout, when there is no patience left
+to try with.
 """
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from difflib import get_close_matches
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar, cast
 
 from msgspec import Struct
 
 from knowalledge.domain import errors as e
+from knowalledge.domain.admission import Ending, Refusal
 from knowalledge.domain.estimate import Estimator, Guess
 from knowalledge.domain.model import (
     Allowance,
@@ -20,6 +22,8 @@ from knowalledge.domain.model import (
     Delta,
     Event,
     Finish,
+    Queued,
+    QueueInfo,
     Request,
     Started,
     Text,
@@ -27,16 +31,29 @@ from knowalledge.domain.model import (
     Usage,
 )
 from knowalledge.domain.outcomes import Outcome, outcome_of
-from knowalledge.domain.ports import Clock, Decision, Provider, QuotaStore, Record, Reservation, Telemetry
+from knowalledge.domain.ports import (
+    AskAgain,
+    Asking,
+    Clock,
+    Decision,
+    Provider,
+    QuotaStore,
+    Record,
+    Reservation,
+    Telemetry,
+    Ticket,
+)
 from knowalledge.domain.quota import Level, Need
-from knowalledge.domain.routing import Breaker, Candidate, headroom, order
+from knowalledge.domain.routing import Breaker, Candidate, RetryBudget, headroom, order
 
 # A 429 without a hint closes the target this long: long enough not to hammer, short enough to lose little.
 BARE_429_S = 1.0
 # A provider's hint is believed up to this; one that names more is asked again after it.
 LONGEST_HINT_S = 86_400.0
-# Tries of one request, each at another target, the first included.
+# Tries of one request, the first included.
 MAX_TRIES = 4
+# While a request waits, its caller hears of its place this often, if that has changed.
+TELL_EVERY_S = 1.0
 
 
 class Route(Struct, frozen=True):
@@ -62,8 +79,11 @@ class Deck(Struct, frozen=True):
     default_model: str
     quota: QuotaStore
     clock: Clock
+    new_id: Callable[[], str]
     telemetry: Telemetry
     timeout_s: float
+    patience_s: float  # the longest wait in the waiting room
+    retries: RetryBudget
     estimator: Estimator
     breakers: Mapping[str, Breaker]
     headroom: dict[str, float]  # by target, as of its last decision
@@ -90,6 +110,27 @@ class Grant(Struct, frozen=True):
     began: float  # monotonic
 
 
+T = TypeVar("T")
+
+
+def drained(steps: Generator[object, None, T]) -> T:
+    """What a generator returns, for a caller that does not listen to what it yields."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast("T", end.value)
+
+
+class _Option(Struct, frozen=True):
+    """A target that may be asked, and what for."""
+
+    model: str
+    route: Route
+    guess: Guess
+    reason: str
+
+
 class Run:
     """One request while it runs. As a context it writes the one record at the end, whichever way it ends."""
 
@@ -106,6 +147,9 @@ class Run:
         self._usage: Usage | None = None  # ... and what the provider has counted of it
         self._spent = Usage()
         self._answer: Answer | None = None
+        self._waited = 0.0  # seconds in the waiting room
+        self._position = 0  # the place it entered at
+        self._ending: Ending | None = None
         self.grant: Grant | None = None
 
     def __enter__(self) -> Self:
@@ -125,53 +169,143 @@ class Run:
                 priority=self._request.priority,
                 seconds=deck.clock.monotonic() - self._started,
                 usage=self._spent,
+                waited_s=self._waited,
+                ending=self._ending,
                 first_token_s=self._first_token - self._started if self._first_token else None,
                 error="" if error is None else getattr(error, "code", type(error).__name__),
             )
         )
 
-    def reserve(self) -> tuple[Grant, float]:
-        """Quota of the best target that has room now, and the seconds left to ask it.
+    def acquire(self) -> Generator[Queued, None, tuple[Grant, float]]:
+        """Quota of the best target, and the seconds left to ask it; yields its place while it waits for its turn.
 
-        Raises what the last target said when there is nowhere left to go, else when the quota will have room.
+        Where a target has room the first one in order is taken; else it waits at the one whose turn comes soonest.
+        Raises what the last target said when there is nowhere left to go, else when there will be room.
         """
         deck = self._deck
-        plan = deck.plan(self._request.model)
         self._tries += 1
-        now = deck.clock.monotonic()
-        if now >= self._deadline:
+        if self._tries == 1:
+            deck.retries.called()
+        if self._left() <= 0:
             raise self._failure or e.ProviderTimeout("the deadline passed before an answer came")
-        wait, window, rest = float("inf"), "", float("inf")
+        options, resting = self._options()
+        if not options:
+            raise self._failure or e.CircuitOpen(
+                "every target of this model is resting after failures", retry_after=resting
+            )
+        refusals: list[tuple[_Option, Decision]] = []
+        for option in options:
+            # The only one is asked and waited for in one step.
+            decision = self._ask(option, self._patience() if len(options) == 1 else 0.0)
+            if decision.refusal is None:
+                break
+            refusals.append((option, decision))
+        else:
+            option, decision = min(refusals, key=lambda it: it[1].wait_s)
+            if decision.refusal is Refusal.QUOTA and self._patience() > 0:
+                decision = self._ask(option, self._patience())
+        if decision.reservation is None:
+            decision = yield from self._queue(option, decision)
+        if decision.reservation is None:
+            raise AssertionError("a wait ended without a grant")
+        now = deck.clock.monotonic()
+        deck.breakers[option.route.name].asked(now)
+        self.grant = Grant(
+            option.model, option.route, decision.reservation, option.guess, decision, option.reason, now
+        )
+        return self.grant, self._deadline - now
+
+    def _left(self) -> float:
+        return self._deadline - self._deck.clock.monotonic()
+
+    def _patience(self) -> float:
+        """How long it would still wait for its turn."""
+        return min(self._deck.patience_s - self._waited, self._left())
+
+    def _options(self) -> tuple[list["_Option"], float]:
+        """The targets that may be asked, best first; and the seconds until the first resting one may."""
+        deck = self._deck
+        plan = deck.plan(self._request.model)
+        now, rest = deck.clock.monotonic(), float("inf")
+        found = []
         for model in (plan.name, *plan.fallback):
             guess = deck.estimator.guess(model, self._request.prompt)
             routes = {route.name: route for route in deck.plans[model].routes}
             for candidate in self._ordered(routes.values()):
                 if candidate.name in self._failed:
                     continue
-                breaker = deck.breakers[candidate.name]
-                resting = breaker.wait(now)
+                resting = deck.breakers[candidate.name].wait(now)
                 if resting > 0:
                     rest = min(rest, resting)
                     continue
-                decision = deck.quota.reserve(candidate.name, guess.need)
-                deck.headroom[candidate.name] = headroom(decision.levels)
-                if decision.reservation is not None:
-                    breaker.asked(now)
-                    reason = f"tier {candidate.tier}, headroom {candidate.headroom:.0%}"
-                    grant = Grant(
-                        model, routes[candidate.name], decision.reservation, guess, decision, reason, now
-                    )
-                    self.grant = grant
-                    return grant, self._deadline - now
-                if decision.wait_s < wait:
-                    wait, window = decision.wait_s, decision.window
-        if self._failure is not None:
-            raise self._failure
-        if wait < float("inf"):
-            raise e.QuotaExhausted(
-                f"the quota is spent: {window or 'closed by the provider'}", retry_after=wait
-            )
-        raise e.CircuitOpen("every target of this model is resting after failures", retry_after=rest)
+                reason = f"tier {candidate.tier}, headroom {candidate.headroom:.0%}"
+                found.append(_Option(model, routes[candidate.name], guess, reason))
+        return found, rest
+
+    def _ask(self, option: "_Option", patience_s: float, arrived: int = 0) -> Decision:
+        request = self._request
+        asking = Asking(
+            self._deck.new_id(),  # never the request's own id, which the caller may have chosen
+            option.guess.need,
+            request.priority,
+            request.principal.tenant,
+            max(0.0, patience_s),
+            arrived,
+        )
+        decision = self._deck.quota.ask(option.route.name, asking)
+        if decision.levels:
+            self._deck.headroom[option.route.name] = headroom(decision.levels)
+        return decision
+
+    def _queue(self, option: "_Option", decision: Decision) -> Generator[Queued, None, Decision]:
+        """Wait for the turn; the decision that grants it. Raises how the place was lost."""
+        clock = self._deck.clock
+        began = clock.monotonic()
+        try:
+            while decision.reservation is None:
+                ticket = decision.ticket
+                if ticket is None:
+                    raise self._failure or _refused(decision)
+                self._position = self._position or ticket.position
+                result = yield from self._wait(ticket, began)
+                if isinstance(result, Ending):
+                    self._ending = result
+                    raise _ENDED[result](ticket.eta_s)
+                if isinstance(result, AskAgain):
+                    patience = self._patience() - (clock.monotonic() - began)
+                    decision = self._ask(option, patience, ticket.arrived)
+                else:
+                    decision = result
+            self._ending = Ending.GRANTED
+            return decision
+        finally:
+            self._waited += clock.monotonic() - began
+
+    def _wait(self, ticket: Ticket, began: float) -> Generator[Queued, None, Decision | Ending | AskAgain]:
+        """Until the ticket is over; tells its place whenever that changes."""
+        clock = self._deck.clock
+        told = None
+        until = began + self._patience()
+        try:
+            while True:
+                left = until - clock.monotonic()
+                if left <= 0 and ticket.leave(Ending.TIMED_OUT):
+                    return Ending.TIMED_OUT
+                place = Queued(ticket.position, round(ticket.eta_s, 1))
+                if place != told:
+                    told = place
+                    yield place
+                result = ticket.wait(min(left, TELL_EVERY_S))
+                if result is not None:
+                    return result
+        except BaseException:
+            # The client left. If its turn came in this very moment, it goes to the next.
+            self._ending = Ending.CANCELLED
+            if not ticket.leave(Ending.CANCELLED):
+                result = ticket.wait(0)
+                if isinstance(result, Decision) and result.reservation is not None:
+                    self._deck.quota.release(result.reservation)
+            raise
 
     def _ordered(self, routes: Iterable[Route]) -> tuple[Candidate, ...]:
         known = self._deck.headroom
@@ -214,6 +348,7 @@ class Run:
             usage=usage,
             degraded=grant.decision.degraded
             or grant.model != (self._request.model or self._deck.default_model),
+            queue=QueueInfo(round(self._waited * 1000), self._position),
             reason=grant.reason,
             allowances=allowances(grant.decision.levels),
         )
@@ -242,10 +377,12 @@ class Run:
             self._spend(grant, self._usage, "".join(self._texts))
             breaker.left()
             raise error
-        if self._first_token or isinstance(error, e.ProviderTimeout) or self._tries >= MAX_TRIES:
+        last = self._tries >= MAX_TRIES or not deck.retries.take()
+        if self._first_token or isinstance(error, e.ProviderTimeout) or last:
             raise error
         self._failure = error
-        self._failed.add(name)
+        if not isinstance(error, e.ProviderRateLimited):
+            self._failed.add(name)  # one that is only closed may be waited for
 
     def _spend(self, grant: Grant, usage: Usage | None, text: str) -> Usage:
         """Settle a reservation by what the provider counted, or by an estimate where it did not say."""
@@ -266,6 +403,33 @@ class Run:
         if self.grant is None:
             raise AssertionError("a call ended that was never granted")
         return self.grant
+
+
+_REFUSED: dict[Refusal, type[e.Limited]] = {
+    Refusal.QUOTA: e.QuotaExhausted,
+    Refusal.DEADLINE: e.DeadlineTooShort,
+    Refusal.FULL: e.QueueFull,
+}
+_WHY = {
+    Refusal.QUOTA: "the quota is spent",
+    Refusal.DEADLINE: "its turn would come after its deadline",
+    Refusal.FULL: "the waiting room is full",
+}
+
+
+def _refused(decision: Decision) -> e.Limited:
+    reason = decision.refusal or Refusal.QUOTA
+    window = decision.window or "closed by the provider"
+    return _REFUSED[reason](f"{_WHY[reason]}: {window}", retry_after=decision.wait_s)
+
+
+_ENDED: dict[Ending, Callable[[float], e.KnowalledgeError]] = {
+    Ending.SHED: lambda eta: e.QueueFull("a more urgent request took this place", retry_after=eta),
+    Ending.TIMED_OUT: lambda eta: e.QueueTimeout("its turn did not come in time", retry_after=eta),
+    Ending.SHUTTING_DOWN: lambda _: e.ShuttingDown("this replica is shutting down", retry_after=1.0),
+    Ending.REPLICA_LOST: lambda eta: e.QueueTimeout("its place was lost", retry_after=eta),
+    Ending.CANCELLED: lambda _: e.ClientGone("the client left"),
+}
 
 
 def allowances(levels: Iterable[Level]) -> tuple[Allowance, ...]:

@@ -47,6 +47,7 @@ def of_answer(answer: Answer) -> Headers:
         ("X-Request-ID", answer.id),
         ("Cache-Control", "no-store"),
         ("Cache-Status", cache_status(answer.cache)),
+        *([("X-Degraded", "true")] if answer.degraded else []),
         *rate_limit(answer.allowances),
     ]
 

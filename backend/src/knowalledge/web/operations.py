@@ -21,9 +21,11 @@ class Operations(Struct, frozen=True):
     """The questions that operators may ask, as functions."""
 
     ready: Callable[[], tuple[str, ...]]  # the reasons for not being ready
+    notes: Callable[[], tuple[str, ...]]  # what is amiss though it is ready
     dependencies: Callable[[], tuple[Dependency, ...]]
     metrics: Callable[[], bytes]
     quota_stats: Callable[[], object]
+    queue_stats: Callable[[], object]
 
 
 _NO_STORE = [("Cache-Control", "no-store")]
@@ -40,7 +42,11 @@ def blueprint(operations: Operations) -> Blueprint:
     @routes.get("/api/ready")
     def ready() -> Response:
         reasons = operations.ready()
-        body = {"status": "not ready" if reasons else "ready", "reasons": reasons}
+        body = {
+            "status": "not ready" if reasons else "ready",
+            "reasons": reasons,
+            "notes": operations.notes(),
+        }
         return json_response(body, _NO_STORE, 503 if reasons else 200)
 
     @routes.get("/api/health/detailed")
@@ -57,5 +63,9 @@ def blueprint(operations: Operations) -> Blueprint:
     @routes.get("/api/quota/stats")
     def quota_stats() -> Response:
         return json_response(operations.quota_stats(), _NO_STORE)
+
+    @routes.get("/api/queue/stats")
+    def queue_stats() -> Response:
+        return json_response(operations.queue_stats(), _NO_STORE)
 
     return routes

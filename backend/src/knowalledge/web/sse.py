@@ -6,14 +6,13 @@ at two switches. Closing the response closes the source, wherever it waits.
 """
 
 from collections.abc import Generator, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import gevent
 from gevent.queue import Full, SimpleQueue
 
 from knowalledge.domain.errors import ClientGone
 from knowalledge.domain.model import Event
-from knowalledge.web.presence import LEFT, on_leaving
 
 # Events that may wait for a slow client.
 AHEAD = 4
@@ -48,11 +47,7 @@ _END, _BEAT = _Mark(), _Mark()
 
 
 def stream(
-    first: Event,
-    events: Iterator[Event],
-    renderer: Renderer,
-    heartbeat_s: float,
-    environ: dict[str, Any],
+    first: Event, events: Iterator[Event], renderer: Renderer, heartbeat_s: float
 ) -> Generator[bytes, None, None]:
     """Render ``first`` and then events as they come; an error after the first byte is rendered too."""
     queue: SimpleQueue[Event | BaseException | _Mark] = SimpleQueue(AHEAD)
@@ -79,39 +74,30 @@ def stream(
             pass
 
     puller = gevent.spawn(pull)
-
-    def leave() -> None:
-        puller.kill(ClientGone(LEFT), block=False)
-        try:
-            queue.put_nowait(_END)
-        except Full:  # then it is being written to, which fails by itself
-            pass
-
     timer = gevent.get_hub().loop.timer(heartbeat_s, heartbeat_s)
     timer.start(beat)
     try:
-        with on_leaving(environ, leave):
-            opening = renderer.event(first)
-            if opening:
-                yield opening
-            while True:
-                found = queue.get()
-                if isinstance(found, _Mark):
-                    if found is _END:
-                        return
-                    yield renderer.heartbeat
-                elif isinstance(found, BaseException):
-                    yield renderer.failed(found)
+        opening = renderer.event(first)
+        if opening:
+            yield opening
+        while True:
+            found = queue.get()
+            if isinstance(found, _Mark):
+                if found is _END:
                     return
-                else:
-                    data = renderer.event(found)
-                    if data:
-                        yield data
+                yield renderer.heartbeat
+            elif isinstance(found, BaseException):
+                yield renderer.failed(found)
+                return
+            else:
+                data = renderer.event(found)
+                if data:
+                    yield data
     finally:
         timer.stop()
         timer.close()
         if not puller.dead:
-            puller.kill(ClientGone(LEFT))
+            puller.kill(ClientGone("the client left"))
         close = getattr(events, "close", None)
         if close is not None:  # a puller that never ran did not close it
             close()

@@ -1,103 +1,216 @@
-"""The quota of all replicas: the ledger in Redis, one atomic script a step. See ``scripts/_ledger.lua``."""
+"""The quota of all replicas: ledger and waiting room in Redis, one atomic script a step. See ``scripts/_*.lua``.
 
-from collections.abc import Callable, Mapping
-from itertools import count
+This class knows Redis and nothing of what to do without it: it raises ``Gone`` when Redis does not answer and
+``Forgotten`` when what answers is not the state that this replica has joined. ``adapters/replica.py`` lives with that.
 
+A waiter is granted by whichever replica's script finds room for it: at the end of a settlement, or when the head's
+turn comes, for which every replica with waiters sets its own timer. The grant is published to the waiter's replica;
+a message that is lost is found at the next heartbeat.
+"""
+
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import gevent
+import msgspec
+from gevent.event import Event
 from msgspec import Struct
+from redis.exceptions import RedisError, ResponseError
 
 from knowalledge.adapters.redis.script import Executes, Script
-from knowalledge.domain.calendar import calendar_of
-from knowalledge.domain.ports import Clock, Decision, Reservation
+from knowalledge.adapters.ticket import WaitingTicket
+from knowalledge.domain.admission import Ending, Places, Refusal, Rules, Waiter
+from knowalledge.domain.calendar import moment_of
+from knowalledge.domain.model import Priority
+from knowalledge.domain.ports import AskAgain, Asking, Clock, Decision, Depth, Reservation
 from knowalledge.domain.quota import (
-    BUCKETS,
-    LAG,
+    PACED_SPAN_S,
     SECOND,
     Count,
-    Entry,
     Level,
+    Moment,
     Need,
     Window,
     cap,
+    level_of,
     refuse_what_never_fits,
 )
 
-_RESERVE = Script("reserve", "_ledger")
-_FINISH = Script("finish", "_ledger")
-_LEVELS = Script("levels", "_ledger")
+_ASK = Script("ask", "_ledger", "_room")
+_DISPATCH = Script("dispatch", "_ledger", "_room")
+_FINISH = Script("finish", "_ledger", "_room")
+_LEAVE = Script("leave", "_ledger", "_room")
+_BEAT = Script("beat", "_ledger", "_room")
+_PLACES = Script("places", "_ledger", "_room")
+_LEVELS = Script("levels", "_ledger", "_room")
 _GATE = Script("gate", "_ledger")
-_SIZE = BUCKETS + 1 + LAG
+_JOIN = Script("join", "_ledger", "_room")
+_DEPTHS = Script("depths", "_ledger", "_room")
+
+BEAT_S = 2.0  # how often a replica says that it lives
+LEASE_S = 6.0  # a replica that has not been heard for this long is dead
+REFRESH_S = 1.0  # how often a waiter's position is looked up
 
 
-class _Target(Struct, frozen=True):
-    windows: tuple[Window, ...]
-    keys: tuple[bytes, ...]
-    flat: tuple[int, ...]  # the windows as the scripts take them; calendar ones get their day at each call
-    calendar: bool
+# Answers of a server that cannot do its work for now: full, loading, a replica, a cluster on its way to health.
+_CANNOT = re.compile(r"OOM|LOADING|READONLY|MISCONF|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|NOREPLICAS")
+
+
+class Gone(Exception):
+    """Redis does not answer, or not in time, or cannot write."""
+
+
+class Forgotten(Exception):
+    """Redis answers, but its state is not the one that this replica has joined."""
+
+
+class Client(Executes, Protocol):
+    """What this store needs of a Redis client."""
+
+    def pubsub(self, **options: Any) -> Any: ...
+
+
+class _Target:
+    """One target's keys and configuration, and this replica's waiters at it."""
+
+    def __init__(self, name: str, windows: tuple[Window, ...], rules: Rules) -> None:
+        self.name = name
+        self.windows = windows
+        self.rules = rules
+        # The hash tag keeps one target's keys on one Cluster node, where a script can reach them all.
+        self.prefix = f"kn:{{{name}}}:"
+        self.keys = (f"{self.prefix}quota".encode(), f"{self.prefix}rings".encode())
+        self.calendar = any(window.calendar for window in windows)
+        self._packed: tuple[Moment, bytes] | None = None
+        self.tickets: dict[str, WaitingTicket] = {}
+        self.waiters: dict[str, Waiter] = {}
+        self.epoch = ""  # of the state that this replica has joined
+        self.pumping = False
+        self.changed = Event()  # something that the pump did not know when it went to sleep
+
+    def config(self, now: int) -> bytes:
+        """The configuration as the scripts take it; made anew when a calendar day ends."""
+        if self._packed is None or (self.calendar and any(0 < end <= now for end in self._packed[0].ends)):
+            at = moment_of(self.windows, now)
+            numbers = list(self._numbers(at))
+            self._packed = at, struct.pack(f"<{len(numbers)}d", *numbers)
+        return self._packed[1]
+
+    def moment(self, now: int) -> Moment:
+        self.config(now)
+        assert self._packed is not None
+        at = self._packed[0]
+        return Moment(now, at.days, at.ends)
+
+    def _numbers(self, at: Moment) -> Iterator[float]:
+        yield self.rules.capacity
+        yield self.rules.aging_s * SECOND
+        for level in Priority:
+            lane = self.rules.lane(level)
+            yield lane.share
+            yield lane.burst
+        yield len(self.windows)
+        for window, day, end in zip(self.windows, at.days, at.ends, strict=True):
+            yield window.limit
+            yield window.width
+            yield window.count is Count.REQUESTS
+            yield window.count in (Count.TOKENS, Count.INPUT)
+            yield window.count in (Count.TOKENS, Count.OUTPUT)
+            yield day
+            yield end
+            yield window.span_s * SECOND
+            yield window.span_s <= PACED_SPAN_S
+
+
+class Pulse(Struct, frozen=True):
+    """What a heartbeat brings back."""
+
+    clock_us: int  # Redis' own
+    alive: int  # replicas
+    used: tuple[int, ...]  # of each window, by all replicas
+
+
+class Spent(Struct, frozen=True):
+    """What a replica brings along when it joins a state; see ``join.lua``."""
+
+    charges: tuple[dict[int, int], ...]
+    floors: tuple[int, ...]
+    live: tuple[tuple[Waiter, tuple[int, ...]], ...]
+    finished: tuple[str, ...]
 
 
 class RedisQuotaStore:
-    """Implements ``QuotaStore`` for every replica that names the same Redis."""
+    """The shared state of every replica that names the same Redis."""
 
     def __init__(
         self,
-        client: Executes,
+        client: Client,
         windows: Mapping[str, tuple[Window, ...]],
+        rules: Rules,
         clock: Clock,
         replica: str,
         moment: Callable[[], str] = lambda: "",
+        pumps: bool = True,
     ) -> None:
-        """``replica`` names this process; ``moment`` is for tests: microseconds in place of Redis' own clock."""
+        """``replica`` names this process. ``moment`` and ``pumps`` are for tests: microseconds in place of Redis' own
+        clock; and without pumps, ``dispatch`` must be called when the head's turn comes.
+        """
+        self._pumps = pumps
         self._client = client
+        self._rules = rules
         self._clock = clock
         self._replica = replica
         self._moment = moment
-        self._ids = count(1)
-        self._targets = {name: self._target(name, found) for name, found in windows.items()}
+        self._targets = {name: _Target(name, found, rules) for name, found in windows.items()}
+        self._by_prefix = {it.prefix: it for it in self._targets.values()}
+        self.on_grant: Callable[[str, Waiter], None] = lambda target, waiter: None  # noqa: ARG005
 
-    def _target(self, name: str, windows: tuple[Window, ...]) -> _Target:
-        # The hash tag keeps one target's keys on one Cluster node, where a script can reach them all.
-        keys = tuple(f"kn:{{{name}}}:{part}".encode() for part in ("quota", "rings", f"live:{self._replica}"))
-        flat: list[int] = []
-        for index, window in enumerate(windows):
-            flat += (
-                window.limit,
-                -(-window.span_s * SECOND // BUCKETS),
-                _SIZE,
-                index * _SIZE * 8,
-                int(window.count is Count.REQUESTS),
-                int(window.count in (Count.TOKENS, Count.INPUT)),
-                int(window.count in (Count.TOKENS, Count.OUTPUT)),
-                0,
-                0,
-            )
-        return _Target(windows, keys, tuple(flat), any(window.calendar for window in windows))
-
-    def _windows(self, target: _Target) -> tuple[int, ...]:
-        if not target.calendar:
-            return target.flat
-        now = self._now()
-        flat = list(target.flat)
-        days, ends = calendar_of(target.windows, now)
-        for index, (day, end) in enumerate(zip(days, ends, strict=True)):
-            flat[index * 9 + 7] = day
-            flat[index * 9 + 8] = now + int(end * SECOND) if day else 0
-        return tuple(flat)
-
-    def reserve(self, target: str, need: Need) -> Decision:
+    def ask(self, target: str, asking: Asking) -> Decision:
         it = self._targets[target]
         if not it.windows:
-            return Decision(Reservation(target, "", Entry(need, ())))
-        refuse_what_never_fits(target, it.windows, need)
-        need = cap(it.windows, need)
-        key = str(next(self._ids))
-        granted, wait, worst, *rest = _RESERVE(
-            self._client, it.keys, self._moment(), key, need.input, need.output, *self._windows(it)
-        )
-        levels = self._read(it, rest[1::3], rest[2::3])
-        if granted:
-            return Decision(Reservation(target, key, Entry(need, tuple(rest[0::3]))), levels=levels)
-        window = worst.decode() if isinstance(worst, bytes) else it.windows[worst - 1].name
-        return Decision(None, wait / SECOND, window, levels)
+            return Decision(Reservation(target, asking.id, asking.need))
+        refuse_what_never_fits(target, it.windows, asking.need)
+        need = cap(it.windows, asking.need)
+        waiter = Waiter(asking.id, asking.level, asking.tenant, need, asking.arrived)
+        ticket = WaitingTicket(lambda ending: self._give_up(it, waiter, ending))
+        if asking.patience_s > 0:
+            # Before the script runs: the grant may be published before its reply is read.
+            it.tickets[asking.id], it.waiters[asking.id] = ticket, waiter
+        try:
+            what, first, second, third, *rest = self._run(
+                _ASK,
+                it,
+                asking.id,
+                int(asking.level),
+                need.input,
+                need.output,
+                int(asking.patience_s * SECOND),
+                self._replica,
+                self._rules.weights.get(asking.tenant, 1.0),
+                asking.tenant,
+                asking.arrived,
+                it.epoch,
+            )
+        except BaseException:
+            self._forget(it, asking.id)
+            raise
+        levels = self._levels(it, rest)
+        if what == 1:
+            ticket.position, ticket.eta_s, ticket.arrived = first, second / SECOND, third
+            if not ticket.over:
+                if self._pumps and not it.pumping:
+                    it.pumping = True
+                    gevent.spawn(self._pump, it)
+                it.changed.set()
+            return Decision(ticket=ticket, wait_s=second / SECOND, levels=levels)
+        self._forget(it, asking.id)
+        if what == 0:
+            self.on_grant(target, waiter)
+            return Decision(Reservation(target, asking.id, need), levels=levels)
+        window = third.decode() if isinstance(third, bytes) else it.windows[third - 1].name if third else ""
+        return Decision(refusal=Refusal(first.decode()), wait_s=second / SECOND, window=window, levels=levels)
 
     def settle(self, reservation: Reservation, true: Need) -> None:
         self._finish(reservation, true, 1)
@@ -107,40 +220,210 @@ class RedisQuotaStore:
 
     def _finish(self, reservation: Reservation, true: Need, settled: int) -> None:
         it = self._targets[reservation.target]
-        if not it.windows:
-            return
-        entry = reservation.entry
-        _FINISH(
-            self._client,
-            it.keys,
-            self._moment(),
-            reservation.id,
-            entry.need.input,
-            entry.need.output,
-            true.input,
-            true.output,
-            settled,
-            len(entry.buckets),
-            *entry.buckets,
-            *self._windows(it),
-        )
+        if it.windows:
+            self._run(_FINISH, it, reservation.id, self._replica, true.input, true.output, settled, it.epoch)
 
     def close_until(self, target: str, seconds: float, window: str) -> None:
-        _GATE(self._client, self._targets[target].keys[:1], self._moment(), int(seconds * SECOND), window)
+        self._run(_GATE, self._targets[target], int(seconds * SECOND), window)
 
     def levels(self, target: str) -> tuple[Level, ...]:
         it = self._targets[target]
-        if not it.windows:
-            return ()
-        reply = _LEVELS(self._client, it.keys[:2], self._moment(), *self._windows(it))
-        return self._read(it, reply[0::2], reply[1::2])
+        return self._levels(it, self._run(_LEVELS, it)) if it.windows else ()
 
-    def _read(self, it: _Target, used: list[int], held: list[int]) -> tuple[Level, ...]:
-        ends = calendar_of(it.windows, self._now())[1] if it.calendar else (0.0,) * len(it.windows)
+    def depths(self, target: str) -> tuple[Depth, ...]:
+        found = []
+        rows = self._run(_DEPTHS, self._targets[target])
+        for level, (waiting, oldest, eta, tenants, left) in zip(Priority, rows, strict=True):
+            names = dict(zip((it.decode() for it in tenants[0::2]), tenants[1::2], strict=True))
+            endings = {Ending(it.decode()): n for it, n in zip(left[0::2], left[1::2], strict=True)}
+            found.append(Depth(level, waiting, oldest / SECOND, eta / SECOND, names, endings))
+        return tuple(found)
+
+    def shut(self) -> None:
+        """Hand everybody's place back: this process is going away."""
+        for it in self._targets.values():
+            for ticket in list(it.tickets.values()):
+                ticket.leave(Ending.SHUTTING_DOWN)
+
+    def dispatch(self, target: str) -> float:
+        """Grant what fits to those who wait; seconds until the next would fit, 0 if nobody waits."""
+        _, wait = self._run(_DISPATCH, self._targets[target])
+        return float(wait / SECOND)
+
+    def _run(self, script: Script, it: _Target, *args: str | bytes | float) -> Any:
+        try:
+            return script(self._client, it.keys, self._moment(), it.config(self._now()), *args)
+        except ResponseError as error:
+            if str(error).startswith("FORGOTTEN"):
+                raise Forgotten from error
+            if _CANNOT.match(str(error)):
+                raise Gone from error
+            raise
+        except RedisError as error:
+            raise Gone from error
+
+    def _levels(self, it: _Target, rest: list[int]) -> tuple[Level, ...]:
+        at = it.moment(self._now())
         return tuple(
-            Level(window, total, hold, end if window.calendar else float(window.span_s if total else 0))
-            for window, total, hold, end in zip(it.windows, used, held, ends, strict=True)
+            level_of(window, used, held, at, end)
+            for window, used, held, end in zip(it.windows, rest[0::3], rest[1::3], at.ends, strict=True)
         )
 
     def _now(self) -> int:
         return int(self._clock.now() * SECOND)
+
+    # -- those who wait here ---------------------------------------------------------------------------------------
+
+    def _forget(self, it: _Target, key: str) -> None:
+        it.tickets.pop(key, None)
+        it.waiters.pop(key, None)
+
+    def _give_up(self, it: _Target, waiter: Waiter, ending: Ending) -> None:
+        self._forget(it, waiter.id)
+        try:
+            if not self._run(_LEAVE, it, waiter.id, ending):
+                # Granted in the same moment: the message is on its way and nobody will take it.
+                self.release(Reservation(it.name, waiter.id, waiter.need))
+        except (Gone, Forgotten):
+            pass  # the place goes with the state, or with the next join
+
+    def _grant(self, it: _Target, key: str) -> None:
+        ticket, waiter = it.tickets.get(key), it.waiters.get(key)
+        self._forget(it, key)
+        if ticket is not None and waiter is not None and not ticket.over:
+            self.on_grant(it.name, waiter)
+            ticket.end(Decision(Reservation(it.name, key, waiter.need)))
+
+    def _pump(self, it: _Target) -> None:
+        """Dispatch whenever the head's turn comes, for as long as somebody waits here."""
+        looked = self._clock.monotonic()
+        try:
+            while it.tickets:
+                wait = self.dispatch(it.name)
+                if self._clock.monotonic() - looked >= REFRESH_S and it.tickets:
+                    looked = self._clock.monotonic()
+                    self._look(it)
+                it.changed.clear()
+                if it.tickets:
+                    it.changed.wait(min(wait, REFRESH_S) if wait else REFRESH_S)
+        except Gone:
+            pass  # whoever asks next finds out, or the next heartbeat does
+        finally:
+            it.pumping = False
+
+    def _look(self, it: _Target) -> None:
+        """Bring positions and times up to date."""
+        keys = list(it.tickets)
+        head, count, last, *found = self._run(_PLACES, it, *keys)
+        places = Places(head / SECOND, last / SECOND, dict(zip(keys, found, strict=True)))
+        for key, position in places.positions.items():
+            ticket = it.tickets.get(key)
+            if ticket is not None and position:
+                ticket.position, ticket.eta_s = position, places.eta_s(position, count)
+
+    # -- as one of several replicas --------------------------------------------------------------------------------
+
+    def listen(self) -> None:
+        """Hear of grants to those who wait here; returns when the connection is lost, by raising ``Gone``."""
+        pubsub = self._client.pubsub(ignore_subscribe_messages=True)
+        try:
+            pubsub.subscribe(f"kn:replica:{self._replica}")
+            while True:
+                message = pubsub.get_message(timeout=LEASE_S)
+                if message is not None:
+                    self._heard(message["data"])
+        except RedisError as error:
+            raise Gone from error
+        finally:
+            pubsub.close()
+
+    def _heard(self, data: bytes) -> None:
+        prefix, what, key, *_ = msgspec.msgpack.decode(data)
+        it = self._by_prefix.get(prefix)
+        if it is None:
+            return
+        if what == "granted":
+            self._grant(it, key)
+        else:
+            ticket = it.tickets.get(key)
+            self._forget(it, key)
+            if ticket is not None:
+                ticket.end(Ending.SHED)
+
+    def beat(self, target: str) -> Pulse:
+        """Say that this replica lives; find grants whose message was lost; sweep the dead."""
+        it = self._targets[target]
+        keys = [key for key, ticket in it.tickets.items() if ticket.position]
+        now, alive, *rest = self._run(_BEAT, it, self._replica, int(LEASE_S * SECOND), it.epoch, *keys)
+        used, others = rest[: len(it.windows)], rest[len(it.windows) :]
+        for key, record in zip(others[0::2], others[1::2], strict=True):
+            name = key.decode()
+            ticket = it.tickets.get(name)
+            if record:
+                self._grant(it, name)
+            elif ticket is not None:
+                self._forget(it, name)
+                ticket.end(AskAgain.AGAIN)
+        return Pulse(int(now), alive, tuple(used))
+
+    def join(self, target: str, spent: Callable[[bool], Spent], gate_s: float) -> bool:
+        """Join the state that Redis has, or begin one; whether it was new to this replica.
+
+        ``spent`` is asked for all that this replica has spent (True), or what it has while it could not ask.
+        """
+        it = self._targets[target]
+        while True:
+            found = (self._client_command("HGET", it.keys[0], "ep") or b"").decode()
+            new = found != it.epoch or not found
+            bring = spent(new)
+            joined = self._run(
+                _JOIN,
+                it,
+                self._replica,
+                int(LEASE_S * SECOND),
+                found,
+                f"{self._replica}.{self._now()}",
+                int(gate_s * SECOND),
+                msgspec.msgpack.encode(
+                    (
+                        [[n for pair in it.items() for n in pair] for it in bring.charges],
+                        bring.floors,
+                        [
+                            (
+                                waiter.id,
+                                waiter.need.input,
+                                waiter.need.output,
+                                buckets,
+                                int(waiter.level),
+                                self._rules.weights.get(waiter.tenant, 1.0),
+                                waiter.tenant,
+                            )
+                            for waiter, buckets in bring.live
+                        ],
+                        bring.finished,
+                    )
+                ),
+            ).decode()
+            if joined == found or not found:
+                it.epoch = joined
+                for key, ticket in list(it.tickets.items()):
+                    self._forget(it, key)
+                    ticket.end(AskAgain.AGAIN)
+                return new
+
+    def scatter(self) -> None:
+        """Redis is gone: everybody who waits must ask again."""
+        for it in self._targets.values():
+            for key, ticket in list(it.tickets.items()):
+                self._forget(it, key)
+                ticket.end(AskAgain.AGAIN)
+
+    def ping(self) -> None:
+        """Raises ``Gone``."""
+        self._client_command("PING")
+
+    def _client_command(self, *args: str | bytes) -> Any:
+        try:
+            return self._client.execute_command(*args)
+        except RedisError as error:
+            raise Gone from error

@@ -1,6 +1,6 @@
 """The Lua scripts: files beside this one, each with a header that names its keys, arguments and reply.
 
-A script whose name begins with an underscore is a prelude; ``Script`` joins it in front of the others.
+A script whose name begins with an underscore is a prelude; ``Script`` joins preludes in front of the others.
 """
 
 from hashlib import sha1
@@ -19,10 +19,9 @@ class Executes(Protocol):
 class Script:
     """One script, run by its digest; loaded again when the server has forgotten it."""
 
-    def __init__(self, name: str, prelude: str = "") -> None:
+    def __init__(self, name: str, *preludes: str) -> None:
         folder = files("knowalledge.adapters.redis") / "scripts"
-        parts = [f"{prelude}.lua"] if prelude else []
-        self._text = "\n".join((folder / part).read_text() for part in [*parts, f"{name}.lua"])
+        self._text = "\n".join((folder / f"{part}.lua").read_text() for part in (*preludes, name))
         self._sha = sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
     def __call__(self, client: Executes, keys: tuple[bytes, ...], *args: Any) -> Any:

@@ -1,55 +1,38 @@
--- The ledger of one target, as domain/quota.py has it; prepended to every quota script.
+-- The ledger of one target, as domain/quota.py has it; the first prelude of every quota script.
 --
 -- State, all under one hash tag, constant in size:
---   KEYS[1]  hash    per window i: t<i> charged, h<i> held, l<i> newest bucket; g gate (us), gw its window
---   KEYS[2]  string  the rings of all windows, one after the other, eight bytes a bucket
--- Moments are whole microseconds of Redis' own clock; a test may pass its own as ARGV[1].
+--   KEYS[1]  P .. quota  hash    ep epoch: names this state, gone when Redis has lost it; per window i: t<i> charged, h<i> held, l<i> newest bucket, p<i> ahead of the pace;
+--                                lt moment of the paces; g gate, gw its window; and the room's counters
+--   KEYS[2]  P .. rings  string  the rings of all windows, one after the other, eight bytes a bucket
+--   P .. live:<replica>  hash    reservation id -> what ends it if its replica dies
+-- ARGV[1] is a test's own moment, or ''; ARGV[2] the configuration, doubles packed little-endian:
+--   capacity, aging us, share and burst of each level 0..3, number of windows, and per window
+--   limit, bucket width us, counts requests, counts input, counts output, day (0: rolling), day's end us, span us,
+--   paced
+-- Moments are whole microseconds of Redis' own clock.
 
-local function moment(given)
-  if given ~= '' then return tonumber(given) end
+local P = string.sub(KEYS[1], 1, -6)
+local SIZE = 603
+local cfg = {struct.unpack('<' .. string.rep('d', #ARGV[2] / 8), ARGV[2])}
+local now
+if ARGV[1] ~= '' then
+  now = tonumber(ARGV[1])
+else
   local t = redis.call('TIME')
-  return tonumber(t[1]) * 1000000 + tonumber(t[2])
+  now = tonumber(t[1]) * 1000000 + tonumber(t[2])
 end
 
--- Windows come flat, nine numbers each, from ARGV[first]:
---   limit, bucket width (us), buckets, offset in the string, counts requests, counts input, counts output,
---   day (0: rolling), day's end (us)
-local function read_windows(first)
-  local windows, fields = {}, {}
-  for i = first, #ARGV, 9 do
-    local w = {
-      limit = tonumber(ARGV[i]), width = tonumber(ARGV[i + 1]), size = tonumber(ARGV[i + 2]),
-      offset = tonumber(ARGV[i + 3]), req = tonumber(ARGV[i + 4]), inp = tonumber(ARGV[i + 5]),
-      out = tonumber(ARGV[i + 6]), day = tonumber(ARGV[i + 7]), ends = tonumber(ARGV[i + 8]),
-    }
-    local n = #windows + 1
-    windows[n] = w
-    fields[#fields + 1] = 't' .. n
-    fields[#fields + 1] = 'h' .. n
-    fields[#fields + 1] = 'l' .. n
-  end
-  fields[#fields + 1] = 'g'
-  fields[#fields + 1] = 'gw'
-  local got = redis.call('HMGET', KEYS[1], unpack(fields))
-  for n, w in ipairs(windows) do
-    w.total = tonumber(got[3 * n - 2]) or 0
-    w.held = tonumber(got[3 * n - 1]) or 0
-    w.last = tonumber(got[3 * n]) or 0
-  end
-  return windows, tonumber(got[#fields - 1]) or 0, got[#fields] or ''
+local windows, gate, gate_window = {}, 0, ''
+
+-- Whether this is another state than the one that the caller has joined: it must join again before it may spend.
+local function forgotten(epoch)
+  return redis.call('HGET', KEYS[1], 'ep') ~= epoch
 end
 
-local function save(windows)
-  local values = {}
-  for n, w in ipairs(windows) do
-    values[#values + 1] = 't' .. n
-    values[#values + 1] = string.format('%.0f', w.total)
-    values[#values + 1] = 'h' .. n
-    values[#values + 1] = string.format('%.0f', w.held)
-    values[#values + 1] = 'l' .. n
-    values[#values + 1] = string.format('%.0f', w.last)
-  end
-  redis.call('HSET', KEYS[1], unpack(values))
+local FORGOTTEN = {err = 'FORGOTTEN this is another state than the one that you have joined'}
+
+local function whole(number)
+  return string.format('%.0f', number + 0) -- + 0: there is a -0, which is no integer to Redis
 end
 
 local function zeros(buckets)
@@ -71,29 +54,78 @@ local function drain(w, from, to)
   return sum
 end
 
-local function advance(w, now)
+local function advance(w, lined)
+  if now > lined then w.line = math.max(0, w.line - (now - lined) * w.rate) end
   if w.day > 0 then
     -- The caller's calendar may be a moment behind Redis' clock.
     if now >= w.ends then w.day, w.ends = w.day + 1, w.ends + 86400000000 end
     if w.day > w.last then w.last, w.total = w.day, 0 end
-    return w.last
+    return
   end
   local index = math.floor(now / w.width)
   local gone = index - w.last
-  if gone <= 0 then return w.last end
-  if gone >= w.size then
-    if w.total ~= 0 then redis.call('SETRANGE', KEYS[2], w.offset, zeros(w.size)) end
+  if gone <= 0 then return end
+  if gone >= SIZE then
+    if w.total ~= 0 then redis.call('SETRANGE', KEYS[2], w.offset, zeros(SIZE)) end
     w.total = 0
   else
-    local from, to = (w.last + 1) % w.size, index % w.size
+    local from, to = (w.last + 1) % SIZE, index % SIZE
     if from <= to then
       w.total = w.total - drain(w, from, to)
     else
-      w.total = w.total - drain(w, from, w.size - 1) - drain(w, 0, to)
+      w.total = w.total - drain(w, from, SIZE - 1) - drain(w, 0, to)
     end
   end
   w.last = index
-  return index
+end
+
+-- Read every window and bring it to the moment.
+local function open()
+  local fields = {}
+  for n = 1, cfg[11] do
+    local at = 12 + (n - 1) * 9
+    local w = {
+      limit = cfg[at], width = cfg[at + 1], req = cfg[at + 2], inp = cfg[at + 3], out = cfg[at + 4],
+      day = cfg[at + 5], ends = cfg[at + 6], span = cfg[at + 7], paced = cfg[at + 8],
+      offset = (n - 1) * SIZE * 8,
+    }
+    w.rate = w.limit / w.span
+    windows[n] = w
+    fields[#fields + 1] = 't' .. n
+    fields[#fields + 1] = 'h' .. n
+    fields[#fields + 1] = 'l' .. n
+    fields[#fields + 1] = 'p' .. n
+  end
+  fields[#fields + 1] = 'lt'
+  fields[#fields + 1] = 'g'
+  fields[#fields + 1] = 'gw'
+  local got = redis.call('HMGET', KEYS[1], unpack(fields))
+  local lined = tonumber(got[#fields - 2]) or 0
+  gate, gate_window = tonumber(got[#fields - 1]) or 0, got[#fields] or ''
+  for n, w in ipairs(windows) do
+    w.total = tonumber(got[4 * n - 3]) or 0
+    w.held = tonumber(got[4 * n - 2]) or 0
+    w.last = tonumber(got[4 * n - 1]) or 0
+    w.line = tonumber(got[4 * n]) or 0
+    advance(w, lined)
+  end
+  windows.lined = math.max(now, lined)
+end
+
+local function close()
+  if #windows == 0 then return end
+  local values = {'lt', whole(windows.lined)}
+  for n, w in ipairs(windows) do
+    values[#values + 1] = 't' .. n
+    values[#values + 1] = whole(w.total)
+    values[#values + 1] = 'h' .. n
+    values[#values + 1] = whole(w.held)
+    values[#values + 1] = 'l' .. n
+    values[#values + 1] = whole(w.last)
+    values[#values + 1] = 'p' .. n
+    values[#values + 1] = w.line == 0 and '0' or string.format('%.17g', w.line)
+  end
+  redis.call('HSET', KEYS[1], unpack(values))
 end
 
 local function add(w, bucket, amount)
@@ -102,25 +134,70 @@ local function add(w, bucket, amount)
     if bucket == w.last then w.total = w.total + amount end
     return
   end
-  if w.last - bucket >= w.size then return end
-  local at = w.offset + (bucket % w.size) * 8
+  if w.last - bucket >= SIZE then return end
+  local at = w.offset + (bucket % SIZE) * 8
   local was = redis.call('GETRANGE', KEYS[2], at, at + 7)
   local old = #was == 8 and struct.unpack('<d', was) or 0
   redis.call('SETRANGE', KEYS[2], at, struct.pack('<d', old + amount))
   w.total = w.total + amount
 end
 
+local function repace(w, amount)
+  w.line = math.max(0, w.line + amount)
+end
+
 -- Microseconds until `amount` more fits, if nothing else is granted and every hold comes true.
-local function room_in(w, now, amount)
+local function room_in(w, amount)
   local short = w.total + w.held + amount - w.limit
   if short <= 0 then return 0 end
-  if w.day > 0 then return w.ends - now end
-  local ring = redis.call('GETRANGE', KEYS[2], w.offset, w.offset + w.size * 8 - 1)
-  ring = ring .. string.sub(zeros(w.size), #ring + 1)
-  for age = w.size - 1, 0, -1 do
+  if w.day > 0 then return w.ends - now + math.floor((short - 1) / w.limit) * w.span end
+  local ring = redis.call('GETRANGE', KEYS[2], w.offset, w.offset + SIZE * 8 - 1)
+  ring = ring .. string.sub(zeros(SIZE), #ring + 1)
+  for age = SIZE - 1, 0, -1 do
     local bucket = w.last - age
-    short = short - struct.unpack('<d', ring, (bucket % w.size) * 8 + 1)
-    if short <= 0 then return math.max(1, (bucket + w.size) * w.width - now) end
+    short = short - struct.unpack('<d', ring, (bucket % SIZE) * 8 + 1)
+    if short <= 0 then return math.max(1, (bucket + SIZE) * w.width - now) end
   end
-  return w.width * (w.size - 1)
+  return (SIZE - 1) * w.width + math.floor(short / w.rate)
+end
+
+local function pace_in(w, amount, burst)
+  if burst >= 1 or w.paced == 0 or w.line <= 0 then return 0 end
+  local ahead = w.line + amount - burst * w.limit
+  if ahead <= 0 then return 0 end
+  return math.floor(math.min(ahead, w.line) / w.rate) + 1
+end
+
+-- Microseconds until a need of so many requests fits, and what it waits for: the index of a window, or the name that
+-- the gate was closed with.
+local function wait_for(requests, input, output, level)
+  if now < gate then return gate - now, gate_window end
+  local share, burst = cfg[3 + 2 * level], cfg[4 + 2 * level]
+  local wait, worst = 0, 0
+  for n, w in ipairs(windows) do
+    local amount = w.req * requests + w.inp * input + w.out * output
+    local wanted = math.max(amount, math.min(w.limit, amount + w.limit - math.floor(w.limit * share)))
+    local room = math.max(room_in(w, wanted), pace_in(w, amount, burst))
+    if room > wait then wait, worst = room, n end
+  end
+  return wait, worst
+end
+
+-- Charge every window, whatever is in it; the grant's buckets.
+local function charge(input, output)
+  local buckets = {}
+  for n, w in ipairs(windows) do
+    local now_charged, held = w.req + w.inp * input, w.out * output
+    add(w, w.last, now_charged)
+    w.held = w.held + held
+    w.line = w.line + now_charged + held
+    buckets[n] = w.last
+  end
+  return buckets
+end
+
+-- What a reservation leaves behind for whoever must end it: input, output, buckets, level, weight, tenant.
+local function remember(replica, id, input, output, buckets, level, weight, tenant)
+  local record = cmsgpack.pack({input, output, buckets, level, weight, tenant})
+  redis.call('HSET', P .. 'live:' .. replica, id, record)
 end

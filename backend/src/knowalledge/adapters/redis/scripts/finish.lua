@@ -1,19 +1,31 @@
--- End a reservation: settle it by the truth, or release it as if it had never been.
--- KEYS as in reserve
--- ARGV[1] moment or '', [2] id, [3] estimated input, [4] held output, [5] true input, [6] true output,
---   [7] 1 settle | 0 release, [8] number of windows, then one grant bucket each, then the windows
+-- End a reservation: settle it by the truth, or release it as if it had never been; whoever waits takes the room.
+-- ARGV[3] id, [4] replica, [5] true input, [6] true output, [7] 1 settle | 0 release, [8] epoch
 -- Returns 1, or 0 when the reservation was not live any more: it was swept, or is ended twice.
 -- Atomic because a correction and the end of its hold must be seen together.
-if redis.call('HDEL', KEYS[3], ARGV[2]) == 0 then return 0 end
-local now = moment(ARGV[1])
-local est, held, input, output = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local settled, count = tonumber(ARGV[7]), tonumber(ARGV[8])
-local windows = read_windows(9 + count)
+if forgotten(ARGV[8]) then return FORGOTTEN end
+local live = P .. 'live:' .. ARGV[4]
+local record = redis.call('HGET', live, ARGV[3])
+if not record then return 0 end
+redis.call('HDEL', live, ARGV[3])
+open()
+local r = cmsgpack.unpack(record)
+local est, held, buckets, level, weight, tenant = r[1], r[2], r[3], r[4], r[5], r[6]
+local input, output, settled = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 for n, w in ipairs(windows) do
-  local current = advance(w, now)
-  add(w, tonumber(ARGV[8 + n]), w.inp * (input - est) + w.req * (settled - 1))
+  local charged = w.inp * (input - est) + w.req * (settled - 1)
+  add(w, buckets[n], charged)
   w.held = w.held - w.out * held
-  add(w, current, w.out * output)
+  add(w, w.last, w.out * output)
+  repace(w, charged + w.out * (output - held))
 end
-save(windows)
+if settled == 1 then
+  local served = P .. 'served:' .. level
+  if not redis.call('ZSCORE', served, tenant) then served = P .. 'idle:' .. level end
+  if redis.call('ZSCORE', served, tenant) then
+    local more = (input + output) / weight - (est + held) / weight
+    redis.call('ZINCRBY', served, string.format('%.17g', more), tenant)
+  end
+end
+if waiting() > 0 then dispatch() end
+close()
 return 1

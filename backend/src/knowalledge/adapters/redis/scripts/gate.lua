@@ -1,7 +1,7 @@
 -- Grant nothing for a while: the provider named a time. Only ever moves later.
--- KEYS[1] the ledger's hash; ARGV[1] moment or '', [2] microseconds, [3] the window the provider named
-local till = moment(ARGV[1]) + tonumber(ARGV[2])
+-- ARGV[3] microseconds, [4] the window that the provider named
+local till = now + tonumber(ARGV[3])
 if till > (tonumber(redis.call('HGET', KEYS[1], 'g')) or 0) then
-  redis.call('HSET', KEYS[1], 'g', string.format('%.0f', till), 'gw', ARGV[3])
+  redis.call('HSET', KEYS[1], 'g', whole(till), 'gw', ARGV[4])
 end
 return 1

@@ -1,0 +1,175 @@
+-- The waiting room of one target, as domain/admission.py has it; the second prelude.
+--
+--   P .. room            hash  waiter id -> {level, input, output, arrived, replica, weight, tenant}
+--   P .. line:<L>        zset  waiter id by arrival, per level
+--   P .. line:<L>:<T>    zset  the same per tenant
+--   P .. served:<L>      zset  tenants with somebody waiting, by weighted tokens served
+--   P .. idle:<L>        zset  tenants without, bounded
+--   KEYS[1] also holds   e<L><ending> how many have left that way, n<L> waiting, i<L> and o<L> what they need, sa grants since the last aged one
+-- A grant to a waiter is published to its replica on kn:replica:<replica>, as {P, 'granted', id, input, output,
+-- buckets}; one that is shed as {P, 'shed', id}.
+
+local AGED_EVERY, REMEMBERED, BATCH = 20, 1000, 64
+
+local function tell(replica, ...)
+  redis.call('PUBLISH', 'kn:replica:' .. replica, cmsgpack.pack({P, ...}))
+end
+
+local function waiting()
+  return redis.call('HLEN', P .. 'room')
+end
+
+local function sizes()
+  local got = redis.call('HMGET', KEYS[1], 'n0', 'n1', 'n2', 'n3')
+  return {[0] = tonumber(got[1]) or 0, tonumber(got[2]) or 0, tonumber(got[3]) or 0, tonumber(got[4]) or 0}
+end
+
+local function waiter(id)
+  local record = redis.call('HGET', P .. 'room', id)
+  if not record then return nil end
+  local r = cmsgpack.unpack(record)
+  return {
+    id = id, level = r[1], input = r[2], output = r[3], arrived = r[4], replica = r[5], weight = r[6], tenant = r[7],
+  }
+end
+
+local function count(level, by, input, output)
+  redis.call('HINCRBY', KEYS[1], 'n' .. level, by)
+  redis.call('HINCRBY', KEYS[1], 'i' .. level, whole(by * input))
+  redis.call('HINCRBY', KEYS[1], 'o' .. level, whole(by * output))
+end
+
+local function put(w)
+  local line, served = P .. 'line:' .. w.level, P .. 'served:' .. w.level
+  local own = line .. ':' .. w.tenant
+  if redis.call('EXISTS', own) == 0 then
+    local first = redis.call('ZRANGE', served, 0, 0, 'WITHSCORES')
+    local least = tonumber(first[2] or 0)
+    local kept = tonumber(redis.call('ZSCORE', P .. 'idle:' .. w.level, w.tenant) or 0)
+    redis.call('ZREM', P .. 'idle:' .. w.level, w.tenant)
+    redis.call('ZADD', served, string.format('%.17g', math.max(kept, least)), w.tenant)
+  end
+  redis.call('ZADD', own, whole(w.arrived), w.id)
+  redis.call('ZADD', line, whole(w.arrived), w.id)
+  local record = cmsgpack.pack({w.level, w.input, w.output, w.arrived, w.replica, w.weight, w.tenant})
+  redis.call('HSET', P .. 'room', w.id, record)
+  count(w.level, 1, w.input, w.output)
+end
+
+local function take(w, ending)
+  if ending then redis.call('HINCRBY', KEYS[1], 'e' .. w.level .. ending, 1) end
+  local line, served = P .. 'line:' .. w.level, P .. 'served:' .. w.level
+  local own = line .. ':' .. w.tenant
+  redis.call('HDEL', P .. 'room', w.id)
+  redis.call('ZREM', line, w.id)
+  redis.call('ZREM', own, w.id)
+  count(w.level, -1, w.input, w.output)
+  if redis.call('EXISTS', own) == 0 then
+    local score = redis.call('ZSCORE', served, w.tenant)
+    local idle = P .. 'idle:' .. w.level
+    redis.call('ZREM', served, w.tenant)
+    redis.call('ZADD', idle, score, w.tenant)
+    redis.call('ZREMRANGEBYRANK', idle, 0, -REMEMBERED - 1)
+  end
+end
+
+-- The first of a line by arrival: id, arrived.
+local function first(line)
+  local got = redis.call('ZRANGE', line, 0, 0, 'WITHSCORES')
+  return got[1], tonumber(got[2])
+end
+
+-- The oldest aged waiter below `top`, when it is the turn of the aged.
+local function due(top, n)
+  if (tonumber(redis.call('HGET', KEYS[1], 'sa')) or 0) < AGED_EVERY - 1 then return nil end
+  local found, since
+  for level = top + 1, 3 do
+    if n[level] > 0 then
+      local id, arrived = first(P .. 'line:' .. level)
+      if arrived <= now - cfg[2] and (not since or arrived < since or (arrived == since and id < found)) then
+        found, since = id, arrived
+      end
+    end
+  end
+  return found
+end
+
+-- Whether a newcomer of this level may be served before everybody who waits.
+local function passes(level)
+  local n = sizes()
+  for other = 0, level do
+    if n[other] > 0 then return false end
+  end
+  return due(level, n) == nil
+end
+
+-- Within a level: the tenant that was served least, of equals the one whose first came first.
+local function next_of(level)
+  local served = P .. 'served:' .. level
+  local least = redis.call('ZRANGE', served, 0, 0, 'WITHSCORES')[2]
+  local found, since
+  for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', served, least, least)) do
+    local id, arrived = first(P .. 'line:' .. level .. ':' .. tenant)
+    if not since or arrived < since or (arrived == since and id < found) then found, since = id, arrived end
+  end
+  return found
+end
+
+-- Grant what fits, in order. Returns how many, and microseconds until the next would fit, 0 if nobody waits.
+local function dispatch()
+  for granted = 0, BATCH - 1 do
+    local n = sizes()
+    local top
+    for level = 0, 3 do
+      if n[level] > 0 then
+        top = level
+        break
+      end
+    end
+    if not top then return granted, 0 end
+    local w = waiter(due(top, n) or next_of(top))
+    local wait = wait_for(1, w.input, w.output, w.level)
+    if wait > 0 then return granted, wait end
+    local buckets = charge(w.input, w.output)
+    remember(w.replica, w.id, w.input, w.output, buckets, w.level, w.weight, w.tenant)
+    if w.level > top then
+      redis.call('HSET', KEYS[1], 'sa', 0)
+    else
+      redis.call('HINCRBY', KEYS[1], 'sa', 1)
+    end
+    redis.call('ZINCRBY', P .. 'served:' .. w.level, string.format('%.17g', (w.input + w.output) / w.weight), w.tenant)
+    take(w, 'granted')
+    tell(w.replica, 'granted', w.id, w.input, w.output, buckets)
+  end
+  return BATCH, 1
+end
+
+-- How many are ahead, and what they need: the more urgent levels and all of its own.
+local function before(level)
+  local ahead, input, output = 0, 0, 0
+  for other = 0, level do
+    local got = redis.call('HMGET', KEYS[1], 'n' .. other, 'i' .. other, 'o' .. other)
+    ahead = ahead + (tonumber(got[1]) or 0)
+    input = input + (tonumber(got[2]) or 0)
+    output = output + (tonumber(got[3]) or 0)
+  end
+  return ahead, input, output
+end
+
+-- The newest waiter of the lowest level below this one.
+local function newest_below(level)
+  for lower = 3, level + 1, -1 do
+    local id = redis.call('ZREVRANGE', P .. 'line:' .. lower, 0, 0)[1]
+    if id then return waiter(id) end
+  end
+  return nil
+end
+
+local function levels(reply)
+  for _, w in ipairs(windows) do
+    reply[#reply + 1] = w.total + w.held
+    reply[#reply + 1] = w.held
+    reply[#reply + 1] = w.last
+  end
+  return reply
+end

@@ -1,0 +1,45 @@
+-- A replica says that it lives, and asks about its waiters; the dead are swept.
+-- ARGV[3] replica, [4] lease us, [5] epoch, [6..] ids of the waiters that it believes to have
+-- Returns {now us, replicas alive, then per window used, and id, record, ... of each id that does not wait here: the
+--   record of its reservation if it was granted, else ''}. A grant message that was lost is found here.
+-- Atomic because a dead replica's quota and places must go to the living once.
+local function sweep(replica)
+  open()
+  local live = P .. 'live:' .. replica
+  for _, record in ipairs(redis.call('HVALS', live)) do
+    local r = cmsgpack.unpack(record)
+    for _, w in ipairs(windows) do
+      -- What it may have spent stays counted.
+      w.held = w.held - w.out * r[2]
+      add(w, w.last, w.out * r[2])
+    end
+  end
+  redis.call('DEL', live)
+  for _, id in ipairs(redis.call('HKEYS', P .. 'room')) do
+    local w = waiter(id)
+    if w.replica == replica then take(w, 'replica_lost') end
+  end
+  if waiting() > 0 then dispatch() end
+  close()
+end
+
+if forgotten(ARGV[5]) then return FORGOTTEN end
+local alive = P .. 'alive'
+redis.call('ZADD', alive, whole(now + tonumber(ARGV[4])), ARGV[3])
+for _, replica in ipairs(redis.call('ZRANGEBYSCORE', alive, '-inf', whole(now))) do
+  redis.call('ZREM', alive, replica)
+  sweep(replica)
+end
+open()
+close()
+local reply = {whole(now), redis.call('ZCARD', alive)}
+for _, w in ipairs(windows) do
+  reply[#reply + 1] = w.total + w.held
+end
+for i = 6, #ARGV do
+  if redis.call('HEXISTS', P .. 'room', ARGV[i]) == 0 then
+    reply[#reply + 1] = ARGV[i]
+    reply[#reply + 1] = redis.call('HGET', P .. 'live:' .. ARGV[3], ARGV[i]) or ''
+  end
+end
+return reply

@@ -1,0 +1,69 @@
+-- A replica joins this state: for the first time, or after it could not ask, or after Redis has lost the state. What
+-- it has spent meanwhile (all that it has spent, if the state is new to it) is charged; its reservations are put right.
+-- ARGV[3] replica, [4] lease us, [5] the epoch that it has found, '' for none, [6] the epoch to write if there is none,
+--   [7] us for which nothing is granted, so that every replica may join before the first grant
+--   [8] cmsgpack {charges, floors, live, finished}
+--     charges   per window {bucket, amount, ...}
+--     floors    per window what all replicas together had used when last seen, 0 for windows that turn over soon
+--     live      {id, input, output, buckets, level, weight, tenant} of each reservation that has not ended
+--     finished  ids of those that ended while it could not ask: their charges are among `charges`
+-- Returns the epoch of the state that it has joined; if that is not ARGV[5] and one was found, nothing was done.
+-- Atomic because grants between the parts would be made twice.
+local replica, epoch, live = ARGV[3], ARGV[5], P .. 'live:' .. ARGV[3]
+local found = redis.call('HGET', KEYS[1], 'ep') or ''
+if found ~= epoch then return found end
+local state = cmsgpack.unpack(ARGV[8])
+local charges, floors, finished = state[1], state[2], {}
+open()
+for n, w in ipairs(windows) do
+  local own = charges[n]
+  if floors[n] > 0 then
+    -- Some who spent of a long window are gone for good, so the parts do not add up: the last sight of the whole
+    -- stands in for them.
+    local sum = 0
+    for i = 2, #own, 2 do sum = sum + own[i] end
+    local parts = (tonumber(redis.call('HGET', KEYS[1], 's' .. n)) or 0) + sum
+    local base = tonumber(redis.call('HGET', KEYS[1], 'b' .. n)) or 0
+    local more = math.max(floors[n], parts, base)
+    redis.call('HSET', KEYS[1], 's' .. n, whole(parts), 'b' .. n, whole(more))
+    add(w, w.last, more - base)
+  else
+    for i = 1, #own, 2 do
+      if own[i] <= w.last then add(w, own[i], own[i + 1]) else add(w, w.last, own[i + 1]) end
+    end
+  end
+end
+for _, id in ipairs(state[4]) do finished[id] = true end
+local known = {}
+for _, r in ipairs(state[3]) do known[r[1]] = r end
+local stored = redis.call('HGETALL', live)
+for i = 1, #stored, 2 do
+  local id, r = stored[i], cmsgpack.unpack(stored[i + 1])
+  if known[id] then
+    known[id] = nil
+  else
+    for n, w in ipairs(windows) do
+      w.held = w.held - w.out * r[2]
+      -- Granted, but the answer never reached the replica: it was never spent.
+      if not finished[id] then add(w, r[3][n], -(w.req + w.inp * r[1])) end
+    end
+    redis.call('HDEL', live, id)
+  end
+end
+for id, r in pairs(known) do
+  for _, w in ipairs(windows) do w.held = w.held + w.out * r[3] end
+  remember(replica, id, r[2], r[3], r[4], r[5], r[6], r[7])
+end
+for _, id in ipairs(redis.call('HKEYS', P .. 'room')) do
+  local w = waiter(id)
+  if w.replica == replica then take(w) end
+end
+local till = now + tonumber(ARGV[7])
+if till > gate then redis.call('HSET', KEYS[1], 'g', whole(till), 'gw', '') end
+redis.call('ZADD', P .. 'alive', whole(now + tonumber(ARGV[4])), replica)
+if epoch == '' then
+  epoch = ARGV[6]
+  redis.call('HSET', KEYS[1], 'ep', epoch)
+end
+close()
+return epoch

@@ -1,0 +1,294 @@
+"""One replica of several behind one quota: with Redis, without it, and on the way back.
+
+    JOINED   the shared store decides; what it grants to this replica is mirrored in process
+    ALONE    Redis is gone, slow or frozen: the mirror decides, within this replica's part of the quota
+    JOINING  Redis answers again: what was spent meanwhile is brought there before anybody asks it
+
+A mirror costs a few additions a request. For it, a replica knows at the moment of the loss what it may still take
+without asking anybody, and can tell a Redis that has come back empty what has been spent.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from enum import Enum
+
+import gevent
+import structlog
+from gevent.event import Event
+from gevent.lock import RLock
+from msgspec import Struct
+
+from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
+from knowalledge.adapters.redis.quota_store import BEAT_S, Forgotten, Gone, RedisQuotaStore, Spent
+from knowalledge.domain.ports import Asking, Clock, Decision, Depth, Reservation
+from knowalledge.domain.quota import PACED_SPAN_S, SECOND, Level, Need, Window
+
+PROBE_S = 0.25  # how often a lost Redis is looked for
+# For so long nobody is granted anything after a state is joined anew: every replica beats once in this time, finds
+# that the state is new to it, and brings what it has spent.
+GATE_S = BEAT_S + 0.5
+# Reservations that ended while Redis was gone, remembered by id; beyond it the eldest stay held until their lease ends.
+ENDED = 50_000
+PATIENCE_S = 2.0  # for a join that is under way
+
+
+class State(Enum):
+    JOINED = "joined"
+    ALONE = "alone"
+    JOINING = "joining"
+
+
+class _End(Struct, frozen=True):
+    """A reservation's end, on its way to Redis."""
+
+    reservation: Reservation
+    true: Need | None  # None: released
+
+
+class ReplicaQuotaStore:
+    """Implements ``QuotaStore`` over the shared store and its mirror."""
+
+    def __init__(
+        self,
+        shared: RedisQuotaStore,
+        mirror: MemoryQuotaStore,
+        windows: Mapping[str, tuple[Window, ...]],
+        clock: Clock,
+    ) -> None:
+        self._shared = shared
+        self._mirror = mirror
+        self._clock = clock
+        self._windows = {target: found for target, found in windows.items() if found}
+        self._joined: set[str] = set()
+        self._state = State.JOINED
+        self._lock = RLock()
+        self._ends: deque[_End] = deque()
+        self._ended: deque[tuple[str, str]] = deque(maxlen=ENDED)
+        self._more = Event()
+        self._before: dict[str, tuple[dict[int, int], ...]] = {}  # charges at the moment of the loss
+        self._used: dict[str, tuple[int, ...]] = {target: (0,) * len(it) for target, it in windows.items()}
+        self._alive = 1
+        self._running: list[gevent.Greenlet[..., None]] = []
+        self._log = structlog.get_logger()
+        shared.on_grant = mirror.record
+
+    def start(self) -> None:
+        """Begin to listen, to beat and to write; once, in the process that serves."""
+        if not self._running:
+            loops: tuple[Callable[[], None], ...] = (self._listen, self._beats, self._write)
+            self._running = [gevent.spawn(loop) for loop in loops]
+
+    def stop(self) -> None:
+        self._drain()
+        gevent.killall(self._running)
+        self._running = []
+
+    @property
+    def degraded(self) -> bool:
+        """Whether this replica decides by its own part alone."""
+        return self._state is not State.JOINED
+
+    def ask(self, target: str, asking: Asking) -> Decision:
+        if target in self._windows:
+            for _ in range(2):
+                if self._state is State.JOINING and self._lock.acquire(timeout=PATIENCE_S):
+                    self._lock.release()
+                if self._state is not State.JOINED:
+                    break
+                try:
+                    if target not in self._joined:
+                        self._join(target)
+                    decision = self._shared.ask(target, asking)
+                except Forgotten:
+                    self._joined.discard(target)
+                except Gone:
+                    self._lose()
+                else:
+                    if decision.levels:
+                        self._used[target] = tuple(level.used for level in decision.levels)
+                    return decision
+        found = self._mirror.ask(target, asking)
+        if target not in self._windows:
+            return found
+        return Decision(
+            found.reservation, found.ticket, found.refusal, found.wait_s, found.window, found.levels, True
+        )
+
+    def settle(self, reservation: Reservation, true: Need) -> None:
+        self._end(_End(reservation, true))
+
+    def release(self, reservation: Reservation) -> None:
+        self._end(_End(reservation, None))
+
+    def _end(self, end: _End) -> None:
+        if end.true is None:
+            self._mirror.release(end.reservation)
+        else:
+            self._mirror.settle(end.reservation, end.true)
+        if end.reservation.target not in self._windows:
+            return
+        if self._state is State.ALONE:
+            self._ended.append((end.reservation.target, end.reservation.id))
+        else:
+            self._ends.append(end)
+            self._more.set()
+
+    def close_until(self, target: str, seconds: float, window: str) -> None:
+        self._mirror.close_until(target, seconds, window)
+        if target in self._windows and self._state is State.JOINED:
+            try:
+                self._shared.close_until(target, seconds, window)
+            except Gone:
+                self._lose()
+
+    def levels(self, target: str) -> tuple[Level, ...]:
+        if self._state is State.JOINED:
+            try:
+                return self._shared.levels(target)
+            except Gone:
+                self._lose()
+        return self._mirror.levels(target)
+
+    def depths(self, target: str) -> tuple[Depth, ...]:
+        if self._state is State.JOINED and target in self._windows:
+            try:
+                return self._shared.depths(target)
+            except Gone:
+                self._lose()
+        return self._mirror.depths(target)
+
+    def shut(self) -> None:
+        self._shared.shut()
+        self._mirror.shut()
+
+    # -- the loss, and the way back --------------------------------------------------------------------------------
+
+    def _lose(self) -> None:
+        """Redis is gone: from here on by this replica's own part."""
+        if self._state is not State.JOINED:
+            return
+        self._state = State.ALONE
+        self._log.warning("redis is gone", replicas=self._alive)
+        for target in self._windows:
+            self._before[target] = self._mirror.charges(target)
+            self._mirror.part(target, self._used[target], self._alive)
+        self._keep_ends()
+        self._shared.scatter()
+        gevent.spawn(self._return)
+
+    def _keep_ends(self) -> None:
+        while self._ends:
+            end = self._ends.popleft()
+            self._ended.append((end.reservation.target, end.reservation.id))
+
+    def _return(self) -> None:
+        """Look for Redis until it answers, then bring it what was spent."""
+        while self._state is not State.JOINED:
+            gevent.sleep(PROBE_S)
+            try:
+                self._shared.ping()
+                with self._lock:
+                    self._state = State.JOINING
+                    for target in self._windows:
+                        self._join(target, returning=True)
+                    self._state = State.JOINED
+            except Gone:
+                self._state = State.ALONE
+                self._keep_ends()
+        self._ended.clear()
+        self._log.warning("redis is back")
+        for target in self._windows:
+            self._mirror.join(target)
+
+    def _join(self, target: str, returning: bool = False) -> None:
+        with self._lock:
+            if target in self._joined and not returning:
+                return  # another greenlet has done it meanwhile
+
+            def spent(everything: bool) -> Spent:
+                return self._spent(target, everything)
+
+            idle = not any(self._mirror.charges(target)) and not self._mirror.live(target)
+            new = self._shared.join(target, spent, 0.0 if idle else GATE_S)
+            self._before[target] = self._mirror.charges(target)
+            self._joined.add(target)
+            if new and not idle:
+                self._log.warning("joined a new state", target=target)
+
+    def _spent(self, target: str, everything: bool) -> Spent:
+        """What this replica has to tell: all of it, or what has come since the loss."""
+        windows = self._windows[target]
+        charges = self._mirror.charges(target)
+        floors = [0] * len(windows)
+        if everything:
+            floors = [
+                used if window.span_s > PACED_SPAN_S else 0
+                for window, used in zip(windows, self._used[target], strict=True)
+            ]
+        else:
+            charges = tuple(
+                {
+                    bucket: now.get(bucket, 0) - then.get(bucket, 0)
+                    for bucket in now.keys() | then.keys()
+                    if now.get(bucket, 0) != then.get(bucket, 0) and bucket >= min(now, default=bucket)
+                }
+                for now, then in zip(charges, self._before.get(target, charges), strict=True)
+            )
+        live = tuple((it.waiter, it.entry.buckets) for it in self._mirror.live(target).values())
+        return Spent(charges, tuple(floors), live, tuple(key for of, key in self._ended if of == target))
+
+    # -- in the background -----------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                self._shared.listen()
+            except Gone:
+                gevent.sleep(PROBE_S)
+
+    def _beats(self) -> None:
+        while True:
+            if self._state is State.JOINED:
+                for target in list(self._joined):
+                    try:
+                        pulse = self._shared.beat(target)
+                    except Forgotten:
+                        self._joined.discard(target)
+                        self._rejoin(target)
+                    except Gone:
+                        self._lose()
+                        break
+                    else:
+                        self._alive = pulse.alive
+                        self._used[target] = pulse.used
+                        self._mirror.skew_us = pulse.clock_us - int(self._clock.now() * SECOND)
+            gevent.sleep(BEAT_S)
+
+    def _rejoin(self, target: str) -> None:
+        try:
+            self._join(target)
+        except Gone:
+            self._lose()
+
+    def _write(self) -> None:
+        """Bring reservations' ends to Redis, off the path of the answers."""
+        while True:
+            self._more.wait()
+            self._more.clear()
+            self._drain()
+
+    def _drain(self) -> None:
+        while self._ends and self._state is State.JOINED:
+            end = self._ends[0]
+            try:
+                if end.true is None:
+                    self._shared.release(end.reservation)
+                else:
+                    self._shared.settle(end.reservation, end.true)
+            except Forgotten:
+                self._joined.discard(end.reservation.target)
+                self._rejoin(end.reservation.target)
+            except Gone:
+                self._lose()
+            else:
+                self._ends.popleft()
