@@ -215,7 +215,7 @@ def ranks(seed: int, topics: int, exponent: float = 1.0) -> Iterator[int]:
         yield from draw.choices(numbers, cum_weights=weights, k=10_000)
 
 
-def zipf(length: int, topics: int = 10_000, seed: int = 7) -> list[Access]:
+def zipf(length: int, topics: int = 10_000, seed: int = 7) -> list[tuple[int, int]]:
     sizes = [size_of(topic) for topic in range(topics)]
     source = ranks(seed, topics)
     return [(topic, sizes[topic]) for topic, _ in zip(source, range(length), strict=False)]
@@ -234,7 +234,7 @@ def drifting(length: int) -> list[Access]:
     step = length // 10
     return [
         ((topic + index // step * 997) % 10_000, size) for index, (topic, size) in enumerate(zipf(length))
-    ]  # type: ignore[operator]
+    ]
 
 
 def recorded(path: Path) -> list[Access]:
@@ -261,7 +261,7 @@ def replay(policy: Policy, trace: Sequence[Access]) -> tuple[float, float]:
 def main(path: str = "") -> None:
     length = 200_000
     whole = sum(size_of(topic) for topic in range(10_000))
-    cases = [
+    cases: list[tuple[str, Sequence[Access], int]] = [
         ("zipf, room 1%", zipf(length), whole // 100),
         ("zipf, room 10%", zipf(length), whole // 10),
         ("zipf + crawler, room 1%", crawled(length), whole // 100),

@@ -121,7 +121,13 @@ def connect(settings: Settings) -> "Redis | None":
     if not settings["redis_url"]:
         return None
     timeout = settings["redis.timeout"]
-    return Redis.from_url(settings["redis_url"], socket_timeout=timeout, socket_connect_timeout=timeout)
+    return Redis.from_url(
+        settings["redis_url"],
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        # The library's own limit of 100 would make the 101st concurrent request look like an outage.
+        max_connections=settings["server.connections"],
+    )
 
 
 def quota_store(
