@@ -269,10 +269,9 @@ def main(path: str = "") -> None:
         ("drifting zipf, room 1%", drifting(length), whole // 100),
     ]
     if path:
-        trace = recorded(Path(path))
-        cases.append(
-            ("recorded LLM prompts, room 10%", trace, sum(size for _, size in dict(trace).items()) // 10)
-        )
+        found = recorded(Path(path))
+        room = sum(size for _, size in dict(found).items()) // 10
+        cases.append(("recorded LLM prompts, room 10%", found, room))
     print("| trace | " + " | ".join(name for name, _ in POLICIES) + " | clairvoyant |")
     print("| --- |" + " ---: |" * (len(POLICIES) + 1))
     for name, trace, room in cases:
