@@ -32,4 +32,26 @@ lint: setup
 lock:
 	cd backend && uv pip compile pyproject.toml --universal --python-version 3.11 --group dev --generate-hashes --no-emit-index-url --no-header -q -o requirements/dev.lock
 	cd backend && uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements/runtime.lock
+	cd backend && uv pip compile --group pyproject.toml:build --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements/build.lock
 	cd backend && uv pip compile requirements/embedded.in --no-deps --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements/embedded.lock
+
+.PHONY: secrets demo demo-down verify verify-image verify-compose
+secrets:
+	deploy/secrets.sh
+
+DEMO := KNOWALLEDGE_GATEWAY=./deploy/config/demo.yaml docker compose --profile demo
+
+demo: secrets
+	$(DEMO) up -d --build --wait
+	@echo "gateway http://127.0.0.1:8080  Grafana http://127.0.0.1:3000  Prometheus http://127.0.0.1:9090  stop: make demo-down"
+
+demo-down:
+	$(DEMO) down --volumes
+
+verify: verify-image verify-compose
+
+verify-image:
+	deploy/verify/image.sh
+
+verify-compose: secrets
+	deploy/verify/compose.sh

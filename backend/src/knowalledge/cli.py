@@ -32,7 +32,8 @@ def main() -> None:
 @click.option("--config", default="", help="The YAML file.")
 @click.option("--bind", default="127.0.0.1:8080", show_default=True, help="HOST:PORT to listen on.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Worker processes.")
-def serve(config: str, bind: str, workers: int) -> None:
+@click.option("--reload", is_flag=True, help="Restart workers when the code changes (development).")
+def serve(config: str, bind: str, workers: int, reload: bool) -> None:
     """Serve; prints one line when ready."""
     settings = _load(config)
     if workers > 1 and not settings["redis_url"]:
@@ -40,7 +41,7 @@ def serve(config: str, bind: str, workers: int) -> None:
             "--workers: more than one worker needs redis_url\n    cure: set it, or --workers 1", err=True
         )
         sys.exit(2)
-    Server(settings, bind, workers).run()
+    Server(settings, bind, workers, reload).run()
 
 
 @main.command(

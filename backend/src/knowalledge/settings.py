@@ -361,13 +361,23 @@ def _interpolated(value: Any, env: Mapping[str, str], faults: list[Fault], key: 
     if isinstance(value, list):
         return [_interpolated(it, env, faults, f"{key}[{index}]") for index, it in enumerate(value)]
     if isinstance(value, str):
-        for name in _VARIABLE.findall(value):
-            if name not in env:
-                faults.append(
-                    Fault(key, f"the variable {name} is not set", f"set {name}, or write the value")
-                )
-        return _VARIABLE.sub(lambda match: env.get(match[1], ""), value)
+        return _VARIABLE.sub(lambda match: _variable(match[1], env, faults, key), value)
     return value
+
+
+def _variable(name: str, env: Mapping[str, str], faults: list[Fault], key: str) -> str:
+    """What ``${NAME}`` stands for: the variable, else the file that ``NAME_FILE`` names (a mounted secret)."""
+    if name in env:
+        return env[name]
+    if f"{name}_FILE" not in env:
+        faults.append(Fault(key, f"the variable {name} is not set", f"set {name}, or write the value"))
+        return ""
+    try:
+        return Path(env[f"{name}_FILE"]).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        wrong = f"the file of {name}_FILE cannot be read ({type(error).__name__})"
+        faults.append(Fault(key, wrong, "name a readable file"))
+        return ""
 
 
 def _flat(document: dict[str, Any], faults: list[Fault]) -> Iterator[tuple[str, object]]:

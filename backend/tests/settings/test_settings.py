@@ -44,6 +44,15 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
     assert settings["redis_url"] == "redis://:hush@127.0.0.1:6379/0"
 
 
+def test_a_variable_in_the_file_may_come_from_a_mounted_secret(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("hush\n")
+    text = "models: {g: {targets: [{name: us, provider: openai, api_key: '${KEY}'}]}}"
+    assert load(tmp_path, text, KEY_FILE=str(tmp_path / "key")).models[0].targets[0].api_key == "hush"
+    assert load(tmp_path, text, KEY="told", KEY_FILE="/nowhere").models[0].targets[0].api_key == "told"
+    found = faults(tmp_path, text, KEY_FILE=str(tmp_path / "gone"))
+    assert "KEY_FILE cannot be read" in found["models.g.targets[0].api_key"]
+
+
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     found = faults(tmp_path, "queue: {capacity: -1, timeout: soon}\nredis_url: http://x\nquue: {}")
     assert set(found) == {"queue.capacity", "queue.timeout", "redis_url", "quue"}

@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# A Docker engine and base images where neither a daemon nor an image registry can be had: Debian's packages alone.
+# Prints `export DOCKER_HOST=...` for the caller to eval; everything it says goes to standard error.
+#   eval "$(deploy/verify/engine.sh up)"      ...      deploy/verify/engine.sh down
+# The images carry the names that the Dockerfile and compose ask for, but are imitations: Debian's versions, glibc, no
+# official entrypoints. They prove our own files, not the official images. Needs root, apt and about 1.5 GB of disk.
+set -euo pipefail
+
+home="${KNOWALLEDGE_ENGINE:-/var/tmp/knowalledge-engine}"
+apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends)
+say() { echo "engine: $*" >&2; }
+
+install_engine() {
+  command -v dockerd >/dev/null && command -v debootstrap >/dev/null && return
+  [ "$(id -u)" = 0 ] || { say "no engine, and not root: cannot install one"; exit 3; }
+  say "installing docker.io, runc, containerd, iptables, debootstrap"
+  apt-get -qq update >&2
+  "${apt[@]}" install docker.io runc containerd iptables debootstrap >&2
+}
+
+start_engine() {
+  mkdir -p "$home"
+  if [ -S "$home/docker.sock" ] && DOCKER_HOST="unix://$home/docker.sock" docker version >/dev/null 2>&1; then return; fi
+  cat >"$home/daemon.json" <<EOF
+{"data-root": "$home/data", "exec-root": "$home/exec", "pidfile": "$home/docker.pid",
+ "hosts": ["unix://$home/docker.sock"], "storage-driver": "overlay2", "bip": "172.30.255.1/24",
+ "default-address-pools": [{"base": "172.31.0.0/16", "size": 24}]}
+EOF
+  setsid nohup dockerd --config-file "$home/daemon.json" >"$home/dockerd.log" 2>&1 </dev/null &
+  for _ in $(seq 100); do
+    DOCKER_HOST="unix://$home/docker.sock" docker version >/dev/null 2>&1 && return
+    sleep 0.2
+  done
+  say "dockerd did not start:"; tail -5 "$home/dockerd.log" >&2
+  exit 3
+}
+
+# Compose v2 is not in bookworm; trixie's package is a static plugin.
+install_compose() {
+  docker compose version >/dev/null 2>&1 && return
+  local plugins=/usr/libexec/docker/cli-plugins lists="$home/trixie"
+  mkdir -p "$lists/lists/partial" "$lists/cache/archives/partial" "$plugins"
+  local mirror
+  mirror="$(apt-get indextargets --format '$(SITE)' | head -1)"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${mirror%/} trixie main" >"$lists/sources.list"
+  local opts=(-o Dir::Etc::sourcelist="$lists/sources.list" -o Dir::Etc::sourceparts=/dev/null
+    -o Dir::State::lists="$lists/lists" -o Dir::Cache="$lists/cache" -o APT::Sandbox::User=root)
+  apt-get -qq "${opts[@]}" update >&2
+  (cd "$lists" && apt-get -qq "${opts[@]}" download docker-compose >&2 && dpkg-deb -x docker-compose_*.deb x)
+  cp "$lists/x/usr/libexec/docker/cli-plugins/docker-compose" "$plugins/"
+  docker compose version >&2
+}
+
+# Whatever a machine needs to reach its package indexes: its CA bundle and its pip settings.
+dress() {
+  cp /etc/ssl/certs/ca-certificates.crt "$1/etc/ssl/certs/"
+  printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' >"$1/etc/pip.conf"
+}
+
+base_images() {
+  docker image inspect debian:bookworm-slim >/dev/null 2>&1 || {
+    say "debootstrap (about 30 s)"
+    rm -rf "$home/rootfs"
+    debootstrap --variant=minbase --include=ca-certificates bookworm "$home/rootfs" >"$home/debootstrap.log" 2>&1
+    dress "$home/rootfs"
+    tar -C "$home/rootfs" --exclude='./var/cache/apt/archives/*.deb' -c . | docker import - debian:bookworm-slim >/dev/null
+  }
+  docker image inspect python:3.11-slim >/dev/null 2>&1 || {
+    say "python:3.11-slim"
+    chroot "$home/rootfs" "${apt[@]}" install python3 python3-venv python3-pip >"$home/python.log" 2>&1
+    ln -sf python3 "$home/rootfs/usr/bin/python"
+    tar -C "$home/rootfs" --exclude='./var/cache/apt/*' --exclude='./var/lib/apt/lists/*' -c . |
+      docker import -c 'CMD ["python3"]' - python:3.11-slim >/dev/null
+    rm -rf "$home/rootfs"
+  }
+}
+
+# $1 tag, $2 packages, $3 more Dockerfile lines
+imitation() {
+  docker image inspect "$1" >/dev/null 2>&1 && return
+  say "$1"
+  printf 'FROM debian:bookworm-slim\nRUN apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install %s >/dev/null\n%b\n' "$2" "$3" |
+    DOCKER_BUILDKIT=0 docker build -q --network host -t "$1" - >&2
+}
+
+# The tags are read from compose, so the two cannot drift apart.
+tag() { sed -n "s|^ *image: \($1:[^ ]*\).*|\1|p" "$(dirname "$0")/../../docker-compose.yml" | head -1; }
+
+service_images() {
+  imitation "$(tag redis)" redis-server 'ENTRYPOINT []\nCMD ["redis-server"]'
+  imitation "$(tag nginxinc/nginx-unprivileged)" nginx-light \
+    'RUN sed -i "s/^user .*//" /etc/nginx/nginx.conf && ln -sf /dev/stdout /var/log/nginx/access.log && useradd -r -u 101 -M nginx || true\nUSER 101\nENTRYPOINT ["nginx","-g","daemon off;"]\nCMD []'
+  imitation "$(tag varnish)" 'varnish varnish-modules' 'ENTRYPOINT []'
+  imitation "$(tag prom/prometheus)" prometheus 'USER nobody\nENTRYPOINT ["prometheus"]'
+  imitation "$(tag prom/alertmanager)" prometheus-alertmanager 'USER nobody\nENTRYPOINT ["prometheus-alertmanager"]'
+  imitation "$(tag oliver006/redis_exporter)" prometheus-redis-exporter 'USER nobody\nENTRYPOINT ["prometheus-redis-exporter"]'
+}
+
+case "${1:-up}" in
+up)
+  if [ -z "${KNOWALLEDGE_LOCAL_ENGINE:-}" ] && docker info >/dev/null 2>&1; then
+    say "using the engine that is already running"
+    exit 0
+  fi
+  install_engine
+  start_engine
+  export DOCKER_HOST="unix://$home/docker.sock"
+  install_compose
+  base_images
+  service_images
+  echo "export DOCKER_HOST=$DOCKER_HOST KNOWALLEDGE_LOCAL_ENGINE=1"
+  ;;
+down)
+  [ -f "$home/docker.pid" ] && kill "$(cat "$home/docker.pid")" || say "no engine of ours is running"
+  ;;
+*) say "usage: engine.sh up|down"; exit 2 ;;
+esac
