@@ -75,24 +75,26 @@ base_images() {
   }
 }
 
-# $1 tag, $2 packages, $3 more Dockerfile lines
+# $1 tag, $2 packages, $3 more Dockerfile lines; made again when the recipe changes
 imitation() {
-  docker image inspect "$1" >/dev/null 2>&1 && return
+  local recipe
+  recipe="$(printf '%s|%s' "$2" "$3" | cksum | cut -d' ' -f1)"
+  [ "$(docker image inspect -f '{{.Config.Labels.recipe}}' "$1" 2>/dev/null)" = "$recipe" ] && return
   say "$1"
-  printf 'FROM debian:bookworm-slim\nRUN apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install %s >/dev/null\n%b\n' "$2" "$3" |
-    DOCKER_BUILDKIT=0 docker build -q --network host -t "$1" - >&2
+  printf 'FROM debian:bookworm-slim\nLABEL recipe=%s\nRUN apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install %s >/dev/null\n%b\n' "$recipe" "$2" "$3" |
+    DOCKER_BUILDKIT=0 docker build -q --network host -t "$1" - >/dev/null 2>"$home/build.log" || { cat "$home/build.log" >&2; exit 3; }
 }
 
 # The tags are read from compose, so the two cannot drift apart.
 tag() { sed -n "s|^ *image: \($1:[^ ]*\).*|\1|p" "$(dirname "$0")/../../docker-compose.yml" | head -1; }
 
+# Users and data folders are those of the official images: a volume takes its owner from the folder in the image.
 service_images() {
-  imitation "$(tag redis)" redis-server 'ENTRYPOINT []\nCMD ["redis-server"]'
-  imitation "$(tag nginxinc/nginx-unprivileged)" nginx-light \
-    'RUN sed -i "s/^user .*//" /etc/nginx/nginx.conf && ln -sf /dev/stdout /var/log/nginx/access.log && useradd -r -u 101 -M nginx || true\nUSER 101\nENTRYPOINT ["nginx","-g","daemon off;"]\nCMD []'
-  imitation "$(tag varnish)" 'varnish varnish-modules' 'ENTRYPOINT []'
-  imitation "$(tag prom/prometheus)" prometheus 'USER nobody\nENTRYPOINT ["prometheus"]'
-  imitation "$(tag prom/alertmanager)" prometheus-alertmanager 'USER nobody\nENTRYPOINT ["prometheus-alertmanager"]'
+  imitation "$(tag redis)" redis-server 'RUN mkdir -p /data && chown 999:1000 /data\nENTRYPOINT []\nCMD ["redis-server"]'
+  imitation "$(tag nginxinc/nginx-unprivileged)" nginx-light 'USER 101\nENTRYPOINT []'
+  imitation "$(tag varnish)" 'varnish varnish-modules gcc libc6-dev' 'ENTRYPOINT []'
+  imitation "$(tag prom/prometheus)" prometheus 'RUN mkdir -p /prometheus && chown 65534:65534 /prometheus\nUSER nobody\nENTRYPOINT ["prometheus"]'
+  imitation "$(tag prom/alertmanager)" prometheus-alertmanager 'RUN mkdir -p /alertmanager && chown 65534:65534 /alertmanager\nUSER nobody\nENTRYPOINT ["prometheus-alertmanager"]'
   imitation "$(tag oliver006/redis_exporter)" prometheus-redis-exporter 'USER nobody\nENTRYPOINT ["prometheus-redis-exporter"]'
 }
 

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# `make verify-compose`: brings docker-compose.yml up with the demo's provider, breaks it, and says what held.
+# Exit 0 all held, 1 something did not, 3 nothing could be tried. Images that cannot be had are left out, by name.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+engine="$(deploy/verify/engine.sh up)" || { echo "verify-compose: NOT VERIFIED, there is no container engine here"; exit 3; }
+eval "$engine"
+docker=docker
+[ -n "${KNOWALLEDGE_LOCAL_ENGINE:-}" ] && docker=/usr/bin/docker
+port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+export COMPOSE_PROJECT_NAME=knowalledge-verify KNOWALLEDGE_NET=172.29.78 KNOWALLEDGE_GATEWAY=./deploy/config/demo.yaml
+export KNOWALLEDGE_PORT KNOWALLEDGE_TLS_PORT PROMETHEUS_PORT ALERTMANAGER_PORT GRAFANA_PORT
+KNOWALLEDGE_PORT=$(port); KNOWALLEDGE_TLS_PORT=$(port); PROMETHEUS_PORT=$(port); ALERTMANAGER_PORT=$(port); GRAFANA_PORT=$(port)
+compose() { docker compose -f docker-compose.yml -f docker-compose.tls.yml --profile demo "$@"; }
+gateway="http://127.0.0.1:$KNOWALLEDGE_PORT"
+failed=0
+work="$(mktemp -d)"
+clean() { [ -n "${KEEP:-}" ] || compose down --volumes --timeout 5 >/dev/null 2>&1 || true; rm -rf "$work"; }
+trap clean EXIT
+
+held() { printf '  %-64s %s\n' "$1" "$2"; }
+check() { if [ "$2" "$3" "$4" ]; then held "$1" "$2"; else printf '  %-64s %s (wanted %s %s)   <-- FAILED\n' "$1" "$2" "$3" "$4"; failed=1; fi; }
+now() { date +%s%3N; }
+status() { curl -s -o /dev/null -w '%{http_code}' "$@" || true; }
+query() { curl -sf "http://127.0.0.1:$PROMETHEUS_PORT/api/v1/query" --data-urlencode "query=$1" | python3 -c 'import json, sys; r = json.load(sys.stdin)["data"]["result"]; print(r[0]["value"][1] if r else "")'; }
+until_is() { for _ in $(seq "$3"); do [ "$(eval "$1")" = "$2" ] && break; sleep 0.5; done; eval "$1"; }
+
+compose config -q && held "docker compose config" valid
+DOCKER_BUILDKIT=1 $docker build --quiet --network host --tag knowalledge:dev backend >/dev/null
+services=()
+for service in $(compose config --services); do
+  image="$(compose config --format json | python3 -c 'import json, sys; print(json.load(sys.stdin)["services"][sys.argv[1]]["image"])' "$service")"
+  if docker image inspect "$image" >/dev/null 2>&1 || { [ -z "${KNOWALLEDGE_LOCAL_ENGINE:-}" ] && docker pull -q "$image" >/dev/null; }; then services+=("$service")
+  else held "$service" "NOT VERIFIED, its image $image cannot be had here"; fi
+done
+began=$(now)
+compose up -d --wait --no-build "${services[@]}" >"$work/up" 2>&1 || { cat "$work/up"; compose ps -a; compose logs --tail 15; exit 1; }
+held "up and healthy, seconds: ${#services[@]} services" "$(( ($(now) - began) / 1000 ))"
+
+check "an answer through nginx, status" "$(status "$gateway/api/v1/generate" -d '{"prompt": "hello"}')" = 200
+check "the same over TLS" "$(status -k "https://127.0.0.1:$KNOWALLEDGE_TLS_PORT/api/v1/generate" -d '{"prompt": "hello"}')" = 200
+check "metrics from outside, status" "$(status "$gateway/metrics")" = 404
+curl -sN "$gateway/api/v1/generate" -d '{"prompt": "s", "stream": true}' >"$work/stream"
+check "a stream ends with done" "$(grep -c 'event: done' "$work/stream")" = 1
+
+# One quota for three: 60 requests at once, all counted in one ledger, whichever replica took them.
+before=$(curl -sf "$gateway/api/quota/stats" | python3 -c 'import json, sys; print(json.load(sys.stdin)["targets"]["simulated"]["windows"][0]["used"])')
+for _ in $(seq 60); do curl -s -o /dev/null "$gateway/api/v1/generate" -d '{"prompt": "count me", "cache": "bypass"}' & done; wait
+for n in 1 2 3; do
+  used=$(compose exec -T "backend-$n" python -c 'import json, urllib.request as r; print(json.load(r.urlopen("http://127.0.0.1:8080/api/quota/stats"))["targets"]["simulated"]["windows"][0]["used"])')
+  check "requests that backend-$n sees charged to the shared quota" "$(( used - before ))" -ge 60
+done
+
+# A replica dies under load: 400 requests, each of them answered.
+ask() { for _ in $(seq 50); do status "$gateway/api/v1/models"; echo; done; }
+for _ in $(seq 8); do ask >>"$work/codes" & done
+sleep 0.5; compose kill -s KILL backend-2 >/dev/null 2>&1
+wait
+check "requests while backend-2 was killed" "$(wc -l <"$work/codes")" = 400
+check "of them failed" "$(grep -vc '^200$' "$work/codes" || true)" = 0
+compose up -d --no-build --wait backend-2 >/dev/null 2>&1 && held "backend-2 again" healthy
+
+compose exec -T backend-1 python -c 'import os, signal; os.kill(1, signal.SIGTERM)'
+sleep 3
+check "a backend that ends by itself is started again" "$(until_is "compose ps --format '{{.Health}}' backend-1" healthy 60)" = healthy
+
+# Redis away and back.
+compose stop -t 2 redis >/dev/null 2>&1
+check "an answer without Redis, status" "$(status --max-time 20 "$gateway/api/v1/generate" -d '{"prompt": "alone"}')" = 200
+check "Prometheus knows that Redis is down" "$(until_is 'query redis_up' 0 60)" = 0
+compose start redis >/dev/null 2>&1
+check "Prometheus knows that Redis is back" "$(until_is 'query redis_up' 1 60)" = 1
+check "an answer with Redis again, status" "$(until_is "status --max-time 20 '$gateway/api/v1/generate' -d '{\"prompt\": \"again\"}'" 200 40)" = 200
+
+check "targets that Prometheus scrapes" "$(until_is 'query "count(up==1)"' 5 40)" = 5
+check "requests counted in Prometheus, over 60" "$(query 'sum(knowalledge_requests_total) > bool 60')" = 1
+[ $failed = 0 ] && echo "verify-compose: all held" || { compose logs --tail 20 | grep -v visitors | tail -40; echo "verify-compose: FAILED"; }
+exit $failed
