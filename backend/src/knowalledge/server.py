@@ -62,8 +62,10 @@ class DrainingServer(PyWSGIServer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
 
     def close(self) -> None:
-        self.draining = True
         super().close()
+        if self.draining:
+            return
+        self.draining = True
         for handler in list(self.idle):
             if handler.asked:
                 handler.leave()
@@ -80,15 +82,25 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     gevent's own WSGI server parses and writes for about a third less than gunicorn's.
     """
 
-    server_class = DrainingServer
     wsgi_handler = Handler
 
+    def server_class(self, *args: Any, **kwargs: Any) -> DrainingServer:
+        server = DrainingServer(*args, **kwargs)
+        self._servers.append(server)
+        return server
+
     def handle_exit(self, sig: int, frame: Any) -> None:
-        life = self.wsgi.extensions["knowalledge"]
-        gevent.spawn(life.drain)
+        gevent.spawn(self._drain)
         super().handle_exit(sig, frame)
 
+    def _drain(self) -> None:
+        # First the door, at once: whoever is refused from here on must not be able to come back to this replica.
+        for server in self._servers:
+            server.close()
+        self.wsgi.extensions["knowalledge"].drain()
+
     def run(self) -> None:
+        self._servers: list[DrainingServer] = []
         life = self.wsgi.extensions["knowalledge"]
         life.start()
         super().run()
