@@ -67,9 +67,10 @@ class Scripted:
 
 
 def application(provider: Scripted, folder: Path, monkeypatch: pytest.MonkeyPatch, quota: str) -> Flask:
+    # Of OpenAI's windows output counts too, so what is held is seen.
     config = folder / "c.yaml"
     config.write_text(
-        f"models: {{m: {{targets: [{{name: t, provider: gemini, api_key: k, quota: {quota}}}]}}}}"
+        f"models: {{m: {{targets: [{{name: t, provider: openai, api_key: k, quota: {quota}}}]}}}}"
     )
     monkeypatch.setattr(wiring.providers, "build", lambda spec, clock: provider)
     return wiring.create_app(Settings.load(environ={}, config=str(config)))

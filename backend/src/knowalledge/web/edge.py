@@ -9,13 +9,23 @@ from flask import Request, Response
 from msgspec import Struct
 
 from knowalledge.domain.errors import InvalidRequest, PayloadTooLarge
-from knowalledge.domain.model import CacheMode, Embeddings, Principal, Priority, Prompt, Started, Usage
+from knowalledge.domain.model import (
+    Answer,
+    CacheMode,
+    Embeddings,
+    Principal,
+    Priority,
+    Prompt,
+    Started,
+    Usage,
+)
 from knowalledge.domain.model import Request as Question
 from knowalledge.domain.outcomes import outcome_of
 from knowalledge.domain.ports import Record, Telemetry
 from knowalledge.service.complete import Completer
 from knowalledge.web import auth, errors, sse
 from knowalledge.web.headers import Headers, rate_limit
+from knowalledge.web.presence import while_present
 from knowalledge.web.sse import Renderer
 
 # The blueprints whose requests are questions.
@@ -96,7 +106,8 @@ class Edge(Struct, frozen=True):
         """Vectors, and the headers that go with them."""
         key = auth.request_id(request, self.new_id)
         request.environ[_ASKED] = True
-        found, target = self.completer.embed(model, texts, dimensions, self.anonymous, key)
+        with while_present(request.environ):
+            found, target = self.completer.embed(model, texts, dimensions, self.anonymous, key)
         return found, [*self.head(request), ("X-Target", target)]
 
     def head(self, request: Request) -> Headers:
@@ -120,10 +131,16 @@ class Edge(Struct, frozen=True):
             )
         )
 
-    def stream(self, question: Question, renderer: Renderer, headers: Headers) -> Response:
+    def complete(self, request: Request, question: Question) -> Answer:
+        """The whole answer, for as long as somebody waits for it."""
+        with while_present(request.environ):
+            return self.completer.complete(question)
+
+    def stream(self, request: Request, question: Question, renderer: Renderer, headers: Headers) -> Response:
         """The answer as it comes. Until the first event there is still a status to fail with."""
         events = self.completer.stream(question)
-        first = next(events)
+        with while_present(request.environ):
+            first = next(events)
         head = [
             ("X-Request-ID", question.id),
             ("Cache-Control", "no-store"),
@@ -132,7 +149,7 @@ class Edge(Struct, frozen=True):
         ]
         if isinstance(first, Started):
             head += rate_limit(first.allowances)
-        body = sse.stream(first, events, renderer, self.heartbeat_s)
+        body = sse.stream(first, events, renderer, self.heartbeat_s, request.environ)
         return Response(body, 200, head, content_type=renderer.content_type)
 
 

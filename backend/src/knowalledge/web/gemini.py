@@ -134,7 +134,7 @@ def blueprint(edge: Edge) -> Blueprint:
         question = edge.question(
             request, model, b.read(b.GenerateContentBody, edge.body(request)).to_prompt()
         )
-        answer = edge.completer.complete(question)
+        answer = edge.complete(request, question)
         parts = _parts(answer.completion.parts) or (b.AnswerPart(""),)
         level = ("X-Priority", question.priority.label)
         return json_response(content(answer, parts), [*headers.of_answer(answer), level])
@@ -144,7 +144,7 @@ def blueprint(edge: Edge) -> Blueprint:
             request, model, b.read(b.GenerateContentBody, edge.body(request)).to_prompt()
         )
         rendered = Rendered(question.id, as_array=request.args.get("alt") != "sse")
-        return edge.stream(question, rendered, [("X-Priority", question.priority.label)])
+        return edge.stream(request, question, rendered, [("X-Priority", question.priority.label)])
 
     def count(model: str) -> Response:
         question = edge.question(request, model, b.read(b.CountTokensBody, edge.body(request)).to_prompt())

@@ -55,8 +55,8 @@ def blueprint(edge: Edge) -> Blueprint:
         )
         level = ("X-Priority", question.priority.label)
         if body.stream:
-            return edge.stream(question, Rendered(question.id), [level])
-        answer = edge.completer.complete(question)
+            return edge.stream(request, question, Rendered(question.id), [level])
+        answer = edge.complete(request, question)
         return json_response(answer_body(answer, answer.completion.text), [*headers.of_answer(answer), level])
 
     return routes

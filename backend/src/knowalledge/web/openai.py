@@ -135,8 +135,8 @@ def blueprint(edge: Edge) -> Blueprint:
             rendered = Rendered(
                 question.id, question.model, int(edge.now()), bool(options and options.include_usage)
             )
-            return edge.stream(question, rendered, [level])
-        answer = edge.completer.complete(question)
+            return edge.stream(request, question, rendered, [level])
+        answer = edge.complete(request, question)
         return json_response(completion(answer, int(edge.now())), [*headers.of_answer(answer), level])
 
     @routes.post("/v1/embeddings")

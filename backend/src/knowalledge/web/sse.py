@@ -6,13 +6,14 @@ at two switches. Closing the response closes the source, wherever it waits.
 """
 
 from collections.abc import Generator, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import gevent
 from gevent.queue import Full, SimpleQueue
 
 from knowalledge.domain.errors import ClientGone
 from knowalledge.domain.model import Event
+from knowalledge.web.presence import LEFT, on_leaving
 
 # Events that may wait for a slow client.
 AHEAD = 4
@@ -47,7 +48,11 @@ _END, _BEAT = _Mark(), _Mark()
 
 
 def stream(
-    first: Event, events: Iterator[Event], renderer: Renderer, heartbeat_s: float
+    first: Event,
+    events: Iterator[Event],
+    renderer: Renderer,
+    heartbeat_s: float,
+    environ: dict[str, Any],
 ) -> Generator[bytes, None, None]:
     """Render ``first`` and then events as they come; an error after the first byte is rendered too."""
     queue: SimpleQueue[Event | BaseException | _Mark] = SimpleQueue(AHEAD)
@@ -74,30 +79,39 @@ def stream(
             pass
 
     puller = gevent.spawn(pull)
+
+    def leave() -> None:
+        puller.kill(ClientGone(LEFT), block=False)
+        try:
+            queue.put_nowait(_END)
+        except Full:  # then it is being written to, which fails by itself
+            pass
+
     timer = gevent.get_hub().loop.timer(heartbeat_s, heartbeat_s)
     timer.start(beat)
     try:
-        opening = renderer.event(first)
-        if opening:
-            yield opening
-        while True:
-            found = queue.get()
-            if isinstance(found, _Mark):
-                if found is _END:
+        with on_leaving(environ, leave):
+            opening = renderer.event(first)
+            if opening:
+                yield opening
+            while True:
+                found = queue.get()
+                if isinstance(found, _Mark):
+                    if found is _END:
+                        return
+                    yield renderer.heartbeat
+                elif isinstance(found, BaseException):
+                    yield renderer.failed(found)
                     return
-                yield renderer.heartbeat
-            elif isinstance(found, BaseException):
-                yield renderer.failed(found)
-                return
-            else:
-                data = renderer.event(found)
-                if data:
-                    yield data
+                else:
+                    data = renderer.event(found)
+                    if data:
+                        yield data
     finally:
         timer.stop()
         timer.close()
         if not puller.dead:
-            puller.kill(ClientGone("the client left"))
+            puller.kill(ClientGone(LEFT))
         close = getattr(events, "close", None)
         if close is not None:  # a puller that never ran did not close it
             close()
