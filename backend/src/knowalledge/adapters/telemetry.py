@@ -10,8 +10,9 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from knowalledge.domain.caching import Stored
 from knowalledge.domain.outcomes import Outcome
-from knowalledge.domain.ports import Depth, Record
+from knowalledge.domain.ports import Depth, LayerSize, Record
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -38,6 +39,21 @@ METRICS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("knowalledge_upstream_seconds", "histogram", ("target",), "Time that a provider took for a call."),
     ("knowalledge_tokens_total", "counter", ("model", "kind"), "Tokens as the provider counted them."),
     ("knowalledge_http_responses_total", "counter", ("route", "status"), "HTTP answers by route and status."),
+    (
+        "knowalledge_cache_lookups_total",
+        "counter",
+        ("layer", "result"),
+        "Looks at a cache layer (memory, redis), and answers that a flight shared or that were stale.",
+    ),
+    (
+        "knowalledge_cache_saved_tokens_total",
+        "counter",
+        ("model", "kind"),
+        "Tokens that were not spent because a cache or another's flight answered.",
+    ),
+    ("knowalledge_cache_entries", "gauge", ("layer",), "Entries that a layer holds."),
+    ("knowalledge_cache_bytes", "gauge", ("layer",), "Bytes that a layer holds."),
+    ("knowalledge_cache_evictions", "gauge", ("layer",), "Entries that a layer let go for want of room."),
     ("knowalledge_quota_used", "gauge", ("target", "window"), "What of a window is charged or held now."),
     ("knowalledge_quota_limit", "gauge", ("target", "window"), "What a window allows."),
     (
@@ -69,7 +85,8 @@ class Telemetry:
             if kind == "histogram":
                 extra["buckets"] = _SECONDS
             if kind == "gauge":
-                extra["multiprocess_mode"] = "mostrecent"
+                # A worker's own memory adds up over workers; all else they see alike.
+                extra["multiprocess_mode"] = "livesum" if labels == ("layer",) else "mostrecent"
             self._metrics[name] = kinds[kind](name, why, labels, registry=self._registry, **extra)
         self._children: dict[tuple[str, ...], Any] = {}
 
@@ -98,6 +115,29 @@ class Telemetry:
         self._child("knowalledge_upstream_calls_total", target, outcome).inc()
         self._child("knowalledge_upstream_seconds", target).observe(seconds)
 
+    def cached(self, layer: str, result: str, entry: Stored | None = None) -> None:
+        self._child("knowalledge_cache_lookups_total", layer, result).inc()
+        if entry is not None and entry.model:
+            for kind, tokens in (("input", entry.input_tokens), ("output", entry.output_tokens)):
+                if tokens:
+                    self._child("knowalledge_cache_saved_tokens_total", entry.model, kind).inc(tokens)
+
+    def cache_size(self, layer: str, size: LayerSize) -> None:
+        """What a layer of this worker holds now."""
+        self._child("knowalledge_cache_entries", layer).set(size.entries)
+        self._child("knowalledge_cache_bytes", layer).set(size.bytes)
+        self._child("knowalledge_cache_evictions", layer).set(size.evictions)
+
+    def totals(self, name: str) -> dict[tuple[str, ...], float]:
+        """A counter's or gauge's values by its labels, over every worker."""
+        labels = next(found for known, _, found, _ in METRICS if known == name)
+        return {
+            tuple(sample.labels[label] for label in labels): sample.value
+            for family in self._whole().collect()
+            for sample in family.samples
+            if sample.name == name
+        }
+
     def http(self, route: str, status: int) -> None:
         """One HTTP answer; ``route`` is the rule that matched, never the path that was asked for."""
         self._child("knowalledge_http_responses_total", route, str(status)).inc()
@@ -115,9 +155,12 @@ class Telemetry:
 
     def render(self) -> bytes:
         """All series in Prometheus' text format, over every worker."""
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            whole = CollectorRegistry()
-            collect: Any = MultiProcessCollector
-            collect(whole)
-            return generate_latest(whole)
-        return generate_latest(self._registry)
+        return generate_latest(self._whole())
+
+    def _whole(self) -> CollectorRegistry:
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return self._registry
+        whole = CollectorRegistry()
+        collect: Any = MultiProcessCollector
+        collect(whole)
+        return whole

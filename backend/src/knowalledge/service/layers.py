@@ -56,20 +56,32 @@ class Layers:
         if found is not None:
             self._telemetry.cached("memory", "hit", found.entry)
             return found
+        found = self._far(key)
+        for layer in ("memory", "redis") if self.shared is not None else ("memory",):
+            mine = found.layer == layer
+            result = "hit" if mine and found.fresh else "stale" if mine else "miss"
+            self._telemetry.cached(layer, result, found.entry if mine and found.fresh else None)
+        return found
+
+    def look(self, key: Key) -> Found:
+        """What ``find`` finds, without counting it."""
+        return self.near(key) or self._far(key)
+
+    def _far(self, key: Key) -> Found:
         sight = self.shared.get(key) if self.shared is not None else None
         local = self.memory.get(key)
         generation = (sight and sight.generation) or local.generation
-        if sight is not None and sight.entry is not None:
+        if (
+            sight is not None
+            and sight.entry is not None
+            and (local.entry is None or local.entry.made_at <= sight.entry.made_at)
+        ):
             found = self._judged(sight.entry, "redis", generation)
             # Redis vouches for it as of this generation, so memory may hold it as if it were born now.
             self._hold(key, replace(sight.entry, born=generation), found.age)
         else:
-            # A copy that Redis has lost, or cannot be asked about, is as good as its age.
+            # A copy that Redis has not got, or cannot be asked about, is as good as its age.
             found = self._judged(local.entry, "memory", generation)
-        for layer in ("memory", "redis") if sight is not None else ("memory",):
-            mine = found.layer == layer
-            result = "hit" if mine and found.fresh else "stale" if mine else "miss"
-            self._telemetry.cached(layer, result, found.entry if mine and found.fresh else None)
         return found
 
     def _judged(self, entry: Stored | None, layer: Literal["memory", "redis"], generation: int) -> Found:
