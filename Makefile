@@ -22,6 +22,10 @@ run: .venv/.embedded
 test: setup
 	cd backend && ../$(BIN)/python -m pytest
 
+# make bench ONLY=overhead; make bench QUICK=1 is shorter and writes no document
+bench: setup
+	cd backend && ../$(BIN)/python -m bench $(foreach it,$(ONLY),--only $(it)) $(if $(QUICK),--quick)
+
 lint: setup
 	cd backend && ../$(BIN)/ruff format --check . && ../$(BIN)/ruff check . && ../$(BIN)/mypy && ../$(BIN)/lint-imports --no-logo
 

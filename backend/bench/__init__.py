@@ -1,0 +1,1 @@
+"""The benchmarks: each case starts real processes, measures, and says whether its target is met."""

@@ -1,0 +1,35 @@
+"""``make bench``: run the cases, print their tables, and put them into docs/benchmarks.md."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from bench import overhead
+from bench.report import Row, merge, table
+
+CASES: dict[str, tuple[str, str, Callable[[bool], list[Row]]]] = {
+    "overhead": (overhead.TITLE, overhead.WHY, overhead.run),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("--only", action="append", choices=sorted(CASES), help="one case; may be repeated")
+    parser.add_argument("--quick", action="store_true", help="shorter, and not written into the document")
+    asked = parser.parse_args()
+    missed = 0
+    for name, (title, why, run) in CASES.items():
+        if asked.only and name not in asked.only:
+            continue
+        print(f"{title} ...", file=sys.stderr, flush=True)
+        rows = run(asked.quick)
+        print(f"\n## {title}\n{table(rows)}\n", flush=True)
+        if not asked.quick:
+            merge(name, title, why, f"make bench ONLY={name}", rows)
+        missed += sum(row.met is False for row in rows)
+    print(f"{missed} targets missed" if missed else "every target met")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""The benchmarks' own parts: what they count must be what came."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.load import Load, quantile
+from bench.report import Row, merge
+from bench.wire import Channel, Exchange, Pool
+from simulator.knobs import Knobs, moved
+from simulator.provider import Provider
+from simulator.server import serve
+
+
+def test_a_section_is_replaced_in_its_place_and_the_others_stay(tmp_path: Path) -> None:
+    path = tmp_path / "b.md"
+    merge("room", "Room", "why", "cmd", [Row(4, "a", "1")], path)
+    merge("overhead", "Overhead", "why", "cmd", [Row(2, "b", "2", "<= 3", True)], path)
+    merge("overhead", "Overhead", "why", "cmd", [Row(2, "b", "4", "<= 3", False)], path)
+    text = path.read_text()
+    assert text.count("## Overhead") == 1
+    assert "| b | 4 | <= 3 | **no** |" in text
+    assert text.index("## Overhead") < text.index("## Room")
+    assert "| a | 1 |" in text
+
+
+def test_a_quantile_is_a_value_that_was_seen() -> None:
+    assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
+    assert quantile([1.0, 2.0], 0.99) == 2.0
+    assert quantile([], 0.5) == 0.0
+
+
+def test_a_token_that_two_reads_share_is_counted_once() -> None:
+    exchange = Exchange(lambda _: None, b"event: delta")
+    channel = Channel(Pool.__new__(Pool))
+    channel._exchange = exchange
+    for piece in (b"HTTP/1.1 200 OK\r\n\r\nevent: del", b"ta\n\nevent: delta", b"\n\n"):
+        channel.data_received(piece)
+    assert len(exchange.tokens) == 2
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        {"mode": "closed", "concurrency": 4, "seconds": 0.1},
+        {"mode": "open", "rate": 200, "seconds": 0.1},
+        {"mode": "burst", "count": 20, "ramp_s": 0.02},
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_answer_of_a_load_is_counted_with_its_tokens(mode: dict[str, Any], stream: bool) -> None:
+    async def run() -> tuple[dict[str, Any], Provider]:
+        loop = asyncio.get_running_loop()
+        provider = Provider(moved(Knobs(), {"output_tokens": 5}), loop.time)
+        server = await serve(provider, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        pool = Pool("127.0.0.1", port)
+        path = "/v1beta/models/m:" + ("streamGenerateContent?alt=sse" if stream else "generateContent")
+        order = mode | {"path": path, "body": '{"contents":[{"parts":[{"text":"hi"}]}]}'}
+        found = await Load(order | ({"token": 'data: {"cand'} if stream else {}), pool).run()
+        pool.close()
+        server.close()
+        await asyncio.sleep(0.01)
+        return found, provider
+
+    found, provider = asyncio.run(run())
+    accepted = provider.stats()["accepted"]
+    assert found["statuses"] == {"200": accepted}
+    assert found["unanswered"] == 0
+    assert accepted > 5
+    if stream:
+        assert found["tokens"] == {"5": accepted}
