@@ -124,7 +124,7 @@ class Loopback:
         self._server.pool.kill()
 
     def stop(self) -> None:
-        self._server.stop(timeout=1)
+        self._server.stop(timeout=0)
 
 
 def _request(wire: socket) -> Asked | None:
@@ -144,6 +144,32 @@ def _request(wire: socket) -> Asked | None:
             return None
         body += more
     return Asked(line, headers, body)
+
+
+@contextmanager
+def listening(handle: Callable[[socket], object]) -> Iterator[int]:
+    """A server of bare sockets; gives its port. Nothing of it is left afterwards."""
+    open_: list[socket] = []
+
+    def serve(wire: socket, _: object) -> None:
+        open_.append(wire)
+        try:
+            handle(wire)
+        except OSError:
+            pass  # the other side went
+        finally:
+            wire.close()
+
+    pool = Pool()
+    server = StreamServer(("127.0.0.1", 0), serve, spawn=pool)
+    server.start()
+    try:
+        yield int(server.server_port)
+    finally:
+        server.stop(timeout=0)
+        pool.kill()
+        for wire in open_:
+            wire.close()
 
 
 @contextmanager

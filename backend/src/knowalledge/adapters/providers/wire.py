@@ -9,6 +9,7 @@ from base64 import b64encode
 from collections.abc import Mapping
 from functools import cache
 from select import POLLIN
+from ssl import PROTOCOL_TLS_CLIENT, TLSVersion
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from gevent import Timeout
@@ -22,7 +23,7 @@ from gevent.socket import (
     getaddrinfo,
     socket,
 )
-from gevent.ssl import SSLContext, SSLEOFError, SSLZeroReturnError, create_default_context
+from gevent.ssl import SSLContext, SSLEOFError, SSLZeroReturnError
 from geventhttpclient.response import HTTPParseError, HTTPResponse
 
 from knowalledge.domain.errors import ProviderGarbage, ProviderTimeout, ProviderUnavailable
@@ -79,7 +80,10 @@ def _port(parts: SplitResult) -> int:
 @cache
 def default_tls() -> SSLContext:
     """The system's trust, read once: it takes some 20 ms, so it is made before any request waits for it."""
-    context = create_default_context()
+    # gevent's own class, not create_default_context: that makes one that blocks unless the process is patched.
+    context = SSLContext(PROTOCOL_TLS_CLIENT)  # which checks certificates and names
+    context.minimum_version = TLSVersion.TLSv1_2
+    context.load_default_certs()
     context.set_alpn_protocols(["http/1.1"])
     return context
 
@@ -214,7 +218,12 @@ def _open(endpoint: Endpoint, seconds: float) -> socket:
                 return sock
             if endpoint.via:
                 _tunnel(sock, endpoint)
-            return endpoint.tls.wrap_socket(sock, server_hostname=endpoint.host)
+            # In two steps: the handshake within the first would leave the socket open when the time is up.
+            sock = secure = endpoint.tls.wrap_socket(
+                sock, server_hostname=endpoint.host, do_handshake_on_connect=False
+            )
+            secure.do_handshake()
+            return secure
         except BaseException:
             sock.close()
             raise
