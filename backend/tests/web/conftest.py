@@ -69,9 +69,8 @@ class Scripted:
 def application(provider: Scripted, folder: Path, monkeypatch: pytest.MonkeyPatch, quota: str) -> Flask:
     # Of OpenAI's windows output counts too, so what is held is seen.
     config = folder / "c.yaml"
-    config.write_text(
-        f"models: {{m: {{targets: [{{name: t, provider: openai, api_key: k, quota: {quota}}}]}}}}"
-    )
+    target = f"{{name: t, provider: openai, api_key: k, quota: {quota}}}"
+    config.write_text(f"models: {{m: {{targets: [{target}]}}}}\n")
     monkeypatch.setattr(wiring.providers, "build", lambda spec, clock: provider)
     return wiring.create_app(Settings.load(environ={}, config=str(config)))
 

@@ -108,7 +108,7 @@ FAILURES = [
     (e.ProviderGarbage("what?"), 502, "provider_garbage", "provider_garbage"),
     (e.ProviderRejected("no"), 502, "provider_rejected", "provider_failed"),
     (e.ProviderAuth("who?"), 502, "provider_auth", "provider_failed"),
-    (e.ProviderRateLimited("later", retry_after=3), 429, "provider_rate_limited", "provider_limited"),
+    (e.ProviderRateLimited("later", retry_after=70), 429, "provider_rate_limited", "provider_limited"),
     (e.ContentBlocked("blocked"), 400, "content_blocked", "blocked"),
     (RuntimeError("the key is hunter2"), 500, "internal", "internal"),
 ]

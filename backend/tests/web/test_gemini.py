@@ -212,6 +212,20 @@ def test_media_calls_and_results_are_parts(client: FlaskClient, provider: Script
     )
 
 
+def test_one_alone_may_stand_for_a_list_of_one(client: FlaskClient, provider: Scripted) -> None:
+    found = ask(
+        client,
+        {"role": "user", "parts": {"text": "hi"}},
+        systemInstruction={"parts": {"text": "be brief"}},
+        tools={"functionDeclarations": [{"name": "f"}]},
+        safetySettings={"category": "a", "threshold": "b"},
+    )
+    assert found.status_code == 200
+    assert provider.prompt.messages == (Message("user", (Text("hi"),)),)
+    assert (provider.prompt.system, provider.prompt.tools) == ("be brief", (Tool("f"),))
+    assert json.loads(provider.prompt.safety) == [{"category": "a", "threshold": "b"}]
+
+
 def test_the_names_within_arguments_are_never_changed(client: FlaskClient, provider: Scripted) -> None:
     part = {"function_call": {"name": "f", "args": {"file_uri": {"mime_type": 1}}}}
     assert ask(client, [{"role": "model", "parts": [part]}]).status_code == 200

@@ -7,7 +7,7 @@ refused, because leaving it out would change the answer in silence.
 
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
@@ -33,6 +33,8 @@ from knowalledge.web.schemas import (
     reference,
     with_question,
 )
+
+T = TypeVar("T", bound=Struct)
 
 # -- asked -----------------------------------------------------------------------------------------------------------
 
@@ -65,6 +67,13 @@ class FunctionResponseBody(Struct, rename="camel"):
     name: Annotated[str, Meta(min_length=1)]
     response: Carried | UnsetType = UNSET
     id: str | None = None
+
+
+def many(given: "tuple[T, ...] | T | None") -> tuple[T, ...]:
+    """A list; as in Google's own JSON, one alone may stand for a list of one."""
+    if given is None:
+        return ()
+    return given if isinstance(given, tuple) else (given,)
 
 
 class PartBody(Struct, rename="camel"):
@@ -100,13 +109,13 @@ class PartBody(Struct, rename="camel"):
 class ContentBody(Struct, rename="camel"):
     """One turn."""
 
-    parts: Annotated[tuple[PartBody, ...], Meta(max_length=4096)] = ()
+    parts: Annotated[tuple[PartBody, ...], Meta(max_length=4096)] | PartBody = ()
     role: Literal["user", "model", "function", "tool", "system", ""] | None = None
 
     def text(self, where: str) -> str:
         """Turns that are text only: instructions, and what is to be embedded."""
         found = []
-        for part in self.parts:
+        for part in many(self.parts):
             if part.text is None:
                 raise InvalidRequest("only text is taken here", param=where)
             found.append(part.text)
@@ -196,12 +205,12 @@ class SafetySetting(Struct, rename="camel"):
 class GenerateContentBody(Struct, rename="camel"):
     """``:generateContent`` and ``:streamGenerateContent``."""
 
-    contents: Annotated[tuple[ContentBody, ...], Meta(max_length=MAX_MESSAGES)] = ()
+    contents: Annotated[tuple[ContentBody, ...], Meta(max_length=MAX_MESSAGES)] | ContentBody = ()
     system_instruction: ContentBody | None = None
     generation_config: GenerationConfig | None = None
-    tools: Annotated[tuple[ToolBody, ...], Meta(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[tuple[ToolBody, ...], Meta(max_length=MAX_TOOLS)] | ToolBody | None = None
     tool_config: ToolConfig | None = None
-    safety_settings: Annotated[tuple[SafetySetting, ...], Meta(max_length=64)] | None = None
+    safety_settings: Annotated[tuple[SafetySetting, ...], Meta(max_length=64)] | SafetySetting | None = None
     cached_content: str | None = None
 
     def to_prompt(self) -> Prompt:
@@ -211,14 +220,15 @@ class GenerateContentBody(Struct, rename="camel"):
         config = self.generation_config or GenerationConfig()
         _refuse(config)
         system = self.system_instruction
-        tools, choice = _tools(self.tools or (), self.tool_config)
+        safety = many(self.safety_settings)
+        tools, choice = _tools(many(self.tools), self.tool_config)
         where = "generationConfig.responseJsonSchema"
         schema = carried(config.response_json_schema, where) or json_schema(
             carried(config.response_schema, "generationConfig.responseSchema"),
             "generationConfig.responseSchema",
         )
         return Prompt(
-            with_question(_turns(self.contents), "contents"),
+            with_question(_turns(many(self.contents)), "contents"),
             system=system.text("systemInstruction") if system else "",
             max_output_tokens=config.max_output_tokens,
             temperature=config.temperature,
@@ -233,7 +243,7 @@ class GenerateContentBody(Struct, rename="camel"):
             tools=tools,
             tool_choice=choice,
             thinking_budget=_thinking(config.thinking_config),
-            safety=_encode(self.safety_settings).decode() if self.safety_settings else "",
+            safety=_encode(safety).decode() if safety else "",
         )
 
 
@@ -272,7 +282,7 @@ def _turns(contents: Iterable[ContentBody]) -> list[Message]:
     for index, content in enumerate(contents):
         said: list[Part] = []
         results: list[Part] = []
-        for number, body in enumerate(content.parts):
+        for number, body in enumerate(many(content.parts)):
             if body.thought:  # what a model thought earlier is not part of what was said
                 continue
             part = body.to_part(f"contents[{index}].parts[{number}]")
@@ -317,10 +327,10 @@ _GOOGLES_TOOLS = tuple(
 class CountTokensBody(Struct, rename="camel"):
     """``:countTokens``: contents, or a whole request."""
 
-    contents: Annotated[tuple[ContentBody, ...], Meta(max_length=MAX_MESSAGES)] = ()
+    contents: Annotated[tuple[ContentBody, ...], Meta(max_length=MAX_MESSAGES)] | ContentBody = ()
     generate_content_request: GenerateContentBody | None = None
     system_instruction: ContentBody | None = None
-    tools: tuple[ToolBody, ...] | None = None
+    tools: Annotated[tuple[ToolBody, ...], Meta(max_length=MAX_TOOLS)] | ToolBody | None = None
 
     def to_prompt(self) -> Prompt:
         """What to count, as a question."""

@@ -1,0 +1,74 @@
+"""Real processes for tests: started on a free port, ready when they say so, ended by their own id."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.conftest import free_port
+
+BACKEND = Path(__file__).parents[2]
+READY_S = 30
+
+
+@contextmanager
+def running(*arguments: str, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A Python process that prints one line with "ready" in it; what it logs goes to a file."""
+    path = os.pathsep.join([str(BACKEND / "src"), str(BACKEND)])
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("KNOWALLEDGE_")}
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment | {"PYTHONPATH": path},
+        )
+    late = threading.Timer(READY_S, process.kill)
+    late.start()
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        late.cancel()
+        assert b"ready" in line, log.read_text()[-4000:]
+        yield process
+    finally:
+        late.cancel()
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+@contextmanager
+def gateway(config: str, folder: Path, workers: int = 1) -> Iterator[str]:
+    """A gateway with this configuration; gives its address."""
+    file = folder / "gateway.yaml"
+    file.write_text(config)
+    port = free_port()
+    with running(
+        "knowalledge.cli",
+        "serve",
+        "--config",
+        str(file),
+        "--bind",
+        f"127.0.0.1:{port}",
+        "--workers",
+        str(workers),
+        log=folder / "gateway.log",
+    ):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def simulator(folder: Path, *flags: str) -> Iterator[str]:
+    """A strict provider; gives its address."""
+    port = free_port()
+    with running("simulator", "--bind", f"127.0.0.1:{port}", *flags, log=folder / "simulator.log"):
+        yield f"http://127.0.0.1:{port}"
