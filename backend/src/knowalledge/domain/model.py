@@ -62,6 +62,7 @@ class ToolCall(Struct, frozen=True, tag="call"):
     name: str
     arguments: str  # JSON object text
     id: str = ""
+    signature: str = ""  # Gemini 3's proof of its thoughts; it must come back with the call, else it refuses
 
 
 class ToolResult(Struct, frozen=True, tag="result"):

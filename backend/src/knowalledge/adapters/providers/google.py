@@ -113,8 +113,9 @@ def _part(part: Part) -> dict[str, Any]:
             return {"inlineData": {"mimeType": mime, "data": b64encode(data).decode()}}
         case FileRef(uri, mime):
             return {"fileData": {"fileUri": uri, **({"mimeType": mime} if mime else {})}}
-        case ToolCall(name, arguments):
-            return {"functionCall": {"name": name, "args": _as_object(arguments or "{}", "arguments")}}
+        case ToolCall(name, arguments, _, signature):
+            call = {"functionCall": {"name": name, "args": _as_object(arguments or "{}", "arguments")}}
+            return {**call, "thoughtSignature": signature} if signature else call
         case ToolResult(name, content):
             return {"functionResponse": {"name": name, "response": _as_object(content, "result")}}
 
@@ -160,6 +161,7 @@ class _Part(Struct, rename="camel"):
     text: str | None = None
     thought: bool = False
     function_call: _Call | None = None
+    thought_signature: str = ""
 
 
 class _Content(Struct):
@@ -230,13 +232,13 @@ def read_chunk(data: bytes) -> Chunk:
             if part.text and not part.thought:
                 text += part.text
             elif part.function_call is not None:
-                calls.append(_tool_call(part.function_call))
+                calls.append(_tool_call(part.function_call, part.thought_signature))
     usage = read_usage(document.usage_metadata)
     return Chunk(text, tuple(calls), usage, finish, (document.model_version or "")[:200])
 
 
-def _tool_call(call: _Call) -> ToolCall:
-    return ToolCall(call.name, "{}" if call.args == _NULL else bytes(call.args).decode(), call.id)
+def _tool_call(call: _Call, signature: str) -> ToolCall:
+    return ToolCall(call.name, "{}" if call.args == _NULL else bytes(call.args).decode(), call.id, signature)
 
 
 def _word(text: object) -> str:

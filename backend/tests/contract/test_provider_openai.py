@@ -1,0 +1,291 @@
+"""What only OpenAI's dialect says, and what its many servers make of it."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from knowalledge.adapters.clock import SystemClock
+from knowalledge.adapters.providers import ProviderSpec, build, openai
+from knowalledge.domain import errors as e
+from knowalledge.domain.model import Blob, FileRef, Finish, Message, Prompt, Text, Tool, ToolCall, ToolResult
+from knowalledge.domain.ports import Provider
+from tests.adapters.loopback import Loopback, replies, sse, streams
+from tests.contract.provider_dialects import OpenAiDialect, dump
+
+S = 5.0
+PROMPT = Prompt((Message("user", (Text("hi"),)),))
+FORM = OpenAiDialect()
+
+
+@pytest.fixture
+def server() -> Iterator[Loopback]:
+    server = Loopback(replies(FORM.answer()))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def provider(server: Loopback) -> Iterator[Provider]:
+    provider = FORM.provider(server.url)
+    yield provider
+    provider.close()
+
+
+# -- requests ----------------------------------------------------------------------------------------------------------
+
+
+def test_everything_that_a_prompt_says_is_asked() -> None:
+    prompt = Prompt(
+        messages=(
+            Message("user", (Text("look"), Blob("image/png", b"\x89PNG"), FileRef("https://x/y"))),
+            Message("assistant", (Text("I look"), ToolCall("f", '{"b":1}', "c1"), ToolCall("g", ""))),
+            Message("tool", (ToolResult("f", '{"x":1}', "c1"), ToolResult("g", "plain"), Text("and?"))),
+            Message("assistant", (ToolCall("f", "{}", "c2"),)),
+            Message("user", ()),
+        ),
+        system="be brief",
+        max_output_tokens=7,
+        temperature=0.5,
+        top_p=0.9,
+        top_k=3,
+        seed=42,
+        stop=("END",),
+        presence_penalty=0.1,
+        frequency_penalty=0.2,
+        json_schema='{"type":"object"}',
+        tools=(Tool("f", "does f", '{"z":1,"a":2}'), Tool("g")),
+        tool_choice="f",
+    )
+
+    body = openai.request_body("m", prompt, stream=True)
+
+    assert json.loads(body) == {
+        "model": "m",
+        "messages": [
+            {"role": "system", "content": "be brief"},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "look"},
+                    {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw=="}},
+                    {"type": "image_url", "image_url": {"url": "https://x/y"}},
+                ],
+            },
+            {
+                "role": "assistant",
+                "content": "I look",
+                "tool_calls": [
+                    {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"b":1}'}},
+                    {"id": "g", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+                ],
+            },
+            {"role": "tool", "tool_call_id": "c1", "content": '{"x":1}'},
+            {"role": "tool", "tool_call_id": "g", "content": "plain"},
+            {"role": "user", "content": "and?"},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [
+                    {"id": "c2", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+                ],
+            },
+            {"role": "user", "content": ""},
+        ],
+        "max_tokens": 7,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "seed": 42,
+        "stop": ["END"],
+        "presence_penalty": 0.1,
+        "frequency_penalty": 0.2,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "strict": True, "schema": {"type": "object"}},
+        },
+        "tools": [
+            {
+                "type": "function",
+                "function": {"name": "f", "description": "does f", "parameters": {"z": 1, "a": 2}},
+            },
+            {
+                "type": "function",
+                "function": {"name": "g", "description": "", "parameters": {"type": "object"}},
+            },
+        ],
+        "tool_choice": {"type": "function", "function": {"name": "f"}},
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    assert b'{"z":1,"a":2}' in body
+
+
+def test_what_a_prompt_does_not_say_is_not_asked() -> None:
+    """Servers refuse what they do not know."""
+    assert json.loads(openai.request_body("m", PROMPT, stream=False)) == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "hi"}],
+    }
+
+
+def test_plain_json_is_asked_for_by_its_own_name() -> None:
+    body = json.loads(openai.request_body("m", Prompt(PROMPT.messages, json=True), stream=False))
+    assert body["response_format"] == {"type": "json_object"}
+
+
+@pytest.mark.parametrize("choice", ["auto", "none", "required"])
+def test_a_tool_choice_is_passed_on(choice: str) -> None:
+    prompt = Prompt(PROMPT.messages, tools=(Tool("f"),), tool_choice=choice)
+    assert json.loads(openai.request_body("m", prompt, stream=False))["tool_choice"] == choice
+
+
+def test_json_that_is_none_cannot_break_the_request() -> None:
+    for prompt in (
+        Prompt(PROMPT.messages, json_schema='{}},"model":"dearer","x":{"y":{'),
+        Prompt(PROMPT.messages, tools=(Tool("f", "", "{},"),)),
+    ):
+        with pytest.raises(e.ProviderRejected):
+            openai.request_body("m", prompt, stream=False)
+
+
+def test_openai_itself_is_told_the_limit_by_its_new_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its reasoning models refuse max_tokens; other servers know no other name."""
+    server = Loopback(replies(FORM.answer()))
+    limited = Prompt(PROMPT.messages, max_output_tokens=7)
+    try:
+        for own in (server.url, "https://api.openai.com/v1"):
+            monkeypatch.setattr(openai, "URL", own)
+            provider = build(ProviderSpec("openai", "m", server.url), SystemClock())
+            provider.complete(limited, S)
+            provider.close()
+    finally:
+        server.stop()
+    first, second = (json.loads(it.body) for it in server.asked)
+    assert (first["max_completion_tokens"], second["max_tokens"]) == (7, 7)
+    assert len(first) == len(second) == 3
+
+
+def test_the_key_goes_into_a_header(server: Loopback, provider: Provider) -> None:
+    provider.complete(PROMPT, S)
+    assert server.asked[0].headers["authorization"] == "Bearer k-1"
+    assert server.asked[0].path == "/v1/chat/completions"
+    open_ = build(ProviderSpec("openai", "m", server.url), SystemClock())
+    open_.complete(PROMPT, S)
+    assert "authorization" not in server.asked[1].headers
+    open_.close()
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+
+def delta(*calls: dict[str, Any], finish: str | None = None) -> bytes:
+    return sse(dump({"choices": [{"delta": {"tool_calls": list(calls)}, "finish_reason": finish}]}))
+
+
+def piece(
+    index: int | None, arguments: str, name: str | None = None, key: str | None = None
+) -> dict[str, Any]:
+    return {"index": index, "id": key, "function": {"name": name, "arguments": arguments}}
+
+
+def test_tool_calls_are_put_together_from_their_pieces(server: Loopback, provider: Provider) -> None:
+    server.behaviour = streams(
+        delta(piece(0, "", "f", "c1")),
+        delta(piece(0, '{"a"'), piece(1, "{", "g", "c2")),
+        delta(piece(1, "}"), piece(0, ":1}")),
+        delta(finish="tool_calls"),
+        sse(b"[DONE]"),
+    )
+    last = list(provider.stream(PROMPT, S))[-1]
+    assert last.tool_calls == (ToolCall("f", '{"a":1}', "c1"), ToolCall("g", "{}", "c2"))
+    assert last.finish is Finish.TOOL_CALLS
+
+
+@pytest.mark.parametrize("index", [0, None])
+def test_calls_that_share_an_index_are_told_apart_by_their_ids(
+    index: int | None, server: Loopback, provider: Provider
+) -> None:
+    """As some servers send them."""
+    server.behaviour = streams(
+        delta(piece(index, "{}", "f", "c1")),
+        delta(piece(index, "{", "g", "c2")),
+        delta(piece(index, "}", "", "c2")),
+        delta(finish="stop"),
+    )
+    last = list(provider.stream(PROMPT, S))[-1]
+    assert last.tool_calls == (ToolCall("f", "{}", "c1"), ToolCall("g", "{}", "c2"))
+    assert last.finish is Finish.TOOL_CALLS
+
+
+def test_a_refusal_of_the_model_is_text_that_stopped_for_safety(server: Loopback, provider: Provider) -> None:
+    said = {"content": None, "refusal": "I cannot"}
+    server.behaviour = replies(dump({"choices": [{"message": said, "finish_reason": "stop"}]}))
+    answer = provider.complete(PROMPT, S)
+    assert (answer.text, answer.finish) == ("I cannot", Finish.SAFETY)
+    server.behaviour = streams(
+        sse(dump({"choices": [{"delta": said}]})),
+        sse(dump({"choices": [{"delta": {}, "finish_reason": "stop"}]})),
+    )
+    chunks = list(provider.stream(PROMPT, S))
+    assert ("".join(it.text for it in chunks), chunks[-1].finish) == ("I cannot", Finish.SAFETY)
+
+
+def test_a_stream_whose_last_word_is_missing_is_whole_if_it_finished(
+    server: Loopback, provider: Provider
+) -> None:
+    server.behaviour = streams(sse(FORM.event("a")), sse(FORM.event("", "")))
+    assert list(provider.stream(PROMPT, S))[-1].finish is Finish.STOP
+
+
+def test_nothing_after_the_last_word_is_waited_for(server: Loopback, provider: Provider) -> None:
+    def behave(talk: Any) -> None:
+        talk.begin()
+        for event in FORM.stream("a", "b"):
+            talk.piece(event)
+        talk.hang()
+
+    server.behaviour = behave
+    assert "".join(chunk.text for chunk in provider.stream(PROMPT, S)) == "ab"
+    assert server.empty.wait(1)
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_account_without_credit_is_not_asked_again_at_once(server: Loopback, provider: Provider) -> None:
+    server.behaviour = replies(
+        dump({"error": {"type": "insufficient_quota", "code": "insufficient_quota"}}), 429
+    )
+    with pytest.raises(e.ProviderRateLimited) as caught:
+        provider.complete(PROMPT, S)
+    assert caught.value.retry_after == 60.0
+
+
+@pytest.mark.parametrize("code", ["content_filter", "content_policy_violation"])
+def test_a_blocked_prompt_is_the_callers_matter(code: str, server: Loopback, provider: Provider) -> None:
+    server.behaviour = replies(dump({"error": {"code": code, "type": None}}), 400)
+    with pytest.raises(e.ContentBlocked):
+        provider.complete(PROMPT, S)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ({"code": 429}, e.ProviderRateLimited),
+        ({"type": "rate_limit_error"}, e.ProviderRateLimited),
+        ({"type": "invalid_request_error"}, e.ProviderRejected),
+        ({"code": "invalid_api_key"}, e.ProviderAuth),
+        ({"type": "server_error"}, e.ProviderUnavailable),
+        ({"code": [], "type": {}}, e.ProviderUnavailable),
+        ("a text", e.ProviderUnavailable),
+        ([], e.ProviderUnavailable),
+        (7, e.ProviderUnavailable),
+    ],
+)
+def test_an_error_inside_a_stream_is_known_by_its_name(
+    error: object, kind: type[Exception], server: Loopback, provider: Provider
+) -> None:
+    server.behaviour = streams(sse(dump({"error": error})))
+    with pytest.raises(kind):
+        next(provider.stream(PROMPT, S))
