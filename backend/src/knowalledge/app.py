@@ -243,13 +243,14 @@ def quota_stats(quota: QuotaStore, targets: list[str], telemetry: Telemetry) -> 
     found = {}
     for target in targets:
         levels = quota.levels(target)
-        telemetry.quota(target, [(it.window.name, it.used, it.window.limit) for it in levels])
+        telemetry.quota(target, [(it.window.name, it.used, it.limit) for it in levels])
         found[target] = {
             "windows": [
                 {
                     "window": it.window.name,
                     "count": it.window.count,
-                    "limit": it.window.limit,
+                    "limit": it.limit,
+                    "learnt": it.window.learn,
                     "used": it.used,
                     "reserved": it.held,
                     "resets_in_s": round(it.resets_s, 1),

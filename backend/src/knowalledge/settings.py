@@ -195,7 +195,7 @@ TARGET_KEYS = {
     "api_key": "The provider's key.",
     "credentials": "adc, anonymous (loopback only), or the path of a key file.",
     "tier": "Lower tiers are asked first; default 0.",
-    "quota": "What the provider allows: {rpm, tpm, rpd, tpd}, a list of windows, or absent: unlimited.",
+    "quota": "What the provider allows: {rpm, tpm, rpd, tpd}, a list of windows, learn, or absent: unlimited.",
 }
 MODEL_KEYS = {
     "targets": "Where the model can be asked.",
@@ -511,14 +511,22 @@ _SHORT = {
 _PACIFIC = "America/Los_Angeles"
 
 
+# Where a search for an unpublished limit begins.
+_FIRST_RPM = 60
+
+
 def _quota(key: str, found: Any, provider: str, faults: list[Fault]) -> tuple[Window, ...]:
     if found is None:
         return ()
+    if found == "learn":
+        return (Window("learnt", Count.REQUESTS, _FIRST_RPM, 60, learn=True),)
     if isinstance(found, dict):
         return tuple(_short(key, name, limit, provider, faults) for name, limit in found.items())
     if isinstance(found, list):
         return tuple(_window(f"{key}[{index}]", entry, faults) for index, entry in enumerate(found[:16]))
-    faults.append(Fault(key, "is neither a mapping nor a list", "write quota: {rpm: 120, tpm: 60000}"))
+    faults.append(
+        Fault(key, "is neither a mapping nor a list", "write quota: {rpm: 120, tpm: 60000}, or quota: learn")
+    )
     return ()
 
 

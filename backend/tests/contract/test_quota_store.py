@@ -23,6 +23,7 @@ WINDOWS = (
     Window("otpm", Count.OUTPUT, 700, 7),
     Window("rpd", Count.REQUESTS, 60, 86_400, zone="America/Los_Angeles"),
 )
+LEARNT = Window("learnt", Count.REQUESTS, 4, 60, learn=True)
 
 
 class FakeClock:
@@ -48,7 +49,13 @@ def redis_store(client: Redis, clock: FakeClock, *windows: Window, rules: Rules 
         client, {"t": windows}, rules, clock, "a", moment=lambda: str(int(clock.now() * SECOND)), pumps=False
     )
     if windows:
-        store.join("t", lambda everything: Spent(({},) * len(windows), (0,) * len(windows), (), ()), 0)
+        store.join(
+            "t",
+            lambda everything: Spent(
+                ({},) * len(windows), (0,) * len(windows), tuple(it.limit for it in windows), (), ()
+            ),
+            0,
+        )
     return store
 
 
@@ -316,11 +323,28 @@ def test_shutting_down_hands_every_place_back(make: Make) -> None:
     assert store.depths("t")[Priority.HIGH].waiting == 0
 
 
+def test_a_learnt_limit_is_probed_and_a_refusal_cuts_it_to_what_was_accepted(
+    make: Make, clock: FakeClock
+) -> None:
+    store = make(LEARNT)
+    kept = []
+    while len(kept) < 9:  # one at a time, as an even pace has it
+        decision = ask(store, ONE)
+        if decision.reservation is None:
+            clock.sleep(decision.wait_s)
+        else:
+            kept.append(decision.reservation)
+    assert store.levels("t")[0].limit > 8
+    store.refused(kept[-1])
+    assert store.levels("t")[0].limit == 8
+    assert ask(store, ONE).refusal is Refusal.QUOTA
+
+
 Step = tuple[str, int, int, int, int]
 steps = st.lists(
     st.tuples(
         st.sampled_from(
-            ["ask", "ask", "ask", "enter", "enter", "settle", "release", "wait", "gate", "leave"]
+            ["ask", "ask", "ask", "enter", "enter", "settle", "release", "refused", "wait", "gate", "leave"]
         ),
         st.integers(0, 400),
         st.integers(0, 300),
@@ -332,13 +356,15 @@ steps = st.lists(
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(history=steps)
-def test_the_scripts_and_the_arithmetic_agree_step_by_step(history: list[Step], redis_client: Redis) -> None:
+@given(history=steps, windows=st.sampled_from([WINDOWS, (LEARNT, WINDOWS[1])]))
+def test_the_scripts_and_the_arithmetic_agree_step_by_step(
+    history: list[Step], windows: tuple[Window, ...], redis_client: Redis
+) -> None:
     redis_client.flushdb()
     clock = FakeClock()
     pair: tuple[Store, Store] = (
-        MemoryQuotaStore({"t": WINDOWS}, RULES, clock, pumps=False),
-        redis_store(redis_client, clock, *WINDOWS),
+        MemoryQuotaStore({"t": windows}, RULES, clock, pumps=False),
+        redis_store(redis_client, clock, *windows),
     )
     live: list[tuple[Reservation, Reservation]] = []
     waiting: list[tuple[Ticket, Ticket]] = []
@@ -372,8 +398,10 @@ def test_the_scripts_and_the_arithmetic_agree_step_by_step(history: list[Step], 
             for store, reservation in zip(pair, live.pop(first % len(live)), strict=True):
                 if kind == "settle":
                     store.settle(reservation, Need(first, second * 2))
-                else:
+                elif kind == "release":
                     store.release(reservation)
+                else:
+                    store.refused(reservation)
         assert pump(pair[0]) == pytest.approx(pump(pair[1]), abs=1e-5)
         for tickets in list(waiting):
             mine, theirs = (ticket.wait(0) for ticket in tickets)

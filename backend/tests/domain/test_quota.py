@@ -18,6 +18,7 @@ from knowalledge.domain.quota import (
     Entry,
     Lane,
     Ledger,
+    Level,
     Moment,
     Need,
     Verdict,
@@ -203,7 +204,7 @@ def test_replicas_that_cannot_ask_each_other_never_spend_more_than_the_whole(
         ledger.charge(at(ledger, now), Need(amount, 0))
         whole.charge(at(whole, now), Need(amount, 0))
     for ledger in ledgers:
-        ledger.part(at(ledger, now), (sum(spent),), len(spent))
+        ledger.part(at(ledger, now), whole.levels(at(whole, now)), len(spent))
     for who, milliseconds, amount in asks:
         now += milliseconds / 1000
         ledger = ledgers[who % len(ledgers)]
@@ -214,7 +215,8 @@ def test_replicas_that_cannot_ask_each_other_never_spend_more_than_the_whole(
 
 def test_a_replica_alone_comes_to_an_equal_part_within_a_window() -> None:
     ledger = Ledger((RPM,))
-    ledger.part(at(ledger, 1000.0), (10,), 2)  # the others have spent everything
+    spent = Level(RPM, used=10, held=0, resets_s=60, limit=10)  # by the others
+    ledger.part(at(ledger, 1000.0), (spent,), 2)
     assert reserve(ledger, 1000.0, Need(1, 0)).entry is None
     granted = [reserve(ledger, 1061.0, Need(1, 0)).entry is not None for _ in range(8)]
     assert granted.count(True) == 5

@@ -11,6 +11,7 @@ without asking anybody, and can tell a Redis that has come back empty what has b
 from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum
+from functools import partial
 
 import gevent
 import structlog
@@ -42,7 +43,7 @@ class _End(Struct, frozen=True):
     """A reservation's end, on its way to Redis."""
 
     reservation: Reservation
-    true: Need | None  # None: released
+    act: Callable[[Reservation], None]
 
 
 class ReplicaQuotaStore:
@@ -66,7 +67,7 @@ class ReplicaQuotaStore:
         self._ended: deque[tuple[str, str]] = deque(maxlen=ENDED)
         self._more = Event()
         self._before: dict[str, tuple[dict[int, int], ...]] = {}  # charges at the moment of the loss
-        self._used: dict[str, tuple[int, ...]] = {target: (0,) * len(it) for target, it in windows.items()}
+        self._seen: dict[str, tuple[Level, ...]] = {target: mirror.levels(target) for target in windows}
         self._alive = 1
         self._running: list[gevent.Greenlet[..., None]] = []
         self._log = structlog.get_logger()
@@ -104,8 +105,7 @@ class ReplicaQuotaStore:
                 except Gone:
                     self._lose()
                 else:
-                    if decision.levels:
-                        self._used[target] = tuple(level.used for level in decision.levels)
+                    self._seen[target] = decision.levels
                     return decision
         found = self._mirror.ask(target, asking)
         if target not in self._windows:
@@ -115,16 +115,18 @@ class ReplicaQuotaStore:
         )
 
     def settle(self, reservation: Reservation, true: Need) -> None:
-        self._end(_End(reservation, true))
+        self._mirror.settle(reservation, true)
+        self._end(_End(reservation, partial(self._shared.settle, true=true)))
 
     def release(self, reservation: Reservation) -> None:
-        self._end(_End(reservation, None))
+        self._mirror.release(reservation)
+        self._end(_End(reservation, self._shared.release))
+
+    def refused(self, reservation: Reservation) -> None:
+        self._mirror.refused(reservation)
+        self._end(_End(reservation, self._shared.refused))
 
     def _end(self, end: _End) -> None:
-        if end.true is None:
-            self._mirror.release(end.reservation)
-        else:
-            self._mirror.settle(end.reservation, end.true)
         if end.reservation.target not in self._windows:
             return
         if self._state is State.ALONE:
@@ -171,7 +173,7 @@ class ReplicaQuotaStore:
         self._log.warning("redis is gone", replicas=self._alive)
         for target in self._windows:
             self._before[target] = self._mirror.charges(target)
-            self._mirror.part(target, self._used[target], self._alive)
+            self._mirror.part(target, self._seen[target], self._alive)
         self._keep_ends()
         self._shared.scatter()
         gevent.spawn(self._return)
@@ -221,10 +223,7 @@ class ReplicaQuotaStore:
         charges = self._mirror.charges(target)
         floors = [0] * len(windows)
         if everything:
-            floors = [
-                used if window.span_s > PACED_SPAN_S else 0
-                for window, used in zip(windows, self._used[target], strict=True)
-            ]
+            floors = [level.used if level.window.span_s > PACED_SPAN_S else 0 for level in self._seen[target]]
         else:
             charges = tuple(
                 {
@@ -235,7 +234,8 @@ class ReplicaQuotaStore:
                 for now, then in zip(charges, self._before.get(target, charges), strict=True)
             )
         live = tuple((it.waiter, it.entry.buckets) for it in self._mirror.live(target).values())
-        return Spent(charges, tuple(floors), live, tuple(key for of, key in self._ended if of == target))
+        ended = tuple(key for of, key in self._ended if of == target)
+        return Spent(charges, tuple(floors), tuple(it.limit for it in self._seen[target]), live, ended)
 
     # -- in the background -----------------------------------------------------------------------------------------
 
@@ -260,7 +260,7 @@ class ReplicaQuotaStore:
                         break
                     else:
                         self._alive = pulse.alive
-                        self._used[target] = pulse.used
+                        self._seen[target] = pulse.levels
                         self._mirror.skew_us = pulse.clock_us - int(self._clock.now() * SECOND)
             gevent.sleep(BEAT_S)
 
@@ -281,10 +281,7 @@ class ReplicaQuotaStore:
         while self._ends and self._state is State.JOINED:
             end = self._ends[0]
             try:
-                if end.true is None:
-                    self._shared.release(end.reservation)
-                else:
-                    self._shared.settle(end.reservation, end.true)
+                end.act(end.reservation)
             except Forgotten:
                 self._joined.discard(end.reservation.target)
                 self._rejoin(end.reservation.target)

@@ -132,6 +132,10 @@ class QuotaStore(Protocol):
 
     def release(self, reservation: Reservation) -> None: ...
 
+    def refused(self, reservation: Reservation) -> None:
+        """The provider answered 429: released, and what is learnt of its limits comes down."""
+        ...
+
     def close_until(self, target: str, seconds: float, window: str) -> None:
         """Grant nothing for this target for ``seconds``: the provider said so."""
         ...

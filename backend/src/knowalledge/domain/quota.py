@@ -29,6 +29,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from knowalledge.domain.errors import NeverFits
+from knowalledge.domain.learning import CLIMB, Ceiling
 
 # One window is this many buckets; 600 makes 0.1 s of a minute, an error of at most 0.17%.
 BUCKETS = 600
@@ -38,6 +39,8 @@ SIZE = BUCKETS + 1 + LAG
 SECOND = 1_000_000
 # Windows up to this are paced. A day is not: who may ask 10,000 times a day need not ask every 8.6 seconds.
 PACED_SPAN_S = 120
+# How far ahead of an even pace a learnt window may be spent: two seconds of a minute, and at least two requests.
+LEARNT_BURST = 1 / 30
 
 
 class Count(StrEnum):
@@ -66,6 +69,7 @@ class Window(Struct, frozen=True):
     span_s: int
     zone: str = ""  # calendar windows: the IANA zone ...
     reset_s: int = 0  # ... and seconds after its midnight at which the day begins
+    learn: bool = False  # nobody publishes the limit: begin with this one and find it
 
     @property
     def calendar(self) -> bool:
@@ -101,12 +105,12 @@ class Lane(Struct, frozen=True):
     share: float = 1.0  # of each limit
     burst: float = 1.0  # of each limit, ahead of an even pace; 1: not paced
 
-    def wanted(self, window: Window, amount: int) -> int:
+    def wanted(self, limit: int, amount: int) -> int:
         """The room that must be there for ``amount``: with what is left to the more urgent, nothing of a tiny window.
 
         What would not fit beside that share goes when the window is empty enough for it alone.
         """
-        return max(amount, min(window.limit, amount + window.limit - int(window.limit * self.share)))
+        return max(amount, min(limit, amount + limit - int(limit * self.share)))
 
 
 WHOLE = Lane()
@@ -151,15 +155,29 @@ class Level(Struct, frozen=True):
     used: int  # charged and held
     held: int
     resets_s: float  # until everything counted now is out
+    limit: int  # the window's own, or what is learnt of it
 
 
 class Ring:
     """The charges of one window, by bucket, and its pace."""
 
-    __slots__ = ("apart", "held", "last", "line", "lined", "others", "slots", "total", "width", "window")
+    __slots__ = (
+        "apart",
+        "ceiling",
+        "held",
+        "last",
+        "line",
+        "lined",
+        "others",
+        "slots",
+        "total",
+        "width",
+        "window",
+    )
 
     def __init__(self, window: Window) -> None:
         self.window = window
+        self.ceiling = Ceiling(window.limit) if window.learn else None
         self.width = window.width
         self.slots = [0] * SIZE
         self.total = 0
@@ -218,9 +236,14 @@ class Ring:
         return found
 
     @property
+    def limit(self) -> int:
+        return int(self.ceiling.limit) if self.ceiling else self.window.limit
+
+    @property
     def rate(self) -> float:
         """An even pace, per microsecond."""
-        return self.window.limit / (self.window.span_s * SECOND)
+        faster = CLIMB if self.ceiling and self.ceiling.climbing else 1.0
+        return faster * self.limit / (self.window.span_s * SECOND)
 
     def add(self, bucket: int, amount: int) -> None:
         """Charge ``amount`` (may be negative) into ``bucket``; one that is out of the window is no more."""
@@ -241,11 +264,11 @@ class Ring:
         An amount larger than the window fits after as many windows as it fills.
         """
         window = self.window
-        short = self.used + amount - window.limit
+        short = self.used + amount - self.limit
         if short <= 0:
             return 0
         if window.calendar:
-            return end - now + (short - 1) // window.limit * window.span_s * SECOND
+            return end - now + (short - 1) // self.limit * window.span_s * SECOND
         for age in range(SIZE - 1, -1, -1):
             bucket = self.last - age
             short -= self.slots[bucket % SIZE]
@@ -255,9 +278,12 @@ class Ring:
 
     def pace_in(self, amount: int, burst: float) -> int:
         """Microseconds until ``amount`` more is no further ahead of an even pace than ``burst`` of the limit."""
+        if self.ceiling is not None:
+            # What nobody publishes may well be counted by the second.
+            burst = min(burst, LEARNT_BURST)
         if burst >= 1 or self.window.span_s > PACED_SPAN_S or self.line <= 0:
             return 0
-        ahead = self.line + amount - burst * self.window.limit
+        ahead = self.line + amount - max(burst * self.limit, 2.0 if self.ceiling else 0.0)
         # What is larger than the burst itself goes as soon as the line is empty.
         return int(min(ahead, self.line) / self.rate) + 1 if ahead > 0 else 0
 
@@ -281,9 +307,21 @@ class Ledger:
         """Charge every window, or none."""
         buckets = self.advance(at)
         wait, window = self.wait(at, need, 1, lane)
+        if wait and self._pressed(at):
+            wait, window = self.wait(at, need, 1, lane)
         if wait:
             return Verdict(None, wait / SECOND, window)
         return Verdict(self._charge(buckets, need))
+
+    def _pressed(self, at: Moment) -> bool:
+        """Whether a learnt ceiling gives way to a request that does not fit."""
+        gave = False
+        if at.now >= self.gate:
+            for ring in self.rings:
+                if ring.ceiling is not None and ring.ceiling.pressed(at.now):
+                    ring.repace(-1)
+                    gave = True
+        return gave
 
     def charge(self, at: Moment, need: Need) -> Entry:
         """Charge every window, whatever is in it: somebody else has decided."""
@@ -306,7 +344,7 @@ class Ledger:
             window = ring.window
             amount = window.charges(need, requests) + window.holds(need)
             room = max(
-                ring.room_in(at.now, lane.wanted(window, amount), end), ring.pace_in(amount, lane.burst)
+                ring.room_in(at.now, lane.wanted(ring.limit, amount), end), ring.pace_in(amount, lane.burst)
             )
             if room > wait:
                 wait, worst = room, window.name
@@ -335,16 +373,25 @@ class Ledger:
             ring.held -= hold
             ring.repace(-charge - hold)
 
+    def refused(self, at: Moment, entry: Entry) -> None:
+        """The provider refused it: released, and what is learnt of the limit comes down."""
+        self.release(at, entry)
+        for ring, bucket in zip(self.rings, entry.buckets, strict=True):
+            if ring.ceiling is not None:
+                ring.ceiling.refused(at.now, bucket * ring.width, ring.total + ring.held)
+
     def close_until(self, moment: int, window: str = "") -> None:
         """A hard gate: the provider named a time. It only ever moves later, and ends by itself."""
         if moment > self.gate:
             self.gate, self.gate_window = moment, window
 
-    def part(self, at: Moment, used: tuple[int, ...], replicas: int) -> None:
-        """Go on alone: with this replica's part of each window, of which all together had ``used`` so much."""
+    def part(self, at: Moment, levels: tuple[Level, ...], replicas: int) -> None:
+        """Go on alone: with this replica's part of each window, as all together last saw them."""
         self.advance(at)
-        for ring, all_used in zip(self.rings, used, strict=True):
-            limit, own = ring.window.limit, ring.total + ring.held
+        for ring, level in zip(self.rings, levels, strict=True):
+            if ring.ceiling is not None:
+                ring.ceiling.learnt(level.limit)
+            limit, own, all_used = ring.limit, ring.total + ring.held, level.used
             free = max(0, limit - max(own, all_used))
             ring.apart = Apart(
                 at.now,
@@ -361,21 +408,21 @@ class Ledger:
     def levels(self, at: Moment) -> tuple[Level, ...]:
         self.advance(at)
         return tuple(
-            level_of(ring.window, ring.used, ring.held, at, end)
+            level_of(ring.window, ring.used, ring.held, ring.limit, at, end)
             for ring, end in zip(self.rings, at.ends, strict=True)
         )
 
 
-def level_of(window: Window, used: int, held: int, at: Moment, end: int) -> Level:
-    """A window's level from its two numbers."""
+def level_of(window: Window, used: int, held: int, limit: int, at: Moment, end: int) -> Level:
+    """A window's level from its numbers."""
     resets = (end - at.now) / SECOND if window.calendar else float(window.span_s if used else 0)
-    return Level(window, used, held, resets)
+    return Level(window, used, held, resets, limit)
 
 
 def refuse_what_never_fits(target: str, windows: tuple[Window, ...], need: Need) -> None:
     """Raise ``NeverFits`` where waiting cannot help, naming the limit."""
     for window in windows:
-        if window.charges(need) > window.limit:
+        if window.charges(need) > window.limit and not window.learn:
             raise NeverFits(
                 f"this request needs about {need.input} input tokens; {target} allows {window.limit} "
                 f"{window.count.replace('_', ' ')} in {window.span_s} s, so it can never fit"
@@ -386,6 +433,6 @@ def cap(windows: tuple[Window, ...], need: Need) -> Need:
     """The need with its predicted output cut to what could ever fit: a prediction never refuses a request."""
     output = need.output
     for window in windows:
-        if window.holds(need):
+        if window.holds(need) and not window.learn:
             output = min(output, window.limit - window.charges(need))
     return need if output == need.output else Need(need.input, max(0, output))

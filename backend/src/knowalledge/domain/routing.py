@@ -22,7 +22,7 @@ class Candidate(Struct, frozen=True):
 
 def headroom(levels: Iterable[Level]) -> float:
     """The free share of the fullest window; 1 where nothing limits."""
-    return min((max(0.0, 1 - level.used / level.window.limit) for level in levels), default=1.0)
+    return min((max(0.0, 1 - level.used / level.limit) for level in levels), default=1.0)
 
 
 def order(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:

@@ -361,7 +361,7 @@ class Run:
         breaker = deck.breakers[name]
         self._told_upstream(grant, outcome_of(error))
         if isinstance(error, e.ProviderRateLimited):
-            quota.release(grant.reservation)  # what it refuses, the provider does not count
+            quota.refused(grant.reservation)  # what it refuses, the provider does not count
             hint = BARE_429_S if error.retry_after is None else min(error.retry_after, LONGEST_HINT_S)
             quota.close_until(name, hint, error.quota_id)
             breaker.succeeded()
@@ -437,8 +437,8 @@ def allowances(levels: Iterable[Level]) -> tuple[Allowance, ...]:
     return tuple(
         Allowance(
             level.window.name,
-            level.window.limit,
-            max(0, level.window.limit - level.used),
+            level.limit,
+            max(0, level.limit - level.used),
             level.window.span_s,
             int(level.resets_s),
         )

@@ -91,6 +91,13 @@ class MemoryQuotaStore:
             it.desk.ledger.release(self._at(it), live.entry)
             self._freed(reservation.target)
 
+    def refused(self, reservation: Reservation) -> None:
+        it = self._targets[reservation.target]
+        live = it.live.pop(reservation.id, None)
+        if live is not None:
+            it.desk.ledger.refused(self._at(it), live.entry)
+            self._freed(reservation.target)
+
     def close_until(self, target: str, seconds: float, window: str) -> None:
         it = self._targets[target]
         it.desk.ledger.close_until(self._at(it).now + int(seconds * SECOND), window)
@@ -171,10 +178,10 @@ class MemoryQuotaStore:
         it = self._targets[target]
         it.live[waiter.id] = Live(waiter, it.desk.ledger.charge(self._at(it), waiter.need))
 
-    def part(self, target: str, used: tuple[int, ...], replicas: int) -> None:
+    def part(self, target: str, levels: tuple[Level, ...], replicas: int) -> None:
         """Go on alone with this replica's part, until ``join``."""
         it = self._targets[target]
-        it.desk.ledger.part(self._at(it), used, max(1, replicas))
+        it.desk.ledger.part(self._at(it), levels, max(1, replicas))
 
     def join(self, target: str) -> None:
         """The others can be asked again: so must those who wait here."""

@@ -122,6 +122,7 @@ class _Target:
             yield end
             yield window.span_s * SECOND
             yield window.span_s <= PACED_SPAN_S
+            yield window.learn
 
 
 class Pulse(Struct, frozen=True):
@@ -129,7 +130,7 @@ class Pulse(Struct, frozen=True):
 
     clock_us: int  # Redis' own
     alive: int  # replicas
-    used: tuple[int, ...]  # of each window, by all replicas
+    levels: tuple[Level, ...]  # by all replicas
 
 
 class Spent(Struct, frozen=True):
@@ -137,6 +138,7 @@ class Spent(Struct, frozen=True):
 
     charges: tuple[dict[int, int], ...]
     floors: tuple[int, ...]
+    limits: tuple[int, ...]
     live: tuple[tuple[Waiter, tuple[int, ...]], ...]
     finished: tuple[str, ...]
 
@@ -218,10 +220,23 @@ class RedisQuotaStore:
     def release(self, reservation: Reservation) -> None:
         self._finish(reservation, Need(0, 0), 0)
 
-    def _finish(self, reservation: Reservation, true: Need, settled: int) -> None:
+    def refused(self, reservation: Reservation) -> None:
+        self._finish(reservation, Need(0, 0), 0, 1)
+
+    def _finish(self, reservation: Reservation, true: Need, settled: int, refused: int = 0) -> None:
         it = self._targets[reservation.target]
         if it.windows:
-            self._run(_FINISH, it, reservation.id, self._replica, true.input, true.output, settled, it.epoch)
+            self._run(
+                _FINISH,
+                it,
+                reservation.id,
+                self._replica,
+                true.input,
+                true.output,
+                settled,
+                it.epoch,
+                refused,
+            )
 
     def close_until(self, target: str, seconds: float, window: str) -> None:
         self._run(_GATE, self._targets[target], int(seconds * SECOND), window)
@@ -265,8 +280,10 @@ class RedisQuotaStore:
     def _levels(self, it: _Target, rest: list[int]) -> tuple[Level, ...]:
         at = it.moment(self._now())
         return tuple(
-            level_of(window, used, held, at, end)
-            for window, used, held, end in zip(it.windows, rest[0::3], rest[1::3], at.ends, strict=True)
+            level_of(window, used, held, limit, at, end)
+            for window, used, held, limit, end in zip(
+                it.windows, rest[0::3], rest[1::3], rest[2::3], at.ends, strict=True
+            )
         )
 
     def _now(self) -> int:
@@ -355,7 +372,7 @@ class RedisQuotaStore:
         it = self._targets[target]
         keys = [key for key, ticket in it.tickets.items() if ticket.position]
         now, alive, *rest = self._run(_BEAT, it, self._replica, int(LEASE_S * SECOND), it.epoch, *keys)
-        used, others = rest[: len(it.windows)], rest[len(it.windows) :]
+        seen, others = rest[: 3 * len(it.windows)], rest[3 * len(it.windows) :]
         for key, record in zip(others[0::2], others[1::2], strict=True):
             name = key.decode()
             ticket = it.tickets.get(name)
@@ -364,7 +381,7 @@ class RedisQuotaStore:
             elif ticket is not None:
                 self._forget(it, name)
                 ticket.end(AskAgain.AGAIN)
-        return Pulse(int(now), alive, tuple(used))
+        return Pulse(int(now), alive, self._levels(it, seen))
 
     def join(self, target: str, spent: Callable[[bool], Spent], gate_s: float) -> bool:
         """Join the state that Redis has, or begin one; whether it was new to this replica.
@@ -388,6 +405,7 @@ class RedisQuotaStore:
                     (
                         [[n for pair in it.items() for n in pair] for it in bring.charges],
                         bring.floors,
+                        bring.limits,
                         [
                             (
                                 waiter.id,

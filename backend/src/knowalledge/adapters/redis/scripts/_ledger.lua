@@ -2,17 +2,20 @@
 --
 -- State, all under one hash tag, constant in size:
 --   KEYS[1]  P .. quota  hash    ep epoch: names this state, gone when Redis has lost it; per window i: t<i> charged, h<i> held, l<i> newest bucket, p<i> ahead of the pace;
+--                                c<i> what is learnt of its limit, packed: limit, next step, moments of probe and cut;
 --                                lt moment of the paces; g gate, gw its window; and the room's counters
 --   KEYS[2]  P .. rings  string  the rings of all windows, one after the other, eight bytes a bucket
 --   P .. live:<replica>  hash    reservation id -> what ends it if its replica dies
 -- ARGV[1] is a test's own moment, or ''; ARGV[2] the configuration, doubles packed little-endian:
 --   capacity, aging us, share and burst of each level 0..3, number of windows, and per window
 --   limit, bucket width us, counts requests, counts input, counts output, day (0: rolling), day's end us, span us,
---   paced
+--   paced, learnt
 -- Moments are whole microseconds of Redis' own clock.
 
 local P = string.sub(KEYS[1], 1, -6)
 local SIZE = 603
+local PROBE, VERIFY, REPEAT, CUT, CLIMB, MOST = 40000000, 2000000, 20000000, 0.9, 6, 1000000 -- domain/learning.py
+local LEARNT_BURST = 1 / 30
 local cfg = {struct.unpack('<' .. string.rep('d', #ARGV[2] / 8), ARGV[2])}
 local now
 if ARGV[1] ~= '' then
@@ -79,17 +82,41 @@ local function advance(w, lined)
   w.last = index
 end
 
+local function pace(w)
+  w.rate = w.limit / w.span
+  if w.learn and w.step > 1 then w.rate = w.rate * CLIMB end
+end
+
+-- A learnt ceiling is kept as a fraction; the limit is what is whole of it.
+local function recall(n, w)
+  local kept = redis.call('HGET', KEYS[1], 'c' .. n)
+  if kept then
+    w.ceiling, w.step, w.probe, w.cut = struct.unpack('<dddd', kept)
+  else
+    w.ceiling, w.step, w.probe, w.cut = w.limit, 1, 0, 0
+  end
+  w.limit = math.floor(w.ceiling)
+end
+
+local function learn(n, w, ceiling)
+  w.ceiling, w.limit = ceiling, math.floor(ceiling)
+  pace(w)
+  redis.call('HSET', KEYS[1], 'c' .. n, struct.pack('<dddd', w.ceiling, w.step, w.probe, w.cut))
+end
+
 -- Read every window and bring it to the moment.
 local function open()
   local fields = {}
   for n = 1, cfg[11] do
-    local at = 12 + (n - 1) * 9
+    local at = 12 + (n - 1) * 10
     local w = {
       limit = cfg[at], width = cfg[at + 1], req = cfg[at + 2], inp = cfg[at + 3], out = cfg[at + 4],
       day = cfg[at + 5], ends = cfg[at + 6], span = cfg[at + 7], paced = cfg[at + 8],
+      learn = cfg[at + 9] == 1,
       offset = (n - 1) * SIZE * 8,
     }
-    w.rate = w.limit / w.span
+    if w.learn then recall(n, w) end
+    pace(w)
     windows[n] = w
     fields[#fields + 1] = 't' .. n
     fields[#fields + 1] = 'h' .. n
@@ -162,8 +189,9 @@ local function room_in(w, amount)
 end
 
 local function pace_in(w, amount, burst)
+  if w.learn then burst = math.min(burst, LEARNT_BURST) end
   if burst >= 1 or w.paced == 0 or w.line <= 0 then return 0 end
-  local ahead = w.line + amount - burst * w.limit
+  local ahead = w.line + amount - math.max(burst * w.limit, w.learn and 2 or 0)
   if ahead <= 0 then return 0 end
   return math.floor(math.min(ahead, w.line) / w.rate) + 1
 end
@@ -181,6 +209,44 @@ local function wait_for(requests, input, output, level)
     if room > wait then wait, worst = room, n end
   end
   return wait, worst
+end
+
+-- A request does not fit: whether a learnt ceiling gives way.
+local function pressed()
+  local gave = false
+  if now < gate then return gave end
+  for n, w in ipairs(windows) do
+    if w.learn and now >= w.probe and w.ceiling < MOST then
+      local step = w.step
+      w.step, w.probe = step * 2, now + VERIFY
+      learn(n, w, w.ceiling + step)
+      repace(w, -1)
+      gave = true
+    end
+  end
+  return gave
+end
+
+-- The microseconds until one request fits, after a learnt ceiling has given way if it would.
+local function turn(input, output, level)
+  local wait, worst = wait_for(1, input, output, level)
+  if wait > 0 and pressed() then wait, worst = wait_for(1, input, output, level) end
+  return wait, worst
+end
+
+-- The provider refused a request that was granted in these buckets, and has been released.
+local function refused(buckets)
+  for n, w in ipairs(windows) do
+    if w.learn then
+      local ceiling = math.min(w.ceiling, w.total + w.held)
+      if buckets[n] * w.width >= w.cut then
+        if w.cut > 0 and now - w.cut < REPEAT then ceiling = ceiling * CUT end
+        w.cut = now
+      end
+      w.step, w.probe = 1, now + PROBE
+      learn(n, w, math.max(1, ceiling))
+    end
+  end
 end
 
 -- Charge every window, whatever is in it; the grant's buckets.

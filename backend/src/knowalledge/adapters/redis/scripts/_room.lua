@@ -128,7 +128,7 @@ local function dispatch()
     end
     if not top then return granted, 0 end
     local w = waiter(due(top, n) or next_of(top))
-    local wait = wait_for(1, w.input, w.output, w.level)
+    local wait = turn(w.input, w.output, w.level)
     if wait > 0 then return granted, wait end
     local buckets = charge(w.input, w.output)
     remember(w.replica, w.id, w.input, w.output, buckets, w.level, w.weight, w.tenant)
@@ -169,7 +169,7 @@ local function levels(reply)
   for _, w in ipairs(windows) do
     reply[#reply + 1] = w.total + w.held
     reply[#reply + 1] = w.held
-    reply[#reply + 1] = w.last
+    reply[#reply + 1] = w.limit
   end
   return reply
 end

@@ -1,7 +1,7 @@
 -- Quota now, a place in the room, or a refusal: one request asks one target.
 -- ARGV[3] id, [4] level, [5] input, [6] output, [7] patience us (0: does not wait), [8] replica, [9] weight,
 --   [10] tenant, [11] moment of arrival or 0, for one that asks again after a fault, [12] epoch
--- Returns {what, a, b, c, then per window: used, held, newest bucket}:
+-- Returns {what, a, b, c, then per window: used, held, limit}:
 --   {0} granted
 --   {1, position, eta us, moment of arrival}  waits
 --   {2, why, eta us, what refused}            refused; why: quota, deadline, full
@@ -16,7 +16,7 @@ local busy = waiting()
 local arrived = tonumber(ARGV[11])
 if arrived == 0 then arrived = now end
 if busy == 0 or passes(level) then
-  if wait_for(1, input, output, level) == 0 then
+  if turn(input, output, level) == 0 then
     local buckets = charge(input, output)
     remember(replica, id, input, output, buckets, level, weight, tenant)
     if busy > 0 then redis.call('HINCRBY', KEYS[1], 'sa', 1) end

@@ -1,6 +1,6 @@
 -- A replica says that it lives, and asks about its waiters; the dead are swept.
 -- ARGV[3] replica, [4] lease us, [5] epoch, [6..] ids of the waiters that it believes to have
--- Returns {now us, replicas alive, then per window used, and id, record, ... of each id that does not wait here: the
+-- Returns {now us, replicas alive, then per window used, held, limit, and id, record, ... of each id that does not wait here: the
 --   record of its reservation if it was granted, else ''}. A grant message that was lost is found here.
 -- Atomic because a dead replica's quota and places must go to the living once.
 local function sweep(replica)
@@ -32,10 +32,7 @@ for _, replica in ipairs(redis.call('ZRANGEBYSCORE', alive, '-inf', whole(now)))
 end
 open()
 close()
-local reply = {whole(now), redis.call('ZCARD', alive)}
-for _, w in ipairs(windows) do
-  reply[#reply + 1] = w.total + w.held
-end
+local reply = levels({whole(now), redis.call('ZCARD', alive)})
 for i = 6, #ARGV do
   if redis.call('HEXISTS', P .. 'room', ARGV[i]) == 0 then
     reply[#reply + 1] = ARGV[i]

@@ -1,5 +1,6 @@
 -- End a reservation: settle it by the truth, or release it as if it had never been; whoever waits takes the room.
--- ARGV[3] id, [4] replica, [5] true input, [6] true output, [7] 1 settle | 0 release, [8] epoch
+-- ARGV[3] id, [4] replica, [5] true input, [6] true output, [7] 1 settle | 0 release, [8] epoch,
+--   [9] 1 the provider refused it
 -- Returns 1, or 0 when the reservation was not live any more: it was swept, or is ended twice.
 -- Atomic because a correction and the end of its hold must be seen together.
 if forgotten(ARGV[8]) then return FORGOTTEN end
@@ -18,6 +19,7 @@ for n, w in ipairs(windows) do
   add(w, w.last, w.out * output)
   repace(w, charged + w.out * (output - held))
 end
+if ARGV[9] == '1' then refused(buckets) end
 if settled == 1 then
   local served = P .. 'served:' .. level
   if not redis.call('ZSCORE', served, tenant) then served = P .. 'idle:' .. level end

@@ -2,9 +2,10 @@
 -- it has spent meanwhile (all that it has spent, if the state is new to it) is charged; its reservations are put right.
 -- ARGV[3] replica, [4] lease us, [5] the epoch that it has found, '' for none, [6] the epoch to write if there is none,
 --   [7] us for which nothing is granted, so that every replica may join before the first grant
---   [8] cmsgpack {charges, floors, live, finished}
+--   [8] cmsgpack {charges, floors, limits, live, finished}
 --     charges   per window {bucket, amount, ...}
 --     floors    per window what all replicas together had used when last seen, 0 for windows that turn over soon
+--     limits    per window its limit when last seen: what was learnt of it
 --     live      {id, input, output, buckets, level, weight, tenant} of each reservation that has not ended
 --     finished  ids of those that ended while it could not ask: their charges are among `charges`
 -- Returns the epoch of the state that it has joined; if that is not ARGV[5] and one was found, nothing was done.
@@ -17,6 +18,7 @@ local charges, floors, finished = state[1], state[2], {}
 open()
 for n, w in ipairs(windows) do
   local own = charges[n]
+  if w.learn and epoch == '' then learn(n, w, state[3][n]) end
   if floors[n] > 0 then
     -- Some who spent of a long window are gone for good, so the parts do not add up: the last sight of the whole
     -- stands in for them.
@@ -33,9 +35,9 @@ for n, w in ipairs(windows) do
     end
   end
 end
-for _, id in ipairs(state[4]) do finished[id] = true end
+for _, id in ipairs(state[5]) do finished[id] = true end
 local known = {}
-for _, r in ipairs(state[3]) do known[r[1]] = r end
+for _, r in ipairs(state[4]) do known[r[1]] = r end
 local stored = redis.call('HGETALL', live)
 for i = 1, #stored, 2 do
   local id, r = stored[i], cmsgpack.unpack(stored[i + 1])
