@@ -9,7 +9,7 @@ import pytest
 from gevent.event import Event as Flag
 
 from knowalledge.domain.errors import ClientGone, ProviderGarbage
-from knowalledge.domain.model import Delta, Event, Started
+from knowalledge.domain.model import Delta, Event, Queued, Started
 from knowalledge.web import presence, sse
 
 
@@ -18,6 +18,9 @@ class Plain:
 
     content_type = sse.CONTENT_TYPE
     heartbeat = b"beat"
+
+    def opens(self, event: Event) -> bool:
+        return not isinstance(event, Queued)
 
     def event(self, event: Event) -> bytes:
         return event.text.encode() if isinstance(event, Delta) else b""
@@ -55,11 +58,10 @@ class Source:
 STARTED = Started("m", "t")
 
 
-def begin(
-    source: Source, heartbeat_s: float = 60.0, environ: dict[str, Any] | None = None
-) -> Iterator[bytes]:
-    events = iter(source)
-    return sse.stream(next(events), events, Plain(), heartbeat_s, environ or {})
+def begin(source: Source, heartbeat_s: float = 60.0, environ: dict[str, Any] | None = None) -> sse.Stream:
+    stream = sse.Stream(iter(source), Plain(), heartbeat_s, environ or {})
+    stream.opening()
+    return stream
 
 
 def test_pieces_come_in_order_and_what_a_dialect_does_not_know_is_left_out() -> None:
@@ -102,7 +104,7 @@ def test_closing_the_stream_closes_the_source_wherever_it_waits(waits: bool) -> 
     stream = begin(source)
     assert next(stream) == b"a"
     gevent.sleep(0.001)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert source.closed
     assert isinstance(source.ended, ClientGone if waits else GeneratorExit)
 
@@ -111,8 +113,56 @@ def test_a_source_whose_first_piece_nobody_took_is_closed() -> None:
     source = Source(Delta("a"), Delta("b"))
     stream = begin(source)
     assert next(stream) == b"a"
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert source.closed
+
+
+def test_the_answer_begins_with_what_opens_it() -> None:
+    source = Source(Queued(2, 1.0), Queued(1, 0.5), STARTED, Delta("a"))
+    stream = sse.Stream(iter(source), Plain(), 60.0, {})
+    assert stream.opening() is STARTED
+    assert list(stream) == [b"a"]
+
+
+def test_until_it_begins_a_failure_is_raised_and_the_source_is_closed() -> None:
+    source = Source(Queued(2, 1.0), ProviderGarbage("x"))
+    stream = sse.Stream(iter(source), Plain(), 60.0, {})
+    with pytest.raises(ProviderGarbage):
+        stream.opening()
+    assert source.closed
+
+
+def test_a_source_that_is_silent_for_long_begins_with_a_sign_of_life() -> None:
+    release = Flag()
+    source = Source(Queued(2, 1.0), release, STARTED, Delta("a"))
+    stream = sse.Stream(iter(source), Plain(), 0.005, {})
+    assert stream.opening() is None
+    assert next(stream) == b"beat"
+    release.set()
+    assert list(stream)[-1] == b"a"
+
+
+def test_a_stream_that_nobody_reads_is_closed_all_the_same() -> None:
+    source = Source(STARTED, *[Delta("a")] * 50)
+    begin(source).close()
+    assert source.closed
+
+
+def test_a_source_without_events_is_an_empty_answer() -> None:
+    stream = sse.Stream(iter(Source()), Plain(), 60.0, {})
+    assert stream.opening() is None
+    assert list(stream) == []
+
+
+def test_a_client_that_hangs_up_before_the_answer_begins_ends_the_source() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        source = Source(Queued(1, 1.0), Flag())
+        stream = sse.Stream(iter(source), Plain(), 60.0, {"gunicorn.sock": ours})
+        theirs.close()
+        with pytest.raises(ClientGone):
+            stream.opening()
+    assert isinstance(source.ended, ClientGone)
 
 
 def test_a_client_that_hangs_up_ends_a_silent_stream_at_once() -> None:

@@ -137,10 +137,10 @@ class Edge(Struct, frozen=True):
             return self.completer.complete(question)
 
     def stream(self, request: Request, question: Question, renderer: Renderer, headers: Headers) -> Response:
-        """The answer as it comes. Until the first event there is still a status to fail with."""
+        """The answer as it comes. Until it begins there is still a status to fail with."""
         events = self.completer.stream(question)
-        with while_present(request.environ):
-            first = next(events)
+        body = sse.Stream(events, renderer, self.heartbeat_s, request.environ)
+        first = body.opening()
         head = [
             ("X-Request-ID", question.id),
             ("Cache-Control", "no-store"),
@@ -149,7 +149,6 @@ class Edge(Struct, frozen=True):
         ]
         if isinstance(first, Started):
             head += rate_limit(first.allowances)
-        body = sse.stream(first, events, renderer, self.heartbeat_s, request.environ)
         return Response(body, 200, head, content_type=renderer.content_type)
 
 

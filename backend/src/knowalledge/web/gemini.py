@@ -101,6 +101,9 @@ class Rendered:
         self._end = b"]\n" if as_array else b""
         self.content_type = "application/json" if as_array else sse.CONTENT_TYPE
 
+    def opens(self, event: Event) -> bool:
+        return not isinstance(event, Queued)  # who waits in vain gets a status, which the SDKs understand
+
     def event(self, event: Event) -> bytes:
         match event:
             case Delta(text, calls):

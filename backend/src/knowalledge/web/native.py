@@ -23,6 +23,9 @@ class Rendered(Struct, frozen=True):
     content_type: str = sse.CONTENT_TYPE
     heartbeat: bytes = sse.COMMENT
 
+    def opens(self, event: Event) -> bool:  # noqa: ARG002 - all are told, also the place in the queue
+        return True
+
     def event(self, event: Event) -> bytes:
         match event:
             case Delta(text):

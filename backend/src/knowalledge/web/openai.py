@@ -71,6 +71,9 @@ class Rendered:
         self._usage: msgspec.UnsetType | None = None if with_usage else msgspec.UNSET
         self._calls = 0
 
+    def opens(self, event: Event) -> bool:
+        return not isinstance(event, Queued)  # who waits in vain gets a status, which the SDKs understand
+
     def event(self, event: Event) -> bytes:
         match event:
             case Delta(text, calls):

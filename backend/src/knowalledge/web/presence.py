@@ -22,13 +22,11 @@ _READ = 1
 LEFT = "the client left"
 
 
-@contextmanager
-def on_leaving(environ: dict[str, Any], act: Callable[[], object]) -> Iterator[None]:
-    """Within the block, call ``act`` from the hub, once, if the client hangs up."""
+def on_leaving(environ: dict[str, Any], act: Callable[[], object]) -> Callable[[], None]:
+    """Call ``act`` from the hub, once, if the client hangs up; gives the function that ends the watch."""
     connection = environ.get(_SOCKET)
     if connection is None:
-        yield
-        return
+        return _nothing
     number = connection.fileno()
     watcher = gevent.get_hub().loop.io(number, _READ)
 
@@ -37,17 +35,24 @@ def on_leaving(environ: dict[str, Any], act: Callable[[], object]) -> Iterator[N
         if unpack("i", ioctl(number, FIONREAD, b"\0\0\0\0"))[0] == 0:  # else it sends its next request early
             act()
 
-    watcher.start(readable)
-    try:
-        yield
-    finally:
+    def end() -> None:
         watcher.stop()
         watcher.close()
+
+    watcher.start(readable)
+    return end
+
+
+def _nothing() -> None:
+    """There is nothing to end."""
 
 
 @contextmanager
 def while_present(environ: dict[str, Any]) -> Iterator[None]:
     """The block, in which ``ClientGone`` is raised, wherever it waits, when the client hangs up."""
     waiting: Any = gevent.getcurrent()
-    with on_leaving(environ, lambda: waiting.throw(ClientGone(LEFT))):
+    end = on_leaving(environ, lambda: waiting.throw(ClientGone(LEFT)))
+    try:
         yield
+    finally:
+        end()

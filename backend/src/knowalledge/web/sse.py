@@ -5,7 +5,7 @@ client slows the source instead of filling memory. One timer a stream, not one a
 at two switches. Closing the response closes the source, wherever it waits.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import gevent
@@ -33,6 +33,10 @@ class Renderer(Protocol):
         """What a silent stream says so that nobody on the way gives it up."""
         ...
 
+    def opens(self, event: Event) -> bool:
+        """Whether the answer begins with this event. Until it has begun a failure still has a status."""
+        ...
+
     def event(self, event: Event) -> bytes: ...
 
     def failed(self, error: BaseException) -> bytes:
@@ -44,74 +48,122 @@ class _Mark:
     """Something in the queue that is not an event."""
 
 
-_END, _BEAT = _Mark(), _Mark()
+_END, _BEAT, _LEFT = _Mark(), _Mark(), _Mark()
 
 
-def stream(
-    first: Event,
-    events: Iterator[Event],
-    renderer: Renderer,
-    heartbeat_s: float,
-    environ: dict[str, Any],
-) -> Generator[bytes, None, None]:
-    """Render ``first`` and then events as they come; an error after the first byte is rendered too."""
-    queue: SimpleQueue[Event | BaseException | _Mark] = SimpleQueue(AHEAD)
+class Stream:
+    """The body of a streamed answer: an iterator that a WSGI server closes, begun or not."""
 
-    def pull() -> None:
+    def __init__(
+        self, events: Iterator[Event], renderer: Renderer, heartbeat_s: float, environ: dict[str, Any]
+    ) -> None:
+        self._events = events
+        self._renderer = renderer
+        self._heartbeat_s = heartbeat_s
+        self._queue: SimpleQueue[Event | BaseException | _Mark] = SimpleQueue(AHEAD)
+        self._first: Event | _Mark = _BEAT
+        self._timer: Any = None
+        self._over = False
+        self._puller = gevent.spawn(self._pull)
+        self._unwatch = on_leaving(environ, self._leave)
+
+    def opening(self) -> Event | None:
+        """Wait for the event that the answer begins with, but no longer than a stream may be silent: then None.
+
+        Raises what the source raised, ``ClientGone`` if the client left.
+        """
+        patience = gevent.Timeout.start_new(self._heartbeat_s)
+        try:
+            while True:
+                found = self._queue.get()
+                if isinstance(found, BaseException):
+                    raise found
+                if found is _LEFT:
+                    raise ClientGone(LEFT)
+                if isinstance(found, _Mark):
+                    self._first = found
+                    return None
+                if self._renderer.opens(found):
+                    self._first = found
+                    return found
+        except gevent.Timeout as late:
+            if late is patience:
+                return None
+            self.close()
+            raise
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            patience.close()
+
+    def __iter__(self) -> "Stream":
+        return self
+
+    def __next__(self) -> bytes:
+        if self._over:
+            raise StopIteration
+        if self._timer is None:
+            self._timer = gevent.get_hub().loop.timer(self._heartbeat_s, self._heartbeat_s)
+            self._timer.start(self._beat)
+            data = self._rendered(self._first)
+            if data:
+                return data
+        while True:
+            data = self._rendered(self._queue.get())
+            if data:
+                return data
+
+    def close(self) -> None:
+        """End the source, wherever it waits. May be called again."""
+        self._over = True
+        self._unwatch()
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
+        if not self._puller.dead:
+            self._puller.kill(ClientGone(LEFT))
+        self._close_events()  # a puller that never ran did not
+
+    def _rendered(self, found: Event | BaseException | _Mark) -> bytes:
+        if isinstance(found, _Mark):
+            if found is _BEAT:
+                return self._renderer.heartbeat
+            self._over = True
+            raise StopIteration
+        if isinstance(found, BaseException):
+            self._over = True
+            return self._renderer.failed(found)
+        return self._renderer.event(found)
+
+    def _pull(self) -> None:
         end: BaseException | _Mark = _END
         try:
-            for event in events:
-                queue.put(event)
+            for event in self._events:
+                self._queue.put(event)
         except ClientGone:
             return
         except Exception as error:  # noqa: BLE001 - a stream that has begun can only end by an event
             end = error
         finally:
-            close = getattr(events, "close", None)
-            if close is not None:
-                close()
-        queue.put(end)
+            self._close_events()
+        self._queue.put(end)
 
-    def beat() -> None:
+    def _close_events(self) -> None:
+        close = getattr(self._events, "close", None)
+        if close is not None:
+            close()
+
+    def _beat(self) -> None:
         try:
-            queue.put_nowait(_BEAT)
+            self._queue.put_nowait(_BEAT)
         except Full:  # the client is slow, not the source
             pass
 
-    puller = gevent.spawn(pull)
-
-    def leave() -> None:
-        puller.kill(ClientGone(LEFT), block=False)
+    def _leave(self) -> None:
+        self._puller.kill(ClientGone(LEFT), block=False)
         try:
-            queue.put_nowait(_END)
+            self._queue.put_nowait(_LEFT)
         except Full:  # then it is being written to, which fails by itself
             pass
-
-    timer = gevent.get_hub().loop.timer(heartbeat_s, heartbeat_s)
-    timer.start(beat)
-    try:
-        with on_leaving(environ, leave):
-            opening = renderer.event(first)
-            if opening:
-                yield opening
-            while True:
-                found = queue.get()
-                if isinstance(found, _Mark):
-                    if found is _END:
-                        return
-                    yield renderer.heartbeat
-                elif isinstance(found, BaseException):
-                    yield renderer.failed(found)
-                    return
-                else:
-                    data = renderer.event(found)
-                    if data:
-                        yield data
-    finally:
-        timer.stop()
-        timer.close()
-        if not puller.dead:
-            puller.kill(ClientGone(LEFT))
-        close = getattr(events, "close", None)
-        if close is not None:  # a puller that never ran did not close it
-            close()
