@@ -1,0 +1,166 @@
+"""Three real gateways, one real Redis and a strict provider, while things break."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.conftest import free_port, start_redis
+
+LIMIT, WINDOW_S = 40, 5
+SECONDS = 14.0
+BROKEN_AT = 4.0
+
+
+class Fleet:
+    """The processes, and every answer that their clients got."""
+
+    def __init__(self, folder: Path) -> None:
+        self.redis_port, self.sim_port = free_port(), free_port()
+        self.redis = start_redis(self.redis_port)
+        self.sim = self._start(
+            "provider-sim",
+            *("--bind", f"127.0.0.1:{self.sim_port}", "--rpm", str(LIMIT), "--window-s", str(WINDOW_S)),
+            *("--latency-ms", "100", "--latency-sigma", "0.7", "--tail-p", "0.02"),
+        )
+        config = folder / "c.yaml"
+        config.write_text(f"""
+redis_url: redis://127.0.0.1:{self.redis_port}/0
+redis: {{timeout: 500ms}}
+models:
+  m:
+    targets:
+      - name: t
+        provider: gemini
+        base_url: http://127.0.0.1:{self.sim_port}
+        api_key: k
+        quota: [{{count: requests, limit: {LIMIT}, window: {WINDOW_S}s}}]
+""")
+        self.ports = [free_port() for _ in range(3)]
+        self.gateways = [
+            self._start("serve", "--config", str(config), "--bind", f"127.0.0.1:{port}")
+            for port in self.ports
+        ]
+        self.answers: Counter[int | str] = Counter()
+        self.codes: Counter[str] = Counter()
+        for port in (*self.ports, self.sim_port):
+            self._await(port)
+
+    def _start(self, *args: str) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "knowalledge.cli", *args]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
+
+    def _await(self, port: int) -> None:
+        for _ in range(400):
+            try:
+                requests.get(f"http://127.0.0.1:{port}/api/health", timeout=5)
+                return
+            except requests.ConnectionError:
+                time.sleep(0.05)
+        raise AssertionError("a process did not start")
+
+    def ask(self, port: int) -> None:
+        try:
+            found = requests.post(
+                f"http://127.0.0.1:{port}/api/v1/generate",
+                json={"prompt": "hello", "timeout_s": 20},
+                timeout=40,
+            )
+        except requests.ConnectionError:
+            self.answers["connection"] += 1
+        else:
+            self.answers[found.status_code] += 1
+            if found.status_code != 200:
+                self.codes[found.json()["code"]] += 1
+
+    def stats(self) -> dict[str, Any]:
+        found: dict[str, Any] = requests.get(f"http://127.0.0.1:{self.sim_port}/_stats", timeout=5).json()
+        return found
+
+    def stop(self) -> None:
+        for process in (*self.gateways, self.sim, self.redis):
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+        for process in (*self.gateways, self.sim, self.redis):
+            process.wait(20)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    found = Fleet(tmp_path)
+    yield found
+    found.stop()
+
+
+def restart_redis_empty(fleet: Fleet) -> None:
+    fleet.redis.kill()
+    fleet.redis.wait()
+    fleet.redis = start_redis(fleet.redis_port)
+
+
+def freeze_redis(fleet: Fleet) -> None:
+    fleet.redis.send_signal(signal.SIGSTOP)
+
+
+def kill_a_replica(fleet: Fleet) -> None:
+    fleet.gateways[0].kill()
+    fleet.ports.pop(0)
+
+
+def nothing(fleet: Fleet) -> None:
+    assert fleet.redis.poll() is None
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("fault", [nothing, kill_a_replica, restart_redis_empty, freeze_redis])
+def test_replicas_spend_one_quota_and_answer_everybody_whatever_breaks(fleet: Fleet, fault: Any) -> None:
+    random.seed(1)
+    began = time.monotonic()
+    broken = mended = False
+    asked = 0
+    with ThreadPoolExecutor(200) as clients:
+        while (gone := time.monotonic() - began) < SECONDS:
+            if not broken and gone > BROKEN_AT:
+                fault(fleet)
+                broken = True
+            if not mended and gone > BROKEN_AT + 4:
+                fleet.redis.send_signal(signal.SIGCONT)
+                mended = True
+            clients.submit(fleet.ask, random.choice(fleet.ports))
+            asked += 1
+            time.sleep(random.expovariate(2 * LIMIT / WINDOW_S))
+        spent = fleet.stats()
+    assert sum(fleet.answers.values()) == asked
+    assert set(fleet.answers) <= {200, 429, "connection"}
+    if fault is not kill_a_replica:
+        assert fleet.answers["connection"] == 0
+    assert set(fleet.codes) <= {"queue_full", "queue_timeout", "deadline_too_short"}
+    assert fleet.answers[200] > LIMIT
+    assert spent["rejected"] <= 0.01 * asked
+    # Whatever broke, it is over: all replicas that are left share what Redis holds again.
+    for port in fleet.ports:
+        ready = requests.get(f"http://127.0.0.1:{port}/api/ready", timeout=5).json()
+        assert (ready["status"], ready["notes"]) == ("ready", [])
+
+
+@pytest.mark.timeout(60)
+def test_a_replica_that_ends_sends_its_waiters_elsewhere_and_finishes_what_runs(fleet: Fleet) -> None:
+    with ThreadPoolExecutor(100) as clients:
+        for _ in range(LIMIT + 20):
+            clients.submit(fleet.ask, fleet.ports[0])
+        time.sleep(0.3)
+        fleet.gateways[0].terminate()
+    assert fleet.gateways[0].wait(30) == 0
+    assert fleet.answers[200] + fleet.answers[503] == LIMIT + 20
+    assert fleet.codes["shutting_down"] == fleet.answers[503]
