@@ -33,9 +33,12 @@ lock:
 	cd backend && uv pip compile pyproject.toml --universal --python-version 3.11 --group dev --generate-hashes --no-emit-index-url --no-header -q -o requirements/dev.lock
 	cd backend && uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements/runtime.lock
 	cd backend && uv pip compile --group pyproject.toml:build --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements/build.lock
+	cd backend && uv pip compile --group pyproject.toml:deploy --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements/deploy.lock
 	cd backend && uv pip compile requirements/embedded.in --no-deps --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements/embedded.lock
 
-.PHONY: secrets demo demo-down verify verify-image verify-compose
+# -- deployment: docs/quickstart.md, docs/deployment.md ---------------------------------------------------------------
+
+.PHONY: secrets demo demo-down manifests deploy-tools verify verify-static verify-image verify-compose
 secrets:
 	deploy/secrets.sh
 
@@ -48,9 +51,23 @@ demo: secrets
 demo-down:
 	$(DEMO) down --volumes
 
-verify: verify-image verify-compose
+# Writes what is generated: the PrometheusRule, the dashboard, the list of settings in k8s/base/gateway.yaml.
+manifests: setup
+	$(BIN)/python deploy/manifests.py
 
-verify-image:
+# Linters of the deployment files, apart from the environment that runs and tests.
+deploy-tools: .run/tools/.stamp
+.run/tools/.stamp: backend/requirements/deploy.lock
+	$(PYTHON) -m venv .run/tools
+	.run/tools/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r $<
+	touch $@
+
+verify: verify-static verify-image verify-compose
+
+verify-static: deploy-tools
+	deploy/verify/static.sh
+
+verify-image: deploy-tools
 	deploy/verify/image.sh
 
 verify-compose: secrets

@@ -11,7 +11,16 @@ import threading
 import time
 from urllib.parse import quote, urlsplit
 
-TOPICS = ["photosynthesis", "black holes", "inflation", "jazz", "vaccines", "plate tectonics", "recursion", "the Silk Road"]
+TOPICS = [
+    "photosynthesis",
+    "black holes",
+    "inflation",
+    "jazz",
+    "vaccines",
+    "plate tectonics",
+    "recursion",
+    "the Silk Road",
+]
 LEVELS = ["critical", "high", "medium", "low", "low", "low"]
 
 
@@ -22,9 +31,14 @@ def visit(address: str) -> int:
     try:
         topic = random.choice(TOPICS)
         if random.random() < 0.4:
-            connection.request("GET", f"/api/v1/topics/{quote(topic)}", headers={"Accept": "application/json"})
+            connection.request(
+                "GET", f"/api/v1/topics/{quote(topic)}", headers={"Accept": "application/json"}
+            )
         else:
-            body = {"prompt": f"Visit {random.randrange(10**6)}: tell me about {topic}.", "stream": random.random() < 0.5}
+            body = {
+                "prompt": f"Visit {random.randrange(10**6)}: tell me about {topic}.",
+                "stream": random.random() < 0.5,
+            }
             headers = {"Content-Type": "application/json", "X-Priority": random.choice(LEVELS)}
             connection.request("POST", "/api/v1/generate", json.dumps(body), headers)
         response = connection.getresponse()
