@@ -1,4 +1,4 @@
-"""The demo's visitors: people who read topics, ask, and stream, and a batch job with low priority, so that dashboards move.
+"""The demo's visitors: people who read, ask and stream, and a batch job of low priority, so that dashboards move.
 
 Standard library only; it runs in the gateway's image. `python visitors.py http://nginx:8080 --per-minute 400`
 """
@@ -73,7 +73,7 @@ def main() -> None:
             threading.Thread(target=one, daemon=True).start()
         if time.monotonic() - told > 30:
             told = time.monotonic()
-            print(json.dumps(dict(sorted(counts.items()))), flush=True)
+            print(json.dumps(dict(sorted(counts.items()))), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
