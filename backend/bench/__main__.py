@@ -4,11 +4,12 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import overhead
+from bench import overhead, quota
 from bench.report import Row, merge, table
 
 CASES: dict[str, tuple[str, str, Callable[[bool], list[Row]]]] = {
     "overhead": (overhead.TITLE, overhead.WHY, overhead.run),
+    "quota": (quota.TITLE, quota.WHY, quota.run),
 }
 
 

@@ -1,0 +1,134 @@
+"""One provider quota, spent by three gateways: against the strict simulator with true sliding windows."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from bench.fleet import Fleet, Replay, counted, restart, trace
+from bench.processes import Stage
+from bench.report import Row
+
+TITLE = "One quota, three replicas"
+WHY = (
+    "Three `knowalledge serve` processes and one Redis; the trace in `backend/bench/data` at three times the quota;\n"
+    "the provider takes a lognormal 0.4 s (sigma 0.8, every fiftieth ten times as long) and 4 ms a token, requests\n"
+    "reach it 25 ms late (median; sigma 0.6), and it judges by exact 60 s windows: input on arrival, output at\n"
+    "completion. Callers whose connection breaks go to another replica, as behind a load balancer. Use is of the\n"
+    "provider's limit, after the first minute."
+)
+RPM, TPM = 300, 100_000
+QUOTA = f"[{{count: requests, limit: {RPM}, window: 60s}}, {{count: tokens, limit: {TPM}, window: 60s}}]"
+LIMITS = {
+    "rpm": RPM,
+    "tpm": TPM,
+    "latency_ms": 400,
+    "latency_sigma": 0.8,
+    "tail_p": 0.02,
+    "tail_x": 10,
+    "token_ms": 4,
+    "transit_ms": 25,
+    "transit_sigma": 0.6,
+}
+# p99 / p50 = 20.
+UNPREDICTABLE = {"marker": False, "output_tokens": 65, "output_sigma": 1.288, "token_ms": 2}
+FAULT_AT = 90.0
+FREEZE_S = 10.0
+
+Case = Callable[[Stage, float], list[Row]]
+
+
+def run(quick: bool) -> list[Row]:
+    """The cases that take minutes run side by side: each is mostly waiting."""
+    seconds = 150.0 if quick else 300.0
+    cases: list[Case] = [steady, unpredictable, killed, emptied, frozen]
+    with ThreadPoolExecutor(len(cases)) as pool:
+        found = list(pool.map(lambda case: _alone(case, seconds), cases))
+    return [row for rows in found for row in rows]
+
+
+def _alone(case: Case, seconds: float) -> list[Row]:
+    with Stage() as stage:
+        rows = case(stage, seconds)
+        for row in rows:
+            print(f"{row.case}: {row.measured}", file=sys.stderr, flush=True)
+        return rows
+
+
+def steady(stage: Stage, seconds: float) -> list[Row]:
+    fleet = Fleet(stage, QUOTA, LIMITS)
+    outcomes = Replay([it.port for it in fleet.gateways], trace(3 * TPM, seconds)).run()
+    judged, whole = fleet.stats(60, seconds), fleet.stats(0, seconds)
+    good = whole.rejected == 0 and judged.best >= 0.98
+    return [
+        Row(
+            3,
+            f"RPM and TPM, {seconds / 60:.0f} minutes",
+            f"{whole.refused:.2%} refused over all; then {judged.told()}; {counted(outcomes)}",
+            "no call refused; use >= 98%",
+            good,
+        )
+    ]
+
+
+def unpredictable(stage: Stage, seconds: float) -> list[Row]:
+    fleet = Fleet(stage, QUOTA, LIMITS | UNPREDICTABLE)
+    arrivals = trace(3 * TPM, seconds, seed=2)
+    outcomes = Replay([it.port for it in fleet.gateways], arrivals).run()
+    judged, whole = fleet.stats(60, seconds), fleet.stats(0, seconds)
+    return [
+        Row(
+            3,
+            "the same with output lengths drawn apart from the prompt (p99/p50 = 20)",
+            f"{whole.refused:.2%} refused over all; then {judged.told()}; {counted(outcomes)}",
+            "<= 0.1% refused; use >= 95%",
+            whole.refused <= 0.001 and judged.best >= 0.95,
+        )
+    ]
+
+
+def _faulty(stage: Stage, name: str, hurt: Callable[[Fleet], None], heals_after: float = 0.0) -> list[Row]:
+    """90 s in, something breaks; then a minute is forgiven, and another must be as if nothing had been."""
+    fleet = Fleet(stage, QUOTA, LIMITS)
+    healed = FAULT_AT + heals_after
+    seconds = healed + 130
+    replay = Replay([it.port for it in fleet.gateways], trace(3 * TPM, seconds, seed=3))
+    replay.do(FAULT_AT, lambda: hurt(fleet))
+    outcomes = replay.run()
+    during, after = fleet.stats(FAULT_AT, healed + 60), fleet.stats(healed + 60, healed + 120)
+    lost = sum(it.status == 0 for it in outcomes) + len(trace(3 * TPM, seconds, seed=3)) - len(outcomes)
+    moved = sum(it.tries > 1 for it in outcomes)
+    return [
+        Row(
+            3,
+            f"{name}: the minute after",
+            f"{during.told()}; {lost} without an answer, {moved} taken to another replica; {counted(outcomes)}",
+            "<= 1% refused; no request without an answer",
+            during.refused <= 0.01 and lost == 0,
+        ),
+        Row(
+            3,
+            f"{name}: the minute after that",
+            after.told(),
+            "no call refused; use >= 95%",
+            after.rejected == 0 and after.best >= 0.95,
+        ),
+    ]
+
+
+def killed(stage: Stage, _: float) -> list[Row]:
+    return _faulty(stage, "kill -9 one replica of three", lambda fleet: fleet.gateways[0].kill())
+
+
+def emptied(stage: Stage, _: float) -> list[Row]:
+    return _faulty(stage, "Redis restarts empty", lambda fleet: restart(stage, fleet.redis))
+
+
+def frozen(stage: Stage, _: float) -> list[Row]:
+    def freeze(fleet: Fleet) -> None:
+        fleet.redis.signal(signal.SIGSTOP)
+        time.sleep(FREEZE_S)
+        fleet.redis.signal(signal.SIGCONT)
+
+    return _faulty(stage, "Redis frozen for 10 s", freeze, FREEZE_S)
