@@ -245,6 +245,15 @@ def test_a_call_of_the_model_is_told(client: FlaskClient, provider: Scripted) ->
     assert [it["candidates"][0]["content"]["parts"][0] for it in streamed[:-1]] == parts
 
 
+def test_the_signature_of_a_call_goes_out_and_comes_back(client: FlaskClient, provider: Scripted) -> None:
+    provider.parts = (ToolCall("f", "{}", "c", "sig"),)
+    (part,) = ask(client).json["candidates"][0]["content"]["parts"]
+    assert part["thoughtSignature"] == "sig"
+    assert events(stream(client).text)[0]["candidates"][0]["content"]["parts"] == [part]
+    ask(client, [*HI, {"role": "model", "parts": [part]}])
+    assert provider.prompt.messages[1].parts == (ToolCall("f", "{}", "c", "sig"),)
+
+
 @pytest.mark.parametrize("query", ["?alt=sse", "", "?alt=json"])
 def test_a_stream_is_events_or_one_array(client: FlaskClient, provider: Scripted, query: str) -> None:
     found = stream(client, query)

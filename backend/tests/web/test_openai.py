@@ -184,6 +184,24 @@ def test_a_call_of_the_model_is_told_with_an_id_of_its_own(client: FlaskClient, 
     assert first["id"] != second["id"]
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_signature_of_a_call_goes_out_and_comes_back(
+    client: FlaskClient, provider: Scripted, stream: bool
+) -> None:
+    provider.parts = (ToolCall("f", "{}", "c", "sig"),)
+    found = ask(client, stream=stream)
+    message = chunks(found.text)[1]["choices"][0]["delta"] if stream else found.json["choices"][0]["message"]
+    (call,) = message["tool_calls"]
+    assert call["extra_content"] == {"google": {"thought_signature": "sig"}}
+    ask(
+        client,
+        USER,
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "1"},
+    )
+    assert provider.prompt.messages[1].parts == (ToolCall("f", "{}", "c", "sig"),)
+
+
 def test_a_stream_is_chunks_and_ends_with_done(client: FlaskClient, provider: Scripted) -> None:
     found = ask(client, stream=True)
     assert found.content_type == "text/event-stream; charset=utf-8"

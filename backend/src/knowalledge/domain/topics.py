@@ -81,7 +81,8 @@ COUNTS: Mapping[str, tuple[int, int]] = {
     "quiz": (5, 20),
     "related": (8, 30),
 }
-_TAKES = {
+# view: the parameters that it takes
+TAKES: Mapping[str, set[str]] = {
     "whole": {"count", "level", "lang", "detail"},
     "subtopics": {"count", "level", "lang"},
     "explanations": {"subtopics", "level", "lang", "detail"},
@@ -93,8 +94,8 @@ _TAKES = {
 def query(view: View, topic: str, given: Mapping[str, str]) -> Query:
     """A question as it was asked. An unknown parameter is refused: it would only make one answer many entries."""
     for name in given:
-        if name not in _TAKES[view]:
-            takes = ", ".join(sorted(_TAKES[view]))
+        if name not in TAKES[view]:
+            takes = ", ".join(sorted(TAKES[view]))
             raise InvalidRequest(f"unknown parameter; there are {takes}", param=name[:40])
     usual, most = COUNTS[view]
     count = usual
@@ -106,7 +107,7 @@ def query(view: View, topic: str, given: Mapping[str, str]) -> Query:
     lang = (given.get("lang") or "en").strip().lower()
     if not _LANG.fullmatch(lang):
         raise InvalidRequest("lang is a language tag such as en or pt-br", param="lang")
-    detail = _one_of("detail", given.get("detail"), DETAILS, "standard") if "detail" in _TAKES[view] else ""
+    detail = _one_of("detail", given.get("detail"), DETAILS, "standard") if "detail" in TAKES[view] else ""
     subtopics: tuple[str, ...] = ()
     if view == "explanations":
         if len(given.get("subtopics", "")) > MOST_SUBTOPICS * (LONGEST + 1):

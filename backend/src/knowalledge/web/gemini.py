@@ -68,7 +68,8 @@ def _parts(parts: tuple[Text | ToolCall, ...]) -> tuple[b.AnswerPart, ...]:
         b.AnswerPart(part.text)
         if isinstance(part, Text)
         else b.AnswerPart(
-            function_call=b.FunctionCall(part.name, Raw(part.arguments.encode() or b"{}"), part.id)
+            function_call=b.AskedCall(part.name, Raw(part.arguments.encode() or b"{}"), part.id),
+            thought_signature=part.signature or UNSET,
         )
         for part in parts
     )

@@ -85,6 +85,7 @@ class PartBody(Struct, rename="camel"):
     function_call: FunctionCallBody | None = None
     function_response: FunctionResponseBody | None = None
     thought: bool | None = None
+    thought_signature: str | None = None
 
     def to_part(self, where: str) -> Part:
         """The piece as a value. Raises ``InvalidRequest`` for kinds that we do not carry."""
@@ -95,9 +96,8 @@ class PartBody(Struct, rename="camel"):
         if (file := self.file_data) is not None:
             return reference(file.file_uri, file.mime_type, where)
         if (call := self.function_call) is not None:
-            return ToolCall(
-                call.name, carried(call.args, f"{where}.functionCall.args") or "{}", call.id or ""
-            )
+            arguments = carried(call.args, f"{where}.functionCall.args") or "{}"
+            return ToolCall(call.name, arguments, call.id or "", self.thought_signature or "")
         if (result := self.function_response) is not None:
             content = carried(result.response, f"{where}.functionResponse.response") or "{}"
             return ToolResult(result.name, content, result.id or "")
@@ -136,7 +136,7 @@ class FunctionDeclaration(Struct, rename="camel"):
         return Tool(self.name, self.description or "", schema)
 
 
-class ToolBody(Struct, rename="camel"):
+class GoogleTools(Struct, rename="camel"):
     """Functions; Google's own tools are not served."""
 
     function_declarations: Annotated[tuple[FunctionDeclaration, ...], Meta(max_length=MAX_TOOLS)] | None = (
@@ -208,7 +208,7 @@ class GenerateContentBody(Struct, rename="camel"):
     contents: Annotated[tuple[ContentBody, ...], Meta(max_length=MAX_MESSAGES)] | ContentBody = ()
     system_instruction: ContentBody | None = None
     generation_config: GenerationConfig | None = None
-    tools: Annotated[tuple[ToolBody, ...], Meta(max_length=MAX_TOOLS)] | ToolBody | None = None
+    tools: Annotated[tuple[GoogleTools, ...], Meta(max_length=MAX_TOOLS)] | GoogleTools | None = None
     tool_config: ToolConfig | None = None
     safety_settings: Annotated[tuple[SafetySetting, ...], Meta(max_length=64)] | SafetySetting | None = None
     cached_content: str | None = None
@@ -294,7 +294,7 @@ def _turns(contents: Iterable[ContentBody]) -> list[Message]:
     return turns
 
 
-def _tools(bodies: tuple[ToolBody, ...], config: ToolConfig | None) -> tuple[tuple[Tool, ...], str]:
+def _tools(bodies: tuple[GoogleTools, ...], config: ToolConfig | None) -> tuple[tuple[Tool, ...], str]:
     """The functions, and whether one must be called."""
     tools: list[Tool] = []
     for index, body in enumerate(bodies):
@@ -320,7 +320,7 @@ def _tools(bodies: tuple[ToolBody, ...], config: ToolConfig | None) -> tuple[tup
 
 
 _GOOGLES_TOOLS = tuple(
-    it.name for it in msgspec.structs.fields(ToolBody) if it.name != "function_declarations"
+    it.name for it in msgspec.structs.fields(GoogleTools) if it.name != "function_declarations"
 )
 
 
@@ -330,7 +330,7 @@ class CountTokensBody(Struct, rename="camel"):
     contents: Annotated[tuple[ContentBody, ...], Meta(max_length=MAX_MESSAGES)] | ContentBody = ()
     generate_content_request: GenerateContentBody | None = None
     system_instruction: ContentBody | None = None
-    tools: Annotated[tuple[ToolBody, ...], Meta(max_length=MAX_TOOLS)] | ToolBody | None = None
+    tools: Annotated[tuple[GoogleTools, ...], Meta(max_length=MAX_TOOLS)] | GoogleTools | None = None
 
     def to_prompt(self) -> Prompt:
         """What to count, as a question."""
@@ -394,7 +394,7 @@ _CAMEL = {
         FileData,
         PartBody,
         FunctionDeclaration,
-        ToolBody,
+        GoogleTools,
         FunctionCallingConfig,
         ToolConfig,
         ThinkingConfig,
@@ -443,7 +443,7 @@ def read(kind: type[Any], body: bytes) -> Any:
 # -- answered --------------------------------------------------------------------------------------------------------
 
 
-class FunctionCall(Struct, frozen=True, omit_defaults=True):
+class AskedCall(Struct, frozen=True, omit_defaults=True):
     """A function to call."""
 
     name: str
@@ -455,7 +455,8 @@ class AnswerPart(Struct, frozen=True, rename="camel"):
     """A piece of the answer."""
 
     text: str | UnsetType = UNSET
-    function_call: FunctionCall | UnsetType = UNSET
+    function_call: AskedCall | UnsetType = UNSET
+    thought_signature: str | UnsetType = UNSET
 
 
 class AnswerContent(Struct, frozen=True):

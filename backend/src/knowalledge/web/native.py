@@ -6,8 +6,8 @@ from msgspec import Struct
 
 from knowalledge.domain.model import Delta, Done, Event, Queued, Started
 from knowalledge.web import errors, headers, sse
+from knowalledge.web import native_bodies as b
 from knowalledge.web.edge import Edge, json_response
-from knowalledge.web.native_bodies import answer_body, generate_body
 
 _encode = msgspec.json.Encoder().encode
 
@@ -29,13 +29,13 @@ class Rendered(Struct, frozen=True):
     def event(self, event: Event) -> bytes:
         match event:
             case Delta(text):
-                return _event(b"delta", {"text": text}) if text else b""
+                return _event(b"delta", b.Piece(text)) if text else b""
             case Queued(position, eta_s):
-                return _event(b"queued", {"position": position, "eta_s": round(eta_s, 1)})
+                return _event(b"queued", b.Place(position, round(eta_s, 1)))
             case Started(model, target):
-                return _event(b"started", {"model": model, "target": target})
+                return _event(b"started", b.Begun(model, target))
             case Done(answer):
-                return _event(b"done", answer_body(answer))
+                return _event(b"done", b.answer_body(answer))
 
     def failed(self, error: BaseException) -> bytes:
         return _event(b"error", errors.problem(error, self.request_id))
@@ -47,7 +47,7 @@ def blueprint(edge: Edge) -> Blueprint:
 
     @routes.post("/api/v1/generate")
     def generate() -> Response:
-        body = generate_body(edge.body(request))
+        body = b.generate_body(edge.body(request))
         question = edge.question(
             request,
             body.model,
@@ -60,6 +60,8 @@ def blueprint(edge: Edge) -> Blueprint:
         if body.stream:
             return edge.stream(request, question, Rendered(question.id), [level])
         answer = edge.complete(request, question)
-        return json_response(answer_body(answer, answer.completion.text), [*headers.of_answer(answer), level])
+        return json_response(
+            b.answer_body(answer, answer.completion.text), [*headers.of_answer(answer), level]
+        )
 
     return routes

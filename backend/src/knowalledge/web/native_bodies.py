@@ -113,3 +113,23 @@ class Problem(Struct, frozen=True):
     request_id: str
     retry_after_s: int | UnsetType = UNSET
     param: str | UnsetType = UNSET
+
+
+class Place(Struct, frozen=True):
+    """The event ``queued``: the place in the waiting room, and the seconds until its turn."""
+
+    position: int
+    eta_s: float
+
+
+class Begun(Struct, frozen=True):
+    """The event ``started``: who answers."""
+
+    model: str
+    target: str
+
+
+class Piece(Struct, frozen=True):
+    """The event ``delta``: more of the text."""
+
+    text: str

@@ -37,6 +37,10 @@ def _call_id(call: ToolCall, request_id: str, index: int) -> str:
     return call.id or f"call_{request_id}_{index}"
 
 
+def _extra(call: ToolCall) -> b.ExtraContent | msgspec.UnsetType:
+    return b.ExtraContent(b.GoogleExtra(call.signature)) if call.signature else msgspec.UNSET
+
+
 def _finish(answer: Answer) -> b.FinishReason:
     return "tool_calls" if answer.completion.tool_calls else _FINISH[answer.completion.finish]
 
@@ -44,7 +48,11 @@ def _finish(answer: Answer) -> b.FinishReason:
 def completion(answer: Answer, created: int) -> b.ChatCompletion:
     """A whole answer in this dialect."""
     calls = tuple(
-        b.Call(_call_id(call, answer.id, index), b.FunctionCall(call.name, call.arguments))
+        b.Call(
+            _call_id(call, answer.id, index),
+            b.FunctionCall(call.name, call.arguments),
+            extra_content=_extra(call),
+        )
         for index, call in enumerate(answer.completion.tool_calls)
     )
     text = answer.completion.text
@@ -99,7 +107,12 @@ class Rendered:
         first = self._calls
         self._calls += len(calls)
         return tuple(
-            b.PieceOfCall(index, _call_id(it, self._id, index), b.FunctionCall(it.name, it.arguments))
+            b.PieceOfCall(
+                index,
+                _call_id(it, self._id, index),
+                b.FunctionCall(it.name, it.arguments),
+                extra_content=_extra(it),
+            )
             for index, it in enumerate(calls, first)
         )
 

@@ -112,12 +112,29 @@ class CalledFunction(Struct):
     arguments: str = "{}"
 
 
+class GoogleExtra(Struct, frozen=True):
+    """What Gemini wants back with a call; in Google's own OpenAI-compatible answers it has the same place."""
+
+    thought_signature: str = ""
+
+
+class ExtraContent(Struct, frozen=True):
+    """What only one provider knows."""
+
+    google: GoogleExtra | None = None
+
+
 class CallBody(Struct):
     """A call that the model asked for."""
 
     function: CalledFunction
     id: str = ""
     type: Literal["function"] = "function"
+    extra_content: ExtraContent | None = None
+
+    def signature(self) -> str:
+        extra = self.extra_content
+        return extra.google.thought_signature if extra and extra.google else ""
 
 
 class AssistantMessage(Struct, tag_field="role", tag="assistant"):
@@ -303,7 +320,7 @@ def _conversation(messages: tuple[ChatMessage, ...]) -> tuple[str, list[Message]
                     arguments = json_object(function.arguments.encode() or b"{}", where)
                     key = call.id or function.name
                     called[key] = function.name
-                    parts.append(ToolCall(function.name, arguments, key))
+                    parts.append(ToolCall(function.name, arguments, key, call.signature()))
                 turns.append(Message("assistant", tuple(parts)))
     if results:
         turns.append(Message("tool", tuple(results)))
@@ -404,6 +421,7 @@ class Call(Struct, frozen=True):
     id: str
     function: FunctionCall
     type: Literal["function"] = "function"
+    extra_content: ExtraContent | UnsetType = UNSET
 
 
 class PieceOfCall(Struct, frozen=True):
@@ -413,6 +431,7 @@ class PieceOfCall(Struct, frozen=True):
     id: str
     function: FunctionCall
     type: Literal["function"] = "function"
+    extra_content: ExtraContent | UnsetType = UNSET
 
 
 class Said(Struct, frozen=True):

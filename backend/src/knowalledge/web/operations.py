@@ -1,6 +1,7 @@
 """What operators and probes ask: health, readiness, metrics, statistics."""
 
 from collections.abc import Callable
+from typing import Literal
 
 from flask import Blueprint, Response
 from msgspec import Struct
@@ -15,6 +16,27 @@ class Dependency(Struct, frozen=True):
     ok: bool
     latency_ms: float
     note: str = ""
+
+
+class Health(Struct, frozen=True):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(Struct, frozen=True):
+    """Whether to send requests here; ``notes`` are for an operator to know."""
+
+    status: Literal["ready", "not ready"]
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+class DetailedHealth(Struct, frozen=True):
+    """Every dependency."""
+
+    status: Literal["ok", "degraded"]
+    dependencies: tuple[Dependency, ...]
 
 
 class Operations(Struct, frozen=True):
@@ -37,23 +59,19 @@ def blueprint(operations: Operations) -> Blueprint:
 
     @routes.get("/api/health")
     def health() -> Response:
-        return json_response({"status": "ok"}, _NO_STORE)
+        return json_response(Health(), _NO_STORE)
 
     @routes.get("/api/ready")
     def ready() -> Response:
         reasons = operations.ready()
-        body = {
-            "status": "not ready" if reasons else "ready",
-            "reasons": reasons,
-            "notes": operations.notes(),
-        }
+        body = Readiness("not ready" if reasons else "ready", reasons, operations.notes())
         return json_response(body, _NO_STORE, 503 if reasons else 200)
 
     @routes.get("/api/health/detailed")
     def detailed() -> Response:
         found = operations.dependencies()
-        status = "ok" if all(it.ok for it in found) else "degraded"
-        return json_response({"status": status, "dependencies": found}, _NO_STORE)
+        well = all(it.ok for it in found)
+        return json_response(DetailedHealth("ok" if well else "degraded", found), _NO_STORE)
 
     @routes.get("/metrics")
     @routes.get("/api/metrics")
