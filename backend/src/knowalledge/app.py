@@ -219,14 +219,17 @@ def build_plans(settings: Settings, clock: Clock) -> Mapping[str, Plan]:
     return {
         model.name: Plan(
             model.name,
-            tuple(Route(it.name, it.tier, providers.build(provider_spec(it), clock)) for it in model.targets),
+            tuple(
+                Route(it.name, it.tier, providers.build(provider_spec(it, settings), clock))
+                for it in model.targets
+            ),
             model.fallback,
         )
         for model in settings.models
     }
 
 
-def provider_spec(target: TargetSettings) -> ProviderSpec:
+def provider_spec(target: TargetSettings, settings: Settings) -> ProviderSpec:
     return ProviderSpec(
         provider=target.provider,
         model=target.model,
@@ -235,6 +238,7 @@ def provider_spec(target: TargetSettings) -> ProviderSpec:
         location=target.location,
         api_key=target.api_key,
         credentials=target.credentials,
+        proxy=settings["provider.proxy"],
     )
 
 

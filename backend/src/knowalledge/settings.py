@@ -129,11 +129,18 @@ def shares(value: object) -> dict[Priority, float]:
     return found
 
 
-def redis_address(value: object) -> str:
-    url = text(value)
-    if url and urlsplit(url).scheme not in ("redis", "rediss", "unix"):
-        raise ValueError("write an address such as redis://127.0.0.1:6379/0")
-    return url
+def address(example: str, *schemes: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        url = text(value)
+        if url and urlsplit(url).scheme not in schemes:
+            raise ValueError(f"write an address such as {example}")
+        return url
+
+    return parse
+
+
+REDIS = address("redis://127.0.0.1:6379/0", "redis", "rediss", "unix")
+PROXY = address("http://user:password@host:3128", "http")
 
 
 class Setting(NamedTuple):
@@ -147,13 +154,12 @@ class Setting(NamedTuple):
 
 
 TABLE: tuple[Setting, ...] = (
-    Setting(
-        "redis_url", redis_address, "", "The Redis that replicas share; empty: everything in process.", True
-    ),
+    Setting("redis_url", REDIS, "", "The Redis that replicas share; empty: everything in process.", True),
     Setting("redis.timeout", duration, 1.0, "A Redis that does not answer within this counts as gone."),
     Setting("default_model", text, "", "The model of requests that name none; empty: the first one."),
     Setting("request.timeout", duration, 60.0, "The patience for one request when the caller names none."),
     Setting("request.max_timeout", duration, 600.0, "The longest patience that a caller may name."),
+    Setting("provider.proxy", PROXY, "", "The way to providers that are not on this machine.", True),
     Setting("server.max_body", size, 8 * 1024**2, "The largest request body."),
     Setting(
         "server.heartbeat", duration, 15.0, "A silent stream gets a comment this often: proxies keep it open."

@@ -119,7 +119,7 @@ class VertexDialect(_Google):
     vectors_usage = Usage(7)
 
     def provider(self, url: str) -> Provider:
-        spec = ProviderSpec("vertex", "m", url, "demo", "us-central1", credentials="anonymous")
+        spec = ProviderSpec("vertex", "m", url, "demo", "us-central1", api_key="k-1")
         return build(spec, SystemClock())
 
 

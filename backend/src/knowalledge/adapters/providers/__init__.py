@@ -34,6 +34,8 @@ def build(spec: ProviderSpec, clock: Clock) -> Provider:
         return Embedded(clock)
     own = {"openai": openai.URL, "gemini": gemini.URL}.get(spec.provider) or vertex.url(spec.location)
     url = spec.base_url or own
+    if spec.credentials == "anonymous" and not loopback(url):
+        raise ValueError("anonymous credentials are for loopback only")
     http = Http(url, clock, proxy="" if loopback(url) else spec.proxy)
     if spec.provider == "openai":
         # OpenAI's newer models refuse the old name, and servers of other makers know no other.

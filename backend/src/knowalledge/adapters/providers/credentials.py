@@ -1,7 +1,9 @@
 """Who we are to Google: an API key, application default credentials, a key file, or nobody."""
 
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -57,11 +59,16 @@ class GoogleAuth:
     """google-auth, spoken to through our own client, so that it waits in the hub and within a deadline."""
 
     def __init__(self, credentials: str, clock: Clock, proxy: str = "") -> None:
-        # 12 MB and 0.2 s, so only processes that need it pay, and at their start: in a request it would block the hub.
-        import google.auth  # noqa: PLC0415
+        # 20 MB and 0.5 s, so only processes that need it pay, and at their start: in a request it would block the hub.
+        # What renewing would import by itself is therefore named here too.
+        import google.auth.compute_engine  # noqa: PLC0415
         from google.auth.exceptions import GoogleAuthError, TransportError  # noqa: PLC0415
+        from google.oauth2 import credentials as user  # noqa: PLC0415
+        from google.oauth2 import service_account  # noqa: PLC0415
 
         self._auth: Any = google.auth
+        self._service_account: Any = service_account.Credentials
+        self._user: Any = user.Credentials
         self._failure: type[Exception] = GoogleAuthError
         self._unreachable: type[Exception] = TransportError
         self._where = credentials
@@ -72,13 +79,7 @@ class GoogleAuth:
     def renew(self) -> tuple[dict[str, str], float]:
         """Implements ``Source``. Raises ``ProviderAuth``."""
         try:
-            if self._found is None:
-                if self._where in ("", "adc"):
-                    self._found, _ = self._auth.default(scopes=[_SCOPE], request=self._transport)
-                else:
-                    self._found, _ = self._auth.load_credentials_from_file(
-                        self._where, scopes=[_SCOPE], request=self._transport
-                    )
+            self._found = self._found or self._load()
             self._found.refresh(self._transport)
             headers = dict(_JSON)
             self._found.apply(headers)  # the token, and the project that is charged where the key names one
@@ -87,6 +88,18 @@ class GoogleAuth:
         expiry: datetime | None = self._found.expiry  # in UTC without saying so
         end = expiry.replace(tzinfo=UTC).timestamp() if expiry else self._clock.now() + 2 * _AHEAD_S
         return {name.lower(): value for name, value in headers.items()}, end
+
+    def _load(self) -> Any:
+        if self._where in ("", "adc"):
+            return self._auth.default(scopes=[_SCOPE], request=self._transport)[0]
+        # By its kind: the other kinds name addresses to ask and programs to run, and belong to ADC alone.
+        info = json.loads(Path(self._where).read_bytes())
+        kind = info.get("type") if isinstance(info, dict) else None
+        if kind == "service_account":
+            return self._service_account.from_service_account_info(info, scopes=[_SCOPE])
+        if kind == "authorized_user":
+            return self._user.from_authorized_user_info(info)
+        raise ProviderAuth("the key file is neither a service account's nor a user's")
 
     def _transport(
         self,
@@ -99,7 +112,9 @@ class GoogleAuth:
     ) -> "_Response":
         """google.auth.transport.Request."""
         parts = urlsplit(url)
-        http = Http(f"{parts.scheme}://{parts.netloc}", self._clock, proxy=self._proxy)
+        # Only the metadata server next door speaks plain HTTP, and no proxy leads to it.
+        proxy = self._proxy if parts.scheme == "https" else ""
+        http = Http(f"{parts.scheme}://{parts.netloc}", self._clock, proxy=proxy)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
         data = body.encode() if isinstance(body, str) else body or b""
         try:
