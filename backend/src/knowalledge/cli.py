@@ -1,4 +1,4 @@
-"""The command line: ``knowalledge serve | config check | config show | provider-sim``."""
+"""The command line: ``knowalledge serve | doctor | config check | config show | provider-sim``."""
 
 from gevent import monkey
 
@@ -10,6 +10,8 @@ from urllib.parse import urlsplit, urlunsplit  # noqa: E402
 
 import click  # noqa: E402
 
+from knowalledge.adapters.clock import SystemClock  # noqa: E402
+from knowalledge.doctor import examine, table  # noqa: E402
 from knowalledge.server import Server  # noqa: E402
 from knowalledge.settings import TABLE, Settings, SettingsError  # noqa: E402
 
@@ -56,6 +58,23 @@ def provider_sim(context: click.Context) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "simulator", *context.args])  # nosec B606
 
 
+@main.command()
+@click.option("--config", default="", help="The YAML file.")
+@click.option(
+    "--timeout",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(0.1, 600.0),
+    help="Seconds a check may take.",
+)
+def doctor(config: str, timeout: float) -> None:
+    """Look at Redis, the clock, the disk and every provider target; exit 1 if anything is down."""
+    findings = examine(_load(config), SystemClock(), timeout)
+    for line in table(findings):
+        click.echo(line)
+    sys.exit(0 if all(it.ok for it in findings) else 1)
+
+
 @main.group()
 def config() -> None:
     """Look at the configuration."""
@@ -92,7 +111,7 @@ def _masked(url: str) -> str:
     parts = urlsplit(url)
     if parts.password is None:
         return url
-    return urlunsplit(parts._replace(netloc=f"***@{parts.hostname}:{parts.port or 6379}"))
+    return urlunsplit(parts._replace(netloc=f"***@{parts.netloc.rpartition('@')[2]}"))
 
 
 if __name__ == "__main__":
