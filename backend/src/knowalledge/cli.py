@@ -14,6 +14,7 @@ from knowalledge.adapters.clock import SystemClock  # noqa: E402
 from knowalledge.doctor import examine, table  # noqa: E402
 from knowalledge.server import Server  # noqa: E402
 from knowalledge.settings import TABLE, Settings, SettingsError  # noqa: E402
+from knowalledge.web.openapi import rendered  # noqa: E402
 
 
 def _load(config: str) -> Settings:
@@ -73,6 +74,12 @@ def doctor(config: str, timeout: float) -> None:
     for line in table(findings):
         click.echo(line)
     sys.exit(0 if all(it.ok for it in findings) else 1)
+
+
+@main.command()
+def openapi() -> None:
+    """Print the OpenAPI document."""
+    click.echo(rendered(), nl=False)
 
 
 @main.group()

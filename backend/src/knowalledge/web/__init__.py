@@ -4,7 +4,7 @@ from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from knowalledge.domain.errors import KnowalledgeError
-from knowalledge.web import auth, errors, gemini, native, openai, operations
+from knowalledge.web import auth, docs, errors, gemini, native, openai, operations
 from knowalledge.web.edge import Edge
 from knowalledge.web.operations import Operations
 
@@ -14,6 +14,7 @@ def register(app: Flask, edge: Edge, ops: Operations) -> None:
     app.register_blueprint(native.blueprint(edge))
     app.register_blueprint(gemini.blueprint(edge))
     app.register_blueprint(openai.blueprint(edge))
+    app.register_blueprint(docs.blueprint())
     app.register_blueprint(operations.blueprint(ops))
 
     @app.errorhandler(Exception)

@@ -39,6 +39,46 @@ class DetailedHealth(Struct, frozen=True):
     dependencies: tuple[Dependency, ...]
 
 
+class WindowStats(Struct, frozen=True):
+    """One window of a target's quota; ``reserved`` is the part of ``used`` that running requests hold."""
+
+    window: str
+    count: str
+    limit: int
+    learnt: bool
+    used: int
+    reserved: int
+    resets_in_s: float
+
+
+class TargetQuota(Struct, frozen=True):
+    """The windows of a target."""
+
+    windows: tuple[WindowStats, ...]
+
+
+class QuotaStats(Struct, frozen=True):
+    """What is used and left, by target."""
+
+    targets: dict[str, TargetQuota]
+
+
+class LevelStats(Struct, frozen=True):
+    """Who waits at one level, and how those before them left."""
+
+    waiting: int
+    oldest_s: float
+    eta_s: float
+    tenants: dict[str, int]
+    left: dict[str, int]
+
+
+class QueueStats(Struct, frozen=True):
+    """The waiting rooms, by target and level."""
+
+    targets: dict[str, dict[str, LevelStats]]
+
+
 class Operations(Struct, frozen=True):
     """The questions that operators may ask, as functions."""
 
