@@ -20,7 +20,8 @@ from knowalledge.adapters.memory.response_cache import MemoryResponseCache
 from knowalledge.adapters.providers import ProviderSpec
 from knowalledge.adapters.redis.flights import Pace, RedisFlights
 from knowalledge.adapters.redis.outage import Outage
-from knowalledge.adapters.redis.quota_store import RedisQuotaStore
+from knowalledge.adapters.redis.pipe import Pipe
+from knowalledge.adapters.redis.quota_store import Client, RedisQuotaStore
 from knowalledge.adapters.redis.response_cache import RedisResponseCache
 from knowalledge.adapters.replica import ReplicaQuotaStore
 from knowalledge.adapters.telemetry import Telemetry
@@ -55,7 +56,8 @@ def create_app(settings: Settings) -> Flask:
     telemetry = Telemetry()
     told = LoggedTelemetry(telemetry)
     redis = connect(settings)
-    quota = quota_store(settings, redis, clock)
+    pipe = shared_line(settings, redis)
+    quota = quota_store(settings, pipe, clock)
     plans = build_plans(settings, clock)
     targets = [target.name for model in settings.models for target in model.targets]
     completer = Completer(
@@ -74,7 +76,7 @@ def create_app(settings: Settings) -> Flask:
             headroom={},
         )
     )
-    cache = build_cache(settings, redis, clock, telemetry)
+    cache = build_cache(settings, redis, pipe, clock, telemetry)
     app = Flask("knowalledge", static_folder=None)
     edge = Edge(
         completer=completer,
@@ -153,8 +155,16 @@ def connect(settings: Settings) -> "Redis | None":
     )
 
 
+def shared_line(settings: Settings, redis: "Redis | None") -> Client | None:
+    """What the scripts are run through: one line for all greenlets, unless the address asks for more than it can."""
+    url = settings["redis_url"]
+    if redis is None or "?" in url:
+        return redis
+    return Pipe(url, settings["redis.timeout"], redis.pubsub)
+
+
 def quota_store(
-    settings: Settings, redis: "Redis | None", clock: Clock
+    settings: Settings, redis: Client | None, clock: Clock
 ) -> MemoryQuotaStore | ReplicaQuotaStore:
     windows = {target.name: target.windows for model in settings.models for target in model.targets}
     rules = Rules(
@@ -181,19 +191,22 @@ class Cache(NamedTuple):
     tasks: tuple[Task, ...]
 
 
-def build_cache(settings: Settings, redis: "Redis | None", clock: Clock, telemetry: Telemetry) -> Cache:
+def build_cache(
+    settings: Settings, redis: "Redis | None", pipe: Client | None, clock: Clock, telemetry: Telemetry
+) -> Cache:
     memory = MemoryResponseCache(settings["cache.memory_bytes"], clock)
     lifetimes = Lifetimes(
         memory_s=settings["cache.memory_ttl"],
         life_s=settings["cache.redis_ttl" if redis else "cache.memory_ttl"],
         stale_s=settings["cache.stale_ttl"],
     )
-    if redis is None:
+    if redis is None or pipe is None:
         return Cache(Layers(memory, None, lifetimes, clock, telemetry), MemoryFlights(clock), ())
     outage = Outage(clock)
-    shared = RedisResponseCache(redis, outage)
+    shared = RedisResponseCache(pipe, outage)
     listen = partial(shared.listen, memory)
     pace = Pace(block=min(0.4, settings["redis.timeout"] / 2))
+    # Followers block in Redis until there is something to read: on connections of their own.
     flights = RedisFlights(redis, outage, clock, lambda: uuid4().hex, pace)
     layers = Layers(memory, shared, lifetimes, clock, telemetry, listen)
     return Cache(layers, flights, ((LISTEN_S, listen),))

@@ -1,0 +1,216 @@
+"""One connection to Redis for all greenlets of a process: what they ask in the same moment goes out in one write.
+
+A pool gives every greenlet that asks a connection of its own, and a write and a read for each command. Here commands
+are queued, one greenlet writes whatever has gathered, another hands the replies back in order. Under load that is a
+fraction of the system calls and switches, and the number of requests in flight is not bounded by a pool.
+
+A command is never sent twice: when the connection is lost, everybody whose reply is outstanding is told so. Commands
+that block do not belong here, they would hold up everybody's.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import gevent
+import hiredis
+from gevent import socket, ssl
+from gevent.event import Event
+from gevent.hub import Waiter
+from gevent.lock import Semaphore
+from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+# A reply is late if nothing at all came for the timeout, looked at this many times. Looks, not one long timer: a
+# process that stood still itself has had one look, not all of them, and does not blame Redis.
+LOOKS = 4
+_BLOCK = 64 * 1024
+
+
+class Pipe:
+    """Executes commands of one process over one connection, which is made anew when it is lost."""
+
+    def __init__(self, url: str, timeout_s: float, pubsub: Callable[..., Any]) -> None:
+        """Connects at the first command. ``timeout_s`` is for connecting, and for a reply.
+
+        ``pubsub`` makes a subscription, as redis-py's client does: listening takes a connection of its own.
+        """
+        self.pubsub = pubsub
+        self._url = url
+        self._timeout_s = timeout_s
+        self._line: _Line | None = None
+        self._connecting = Semaphore()
+        self._tries = 0
+        self._failed: RedisError | None = None  # the last try to connect
+
+    def execute_command(self, *args: Any) -> Any:
+        """The reply. Raises what redis-py raises: ``ResponseError``, ``ConnectionError``, ``TimeoutError``."""
+        line = self._line
+        if line is None or line.lost:
+            line = self._connect()
+        reply = line.ask(hiredis.pack_command(args))
+        if isinstance(reply, RedisError):
+            raise reply
+        return reply
+
+    def _connect(self) -> "_Line":
+        """A new line. One greenlet tries; those who come meanwhile share what it finds, also the failure."""
+        tries = self._tries
+        with self._connecting:
+            line = self._line
+            if line is not None and not line.lost:
+                return line
+            if self._tries != tries and self._failed is not None:
+                raise self._failed
+            self._tries += 1
+            try:
+                line = _Line(self._url, self._timeout_s)
+            except RedisError as error:
+                self._failed = error
+                raise
+            self._line, self._failed = line, None
+            return line
+
+    def close(self) -> None:
+        if self._line is not None:
+            self._line.lose(RedisConnectionError("closed"))
+
+
+def _replied(text: str) -> ResponseError:
+    """An error reply as redis-py would raise it."""
+    if text.startswith("NOSCRIPT"):
+        return NoScriptError(text)
+    return ResponseError(text)
+
+
+class _Line:
+    """One connection, from its making to its loss."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        """Raises ``ConnectionError``, ``TimeoutError`` or ``AuthenticationError``."""
+        self.lost = False
+        self._out: list[bytes] = []
+        self._waiting: deque[Waiter[Any]] = deque()
+        self._more = Event()
+        self._replies = 0
+        self._looked = -1
+        self._looks = 0
+        self._greenlets: list[gevent.Greenlet[..., None]] = []
+        self._reader = hiredis.Reader(replyError=_replied)
+        self._loop = gevent.get_hub().loop
+        self._timer = self._loop.timer(timeout_s / LOOKS, timeout_s / LOOKS)
+        guard = gevent.Timeout.start_new(timeout_s)
+        try:
+            self._socket = _connected(url)
+            self._greenlets = [gevent.spawn(self._write), gevent.spawn(self._read)]
+            for command in _greeting(url):
+                reply = self.ask(hiredis.pack_command(command))
+                if isinstance(reply, ResponseError):
+                    raise AuthenticationError(str(reply))
+                if isinstance(reply, RedisError):
+                    raise reply
+        except gevent.Timeout as error:
+            if error is not guard:
+                raise
+            self.lose(RedisTimeoutError("Redis does not greet"))
+            raise RedisTimeoutError("Redis does not greet") from None
+        except OSError as error:
+            self.lose(RedisConnectionError("refused"))
+            raise RedisConnectionError(f"Redis cannot be reached ({type(error).__name__})") from error
+        except BaseException:
+            self.lose(RedisConnectionError("given up"))
+            raise
+        finally:
+            guard.close()
+        self._timer.start(self._look)
+
+    def ask(self, command: bytes) -> Any:
+        """The reply, which may be an error."""
+        waiter: Waiter[Any] = Waiter()
+        self._out.append(command)
+        self._waiting.append(waiter)
+        self._more.set()
+        # A caller that is killed here leaves its waiter behind: the reply finds nobody, and the order is kept.
+        return waiter.get()
+
+    def _write(self) -> None:
+        try:
+            while True:
+                self._more.wait()
+                self._more.clear()
+                out, self._out = self._out, []
+                self._socket.sendall(b"".join(out))
+        except OSError as error:
+            self.lose(RedisConnectionError(f"the connection broke ({type(error).__name__})"))
+
+    def _read(self) -> None:
+        reader, waiting, run = self._reader, self._waiting, self._loop.run_callback
+        try:
+            while True:
+                data = self._socket.recv(_BLOCK)
+                if not data:
+                    raise RedisConnectionError("Redis closed the connection")
+                reader.feed(data)
+                # False means both "no whole reply yet" and RESP3's boolean; this connection speaks RESP2.
+                while (reply := reader.gets()) is not False:
+                    if not waiting:
+                        raise RedisConnectionError("Redis answered what nobody had asked")
+                    self._replies += 1
+                    run(waiting.popleft().switch, reply)
+        except (OSError, hiredis.ProtocolError) as error:
+            self.lose(RedisConnectionError(f"the connection broke ({type(error).__name__})"))
+        except RedisConnectionError as error:
+            self.lose(error)
+
+    def _look(self) -> None:
+        """In the hub: whether replies still come."""
+        if not self._waiting or self._replies != self._looked:
+            self._looked, self._looks = self._replies, 0
+            return
+        self._looks += 1
+        if self._looks >= LOOKS:
+            self._timer.stop()
+            gevent.spawn(self.lose, RedisTimeoutError("Redis does not answer"))
+
+    def lose(self, error: RedisError) -> None:
+        """The end: everybody who waits is told."""
+        if self.lost:
+            return
+        self.lost = True
+        self._timer.stop()
+        self._timer.close()
+        while self._waiting:
+            self._loop.run_callback(self._waiting.popleft().switch, error)
+        me = gevent.getcurrent()
+        gevent.killall([it for it in self._greenlets if it is not me], block=False)
+        if hasattr(self, "_socket"):
+            self._socket.close()
+
+
+def _connected(url: str) -> "socket.socket":
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        found = socket.socket(socket.AF_UNIX)
+        found.connect(unquote(parts.path))
+        return found
+    plain = socket.create_connection((parts.hostname or "localhost", parts.port or 6379))
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if parts.scheme == "rediss":
+        return ssl.create_default_context().wrap_socket(plain, server_hostname=parts.hostname)
+    return plain
+
+
+def _greeting(url: str) -> list[tuple[Any, ...]]:
+    """Who we are and which database, as the address says it."""
+    parts = urlsplit(url)
+    found: list[tuple[Any, ...]] = []
+    if parts.password is not None:
+        user = (unquote(parts.username),) if parts.username else ()
+        found.append(("AUTH", *user, unquote(parts.password)))
+    database = "" if parts.scheme == "unix" else parts.path.strip("/")
+    if database not in ("", "0"):
+        found.append(("SELECT", database))
+    return found

@@ -1,0 +1,138 @@
+"""One connection for all greenlets: order, errors, loss, and silence."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+import pytest
+from conftest import free_port, start_redis
+from redis import Redis
+from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from knowalledge.adapters.redis.pipe import Pipe
+
+
+def no_pubsub(**options: Any) -> None:
+    raise AssertionError("nobody listens here")
+
+
+@pytest.fixture
+def pipe(redis_client: Redis, redis_url: str) -> Iterator[Pipe]:
+    found = Pipe(redis_url, 5.0, no_pubsub)
+    yield found
+    found.close()
+
+
+def test_every_greenlet_gets_its_own_reply_in_whatever_order_they_ask(pipe: Pipe) -> None:
+    def ask(index: int) -> bytes:
+        for turn in range(20):
+            assert pipe.execute_command("ECHO", f"{index}-{turn}") == f"{index}-{turn}".encode()
+        return b"done"
+
+    asking = [gevent.spawn(ask, index) for index in range(100)]
+    gevent.joinall(asking, raise_error=True)
+    assert {it.value for it in asking} == {b"done"}
+
+
+def test_what_is_asked_in_one_moment_is_written_at_once(pipe: Pipe, redis_client: Redis) -> None:
+    pipe.execute_command("PING")
+    line = pipe._line
+    assert line is not None
+    writes: list[int] = []
+
+    class Counted:
+        def sendall(self, data: bytes) -> None:
+            writes.append(len(data))
+            true.sendall(data)
+
+    true = line._socket
+    line._socket = Counted()  # type: ignore[assignment]
+    gevent.joinall([gevent.spawn(pipe.execute_command, "INCR", "k") for _ in range(50)], raise_error=True)
+    assert len(writes) == 1
+    line._socket = true
+    assert redis_client.get("k") == b"50"
+
+
+def test_errors_are_those_of_the_ordinary_client_and_leave_the_line_whole(pipe: Pipe) -> None:
+    with pytest.raises(NoScriptError):
+        pipe.execute_command("EVALSHA", "0" * 40, 0)
+    with pytest.raises(ResponseError, match="FORGOTTEN"):
+        pipe.execute_command("EVAL", "return redis.error_reply('FORGOTTEN it')", 0)
+    assert pipe.execute_command("PING") in (b"PONG", True)
+
+
+def test_one_who_is_killed_while_waiting_does_not_shift_the_replies_of_the_others(pipe: Pipe) -> None:
+    pipe.execute_command("PING")
+    first = gevent.spawn(pipe.execute_command, "ECHO", "first")
+    second = gevent.spawn(pipe.execute_command, "ECHO", "second")
+    gevent.idle()
+    first.kill()
+    assert second.get(timeout=5) == b"second"
+
+
+def test_a_lost_connection_is_told_to_all_who_wait_and_made_anew_for_the_next(
+    pipe: Pipe, redis_client: Redis
+) -> None:
+    pipe.execute_command("PING")
+    waiting = [gevent.spawn(pipe.execute_command, "BLPOP", "nothing", 30) for _ in range(3)]
+    while not redis_client.info("clients")["blocked_clients"]:
+        gevent.sleep(0.001)
+    redis_client.client_kill_filter(_type="normal", skipme=True)
+    gevent.joinall(waiting)
+    assert {type(it.exception) for it in waiting} == {RedisConnectionError}
+    assert pipe.execute_command("ECHO", "again") == b"again"
+
+
+@pytest.fixture
+def own_redis() -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
+    port = free_port()
+    server = start_redis(port)
+    yield port, server
+    os.kill(server.pid, signal.SIGCONT)
+    server.kill()
+    server.wait()
+
+
+def test_a_frozen_redis_costs_one_timeout_and_nobody_waits_for_ever(
+    own_redis: tuple[int, "subprocess.Popen[bytes]"],
+) -> None:
+    port, server = own_redis
+    pipe = Pipe(f"redis://127.0.0.1:{port}", 0.2, no_pubsub)
+    pipe.execute_command("PING")
+    os.kill(server.pid, signal.SIGSTOP)
+    waiting = [gevent.spawn(pipe.execute_command, "PING") for _ in range(20)]
+    gevent.joinall(waiting, timeout=5)
+    assert {type(it.exception) for it in waiting} == {RedisTimeoutError}
+    # Nor do those queue up for a timeout each who find the line lost.
+    late = [gevent.spawn(pipe.execute_command, "PING") for _ in range(20)]
+    with gevent.Timeout(2.0):
+        gevent.joinall(late)
+    assert all(isinstance(it.exception, RedisError) for it in late)
+    os.kill(server.pid, signal.SIGCONT)
+    assert pipe.execute_command("ECHO", "back") == b"back"
+    pipe.close()
+
+
+def test_nobody_there_is_a_connection_error() -> None:
+    with pytest.raises(RedisConnectionError):
+        Pipe(f"redis://127.0.0.1:{free_port()}/0", 1.0, no_pubsub).execute_command("PING")
+
+
+def test_the_address_says_who_asks_and_which_database(
+    own_redis: tuple[int, "subprocess.Popen[bytes]"],
+) -> None:
+    port, _ = own_redis
+    with Redis(port=port) as client:
+        client.config_set("requirepass", "s%cr:t/")
+    pipe = Pipe(f"redis://:s%25cr%3At%2F@127.0.0.1:{port}/3", 1.0, no_pubsub)
+    pipe.execute_command("SET", "here", 1)
+    with Redis(port=port, password="s%cr:t/", db=3) as client:
+        assert client.get("here") == b"1"
+    pipe.close()
+    with pytest.raises(AuthenticationError):
+        Pipe(f"redis://:wrong@127.0.0.1:{port}/0", 1.0, no_pubsub).execute_command("PING")
