@@ -28,6 +28,7 @@ class Call(Struct, frozen=True):
     single: bool = False  # one vector asked for, not a batch
     predict: bool = False  # Vertex' older way to ask for vectors
     candidates: int = 1
+    said: str = ""  # what the answer's schema makes the model say
 
 
 class Count(Struct, frozen=True):

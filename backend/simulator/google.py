@@ -8,6 +8,7 @@ github.com/langchain-ai/langchain-google/issues/1445).
 import re
 from typing import Any
 
+from simulator import schema
 from simulator import text as words
 from simulator.call import Call, Count, Failure
 from simulator.window import Refusal
@@ -243,6 +244,7 @@ def read(found: "re.Match[str]", query: str, document: dict[str, Any]) -> Call:
         stream=method == "streamGenerateContent",
         sse="alt=sse" in query,
         candidates=config.get("candidateCount") or 1,
+        said=schema.said(config.get("responseJsonSchema") or config.get("responseSchema")),
     )
 
 

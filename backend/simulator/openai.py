@@ -6,6 +6,7 @@ Source: platform.openai.com/docs/api-reference, and its guide to rate limits for
 import re
 from typing import Any
 
+from simulator import schema
 from simulator import text as words
 from simulator.call import Call, Count, Failure
 from simulator.window import Refusal
@@ -158,6 +159,7 @@ def read(found: "re.Match[str]", document: dict[str, Any]) -> Call:
         stream=stream,
         usage=not stream or bool((document.get("stream_options") or {}).get("include_usage")),
         candidates=document.get("n") or 1,
+        said=schema.said(((document.get("response_format") or {}).get("json_schema") or {}).get("schema")),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from simulator import text as words
 from simulator.call import Call, Failure
 from simulator.knobs import Knobs, moved
 from simulator.window import Limits, Quota, Refusal
@@ -123,7 +124,7 @@ class Provider:
         if call.kind == "embed":
             output, thinking = 0, 0
         else:
-            wanted = call.wanted if knobs.marker else None
+            wanted = words.count(call.said) if call.said else call.wanted if knobs.marker else None
             if wanted is None:
                 wanted = round(self._drawn(knobs.output_tokens, knobs.output_sigma))
             output, thinking = min(wanted, knobs.max_output), knobs.thinking

@@ -246,7 +246,7 @@ class Connection(asyncio.Protocol):
             vectors = [text.vector(it, call.dimensions) for it in call.inputs]
             found = call.dialect.vectors(call, vectors)
         else:
-            found = call.dialect.whole(call, text.say(ticket.output), ticket.finish, count_of(ticket))
+            found = call.dialect.whole(call, said(ticket, 0, ticket.output), ticket.finish, count_of(ticket))
         body = b"<html>garbage</html>" if fault == "garbage" else _encode(spoilt(found, fault))
         if fault == "cut":
             self.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body[: len(body) // 2])
@@ -255,6 +255,12 @@ class Connection(asyncio.Protocol):
             self.send(200, gzip.compress(body, 1), "content-encoding: gzip\r\n")
         else:
             self.send(200, body)
+
+
+def said(ticket: Ticket, start: int, tokens: int) -> str:
+    """Some of an answer's text."""
+    given = ticket.call.said
+    return text.part(given, start, tokens) if given else text.say(tokens, start)
 
 
 class Streaming:
@@ -305,7 +311,7 @@ class Streaming:
                 return
         while True:
             tokens = min(self._size, ticket.output - self._said)
-            words = text.say(tokens, self._said)
+            words = said(ticket, self._said, tokens)
             self._said += tokens
             if self._said >= ticket.output:
                 break

@@ -47,6 +47,12 @@ def say(tokens: int, start: int = 0) -> str:
     return _TEXT[_ENDS[start] :] + _TEXT * whole + _TEXT[: _ENDS[rest]]
 
 
+def part(said: str, start: int, tokens: int) -> str:
+    """``tokens`` tokens of a given text, from the one numbered ``start``."""
+    ends = [0, *(match.end() for match in _TOKEN.finditer(said))]
+    return said[ends[min(start, len(ends) - 1)] : ends[min(start + tokens, len(ends) - 1)]]
+
+
 def wanted(text: str) -> int | None:
     """The length that a prompt asks for by its marker."""
     match = _OUT.search(text)
