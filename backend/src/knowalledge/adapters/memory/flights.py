@@ -93,11 +93,18 @@ class MemoryFlights:
     def _fly(self, key: str, run: Run, work: Work) -> None:
         try:
             self._conduct(key, run, work)
+        except BaseException as error:  # nobody may be left waiting for a run that will never end
+            run.end(ShuttingDown("this replica is shutting down") if _killed(error) else error)
+            raise
         finally:
             del self._runs[key]
 
     def _conduct(self, key: str, run: Run, work: Work) -> None:  # noqa: ARG002 - the shared kind needs it
         lead(run, work, lambda _: None)
+
+
+def _killed(error: BaseException) -> bool:
+    return isinstance(error, gevent.GreenletExit)
 
 
 def lead(run: Run, work: Work, publish: Callable[[bytes], None]) -> BaseException | None:
@@ -108,9 +115,6 @@ def lead(run: Run, work: Work, publish: Callable[[bytes], None]) -> BaseExceptio
         for piece in pieces:
             run.publish(piece)
             publish(piece)
-    except gevent.GreenletExit:
-        run.end(ShuttingDown("this replica is shutting down"))
-        raise
     except Exception as error:  # noqa: BLE001 - whatever it is belongs to those who wait, not to this greenlet
         run.end(error)
         return error
