@@ -31,6 +31,19 @@ PACE = Pace(lease=0.3, block=0, poll=0.005, keep=5)
 CLOCK = SystemClock()
 
 
+_KEY = [""]
+
+
+def k() -> str:
+    """The key of this test, or example: followers that an earlier one left behind cannot lead it."""
+    return _KEY[0]
+
+
+@pytest.fixture(autouse=True)
+def _own_key() -> None:
+    _KEY[0] = uuid4().hex
+
+
 class Client:
     """A replica's connection, which can be cut."""
 
@@ -100,10 +113,10 @@ def settle() -> None:
 
 def test_many_callers_share_one_run_and_all_get_every_piece(make: Make) -> None:
     work = Work(b"a", b"b", b"c")
-    flights = [make().fly("k", work) for _ in range(20)]
+    flights = [make().fly(k(), work) for _ in range(20)]
     followers = [gevent.spawn(everything, flight) for flight in flights]
     settle()
-    late = gevent.spawn(everything, make().fly("k", work))
+    late = gevent.spawn(everything, make().fly(k(), work))
     settle()
     work.go.set()
     gevent.joinall([*followers, late], timeout=5)
@@ -122,9 +135,9 @@ def test_different_keys_fly_apart(make: Make) -> None:
 
 def test_pieces_come_as_they_are_said(make: Make) -> None:
     work = Work(b"a", b"b")
-    make().fly("k", work)
+    make().fly(k(), work)
     settle()
-    pieces = make().fly("k", work).follow(5)
+    pieces = make().fly(k(), work).follow(5)
     assert next(pieces) == b"a"
     work.go.set()
     assert list(pieces) == [b"b"]
@@ -132,10 +145,10 @@ def test_pieces_come_as_they_are_said(make: Make) -> None:
 
 def test_the_run_goes_on_when_the_caller_who_began_it_leaves(make: Make) -> None:
     work = Work(b"a", b"b")
-    pieces = make().fly("k", work).follow(5)
+    pieces = make().fly(k(), work).follow(5)
     next(pieces)
     pieces.close()  # type: ignore[attr-defined]
-    other = gevent.spawn(everything, make().fly("k", work))
+    other = gevent.spawn(everything, make().fly(k(), work))
     settle()
     work.go.set()
     other.join(5)
@@ -145,7 +158,7 @@ def test_the_run_goes_on_when_the_caller_who_began_it_leaves(make: Make) -> None
 
 def test_a_failure_is_everybodys_and_the_next_caller_begins_anew(make: Make) -> None:
     work = Work(b"a", error=QuotaExhausted("spent", retry_after=7.0))
-    flights = [make().fly("k", work) for _ in range(4)]
+    flights = [make().fly(k(), work) for _ in range(4)]
     settle()
     work.go.set()
     for flight in flights:
@@ -155,12 +168,12 @@ def test_a_failure_is_everybodys_and_the_next_caller_begins_anew(make: Make) -> 
     settle()
     again = Work(b"ok")
     again.go.set()
-    assert everything(make().fly("k", again)) == [b"ok"]
+    assert everything(make().fly(k(), again)) == [b"ok"]
 
 
 def test_a_fault_of_our_own_reaches_others_without_its_text(make: Make) -> None:
     work = Work(b"a", error=RuntimeError("a secret"))
-    flights = [make().fly("k", work) for _ in range(2)]
+    flights = [make().fly(k(), work) for _ in range(2)]
     settle()
     work.go.set()
     for flight in flights:
@@ -171,9 +184,9 @@ def test_a_fault_of_our_own_reaches_others_without_its_text(make: Make) -> None:
 
 def test_a_follower_whose_time_is_over_leaves_and_the_others_do_not(make: Make) -> None:
     work = Work(b"a")
-    patient = gevent.spawn(everything, make().fly("k", work))
+    patient = gevent.spawn(everything, make().fly(k(), work))
     with pytest.raises(ProviderTimeout):
-        everything(make().fly("k", work), 0.05)
+        everything(make().fly(k(), work), 0.05)
     work.go.set()
     patient.join(5)
     assert patient.value == [b"a"]
@@ -209,9 +222,9 @@ def clients(redis_client: Redis) -> list[Client]:
 def test_a_dead_leader_is_replaced_and_its_followers_start_over(clients: list[Client]) -> None:
     replicas = [over(client) for client in clients]
     first, second = Work(b"a", b"b"), Work(b"A", b"B")
-    replicas[0].fly("k", first)
+    replicas[0].fly(k(), first)
     settle()
-    followers = [gevent.spawn(everything, it.fly("k", second)) for it in replicas[1:]]
+    followers = [gevent.spawn(everything, it.fly(k(), second)) for it in replicas[1:]]
     settle()
     clients[0].cut = True  # it lives, but nobody hears it any more
     with gevent.Timeout(5):
@@ -229,9 +242,9 @@ def test_a_dead_leader_is_replaced_and_its_followers_start_over(clients: list[Cl
 def test_a_slow_leader_that_lives_is_not_replaced(clients: list[Client]) -> None:
     replicas = [over(client) for client in clients[:2]]
     first, second = Work(b"a"), Work(b"B")
-    replicas[0].fly("k", first)
+    replicas[0].fly(k(), first)
     settle()
-    follower = gevent.spawn(everything, replicas[1].fly("k", second))
+    follower = gevent.spawn(everything, replicas[1].fly(k(), second))
     gevent.sleep(2 * PACE.lease)
     first.go.set()
     follower.join(5)
@@ -243,11 +256,11 @@ def test_a_leader_that_shuts_down_is_replaced(clients: list[Client]) -> None:
     replicas = [over(client) for client in clients[:2]]
     first, second = Work(b"a"), Work(b"B")
     second.go.set()
-    seat = replicas[0].fly("k", first)
+    seat = replicas[0].fly(k(), first)
     settle()
-    follower = gevent.spawn(everything, replicas[1].fly("k", second))
+    follower = gevent.spawn(everything, replicas[1].fly(k(), second))
     settle()
-    leader = next(it for it in _greenlets() if first.begun and it.args[:1] == ("k",) and it.args[2] is first)
+    leader = next(it for it in _greenlets() if first.begun and it.args[:1] == (k(),) and it.args[2] is first)
     leader.kill()
     with pytest.raises(ShuttingDown):
         everything(seat)
@@ -268,16 +281,16 @@ def test_without_redis_each_replica_flies_alone_and_nobody_hangs(clients: list[C
         client.cut = True
     work = Work(b"a")
     work.go.set()
-    assert [everything(it.fly("k", work)) for it in replicas] == [[b"a"]] * 3
+    assert [everything(it.fly(k(), work)) for it in replicas] == [[b"a"]] * 3
     assert work.begun == 3
 
 
 def test_a_redis_that_goes_during_a_flight_leaves_the_leader_its_followers(clients: list[Client]) -> None:
     replicas = [over(client) for client in clients[:2]]
     first, second = Work(b"a", b"b"), Work(b"A", b"B")
-    here = gevent.spawn(everything, replicas[0].fly("k", first))
+    here = gevent.spawn(everything, replicas[0].fly(k(), first))
     settle()
-    there = gevent.spawn(everything, replicas[1].fly("k", second))
+    there = gevent.spawn(everything, replicas[1].fly(k(), second))
     settle()
     for client in clients:
         client.cut = True
@@ -292,7 +305,7 @@ def test_nothing_stays_behind(clients: list[Client], redis_client: Redis) -> Non
     flights = over(clients[0])
     work = Work(b"a")
     work.go.set()
-    everything(flights.fly("k", work))
+    everything(flights.fly(k(), work))
     settle()
     assert flights._runs == {}
     names = redis_client.keys("kn:{flight:*")
@@ -310,7 +323,7 @@ STEPS = st.lists(
 def test_whatever_happens_every_caller_gets_one_whole_answer_and_runs_do_not_overlap_needlessly(
     redis_client: Redis, steps: list[tuple[str, int]]
 ) -> None:
-    redis_client.flushdb()
+    _KEY[0] = uuid4().hex
     clients = [Client(redis_client) for _ in range(3)]
     replicas = [over(client) for client in clients]
     works = [Work(b"%d1" % index, b"%d2" % index) for index in range(3)]
@@ -318,7 +331,7 @@ def test_whatever_happens_every_caller_gets_one_whole_answer_and_runs_do_not_ove
     cuts = 0
     for action, who in steps:
         if action == "ask":
-            asked.append(gevent.spawn(everything, replicas[who].fly("k", works[who])))
+            asked.append(gevent.spawn(everything, replicas[who].fly(k(), works[who])))
         elif action == "say":
             works[who].go.set()
         elif action == "cut":
