@@ -38,7 +38,7 @@ lock:
 
 # -- deployment: docs/quickstart.md, docs/deployment.md ---------------------------------------------------------------
 
-.PHONY: secrets demo demo-down manifests deploy-tools verify verify-static verify-image verify-compose
+.PHONY: secrets demo dev demo-down manifests deploy-tools verify verify-static verify-image verify-compose coverage bandit audit smoke release
 secrets:
 	deploy/secrets.sh
 
@@ -47,6 +47,10 @@ DEMO := KNOWALLEDGE_GATEWAY=./deploy/config/demo.yaml docker compose --profile d
 demo: secrets
 	$(DEMO) up -d --build --wait
 	@echo "gateway http://127.0.0.1:8080  Grafana http://127.0.0.1:3000  Prometheus http://127.0.0.1:9090  stop: make demo-down"
+
+# One stack with the code of this checkout, restarted when it changes.
+dev: secrets
+	KNOWALLEDGE_GATEWAY=./deploy/config/demo.yaml docker compose -f docker-compose.yml -f docker-compose.dev.yml --profile demo up --build
 
 demo-down:
 	$(DEMO) down --volumes
@@ -72,3 +76,21 @@ verify-image: deploy-tools
 
 verify-compose: secrets
 	deploy/verify/compose.sh
+
+# What continuous integration also calls.
+coverage: setup
+	cd backend && ../$(BIN)/python -m coverage run -m pytest && ../$(BIN)/python -m coverage xml && ../$(BIN)/python -m coverage report --skip-covered --skip-empty
+
+bandit: deploy-tools
+	.run/tools/bin/bandit -q -r backend/src backend/simulator -f sarif -o .run/bandit.sarif --exit-zero
+	.run/tools/bin/bandit -q -r backend/src backend/simulator --severity-level medium
+
+# A package that no advisory source knows is a failure here: "skipped" must never pass for "without a finding".
+audit: deploy-tools
+	.run/tools/bin/pip-audit --strict --disable-pip --require-hashes -r backend/requirements/runtime.lock || { echo "audit: NOT passed: a finding above, or no advisory source could be asked"; exit 1; }
+
+smoke:
+	deploy/smoke.sh $(URL)
+
+release:
+	deploy/release.sh $(OVERLAY) $(IMAGE) $(URL)

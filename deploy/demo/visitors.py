@@ -53,6 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("address")
     parser.add_argument("--per-minute", type=float, default=400)
+    parser.add_argument("--count", type=int, default=0, help="stop after so many; 0: never")
     asked = parser.parse_args()
     room = threading.Semaphore(200)
     counts: dict[str, int] = {}
@@ -67,10 +68,12 @@ def main() -> None:
             room.release()
         counts[kind] = counts.get(kind, 0) + 1
 
-    while True:
+    started = 0
+    while not asked.count or started < asked.count:
         time.sleep(random.expovariate(asked.per_minute / 60))
         if room.acquire(blocking=False):
-            threading.Thread(target=one, daemon=True).start()
+            threading.Thread(target=one).start()
+            started += 1
         if time.monotonic() - told > 30:
             told = time.monotonic()
             print(json.dumps(dict(sorted(counts.items()))), flush=True)  # noqa: T201

@@ -19,7 +19,7 @@ clean() { [ -n "${KEEP:-}" ] || compose down --volumes --timeout 5 >/dev/null 2>
 trap clean EXIT
 
 held() { printf '  %-64s %s\n' "$1" "$2"; }
-check() { if [ "$2" "$3" "$4" ]; then held "$1" "$2"; else printf '  %-64s %s (wanted %s %s)   <-- FAILED\n' "$1" "$2" "$3" "$4"; failed=1; fi; }
+check() { if test "$2" "$3" "$4"; then held "$1" "$2"; else printf '  %-64s %s (wanted %s %s)   <-- FAILED\n' "$1" "$2" "$3" "$4"; failed=1; fi; }
 now() { date +%s%3N; }
 status() { curl -s -o /dev/null -w '%{http_code}' "$@" || true; }
 query() { curl -sf "http://127.0.0.1:$PROMETHEUS_PORT/api/v1/query" --data-urlencode "query=$1" | python3 -c 'import json, sys; r = json.load(sys.stdin)["data"]["result"]; print(r[0]["value"][1] if r else "")'; }

@@ -113,7 +113,7 @@ up)
   echo "export DOCKER_HOST=$DOCKER_HOST KNOWALLEDGE_LOCAL_ENGINE=1"
   ;;
 down)
-  [ -f "$home/docker.pid" ] && kill "$(cat "$home/docker.pid")" || say "no engine of ours is running"
+  if [ -f "$home/docker.pid" ]; then kill "$(cat "$home/docker.pid")"; else say "no engine of ours is running"; fi
   ;;
 *) say "usage: engine.sh up|down"; exit 2 ;;
 esac

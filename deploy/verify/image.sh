@@ -19,7 +19,7 @@ clean; mkdir -p "$work"
 held() { printf '  %-58s %s\n' "$1" "$2"; }
 broken() { printf '  %-58s %s   <-- FAILED\n' "$1" "$2"; failed=1; }
 # $1 what, $2 found, $3 test operator, $4 wanted
-check() { if [ "$2" "$3" "$4" ]; then held "$1" "$2"; else broken "$1" "$2 (wanted $3 $4)"; fi; }
+check() { if test "$2" "$3" "$4"; then held "$1" "$2"; else broken "$1" "$2 (wanted $3 $4)"; fi; }
 now() { date +%s%3N; }
 port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 

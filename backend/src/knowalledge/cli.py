@@ -35,8 +35,7 @@ def main() -> None:
 @click.option("--config", default="", help="The YAML file.")
 @click.option("--bind", default="127.0.0.1:8080", show_default=True, help="HOST:PORT to listen on.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Worker processes.")
-@click.option("--reload", is_flag=True, help="Restart workers when the code changes (development).")
-def serve(config: str, bind: str, workers: int, reload: bool) -> None:
+def serve(config: str, bind: str, workers: int) -> None:
     """Serve; prints one line when ready."""
     settings = _load(config)
     if workers > 1 and not settings["redis_url"]:
@@ -44,7 +43,7 @@ def serve(config: str, bind: str, workers: int, reload: bool) -> None:
             "--workers: more than one worker needs redis_url\n    cure: set it, or --workers 1", err=True
         )
         sys.exit(2)
-    Server(settings, bind, workers, reload).run()
+    Server(settings, bind, workers).run()
 
 
 @main.command(

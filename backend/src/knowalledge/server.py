@@ -110,11 +110,10 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
 class Server(BaseApplication):  # type: ignore[misc]
     """gunicorn, configured by our settings alone."""
 
-    def __init__(self, settings: Settings, bind: str, workers: int, reload: bool = False) -> None:
+    def __init__(self, settings: Settings, bind: str, workers: int) -> None:
         self._settings = settings
         self._bind = bind
         self._workers = workers
-        self._reload = reload
         super().__init__()
 
     def load_config(self) -> None:
@@ -128,7 +127,6 @@ class Server(BaseApplication):  # type: ignore[misc]
             "loglevel": "warning",
             "worker_tmp_dir": tempfile.gettempdir(),
             "control_socket_disable": True,  # nobody speaks to it, and a read-only root has no place for it
-            "reload": self._reload,
             "when_ready": self._ready,
         }.items():
             self.cfg.set(name, value)

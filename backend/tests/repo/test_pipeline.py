@@ -1,0 +1,108 @@
+"""The pipeline calls what exists, with no more rights than it names; the documents do too."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+TEXT = (ROOT / ".github/workflows/ci-cd.yml").read_text()
+FLOW: dict[Any, Any] = yaml.safe_load(TEXT)
+TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.M))
+DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").rglob("*.sh")])
+
+
+def test_every_make_target_that_the_pipeline_calls_exists() -> None:
+    called = set(re.findall(r"run: make ([a-z-]+)", TEXT))
+    assert {"lint", "test", "verify-image", "release"} <= called
+    assert called <= TARGETS
+
+
+@pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
+def test_every_make_target_that_a_document_names_exists(document: Path) -> None:
+    assert set(re.findall(r"`make ([a-z-]+)|^make ([a-z-]+)", document.read_text(), re.M)) <= {
+        pair for target in TARGETS for pair in ((target, ""), ("", target))
+    }
+
+
+def test_every_action_is_pinned_by_commit_and_names_its_version() -> None:
+    used = re.findall(r"uses: (\S+)(.*)", TEXT)
+    assert used
+    for action, comment in used:
+        assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action), action
+        assert re.fullmatch(r" # v[\d.]+", comment), action
+
+
+def test_a_job_has_no_right_that_it_does_not_name_and_ends_in_time() -> None:
+    assert FLOW["permissions"] == {}
+    for name, job in FLOW["jobs"].items():
+        assert "permissions" in job, name
+        assert job["timeout-minutes"] <= 60, name
+    writers = {name for name, job in FLOW["jobs"].items() if "write" in job["permissions"].values()}
+    assert writers == {"security", "build"}
+
+
+def test_the_stages_come_in_order_and_production_asks() -> None:
+    jobs = FLOW["jobs"]
+    assert list(jobs) == ["lint", "test", "security", "build", "staging", "production"]
+    assert jobs["build"]["needs"] == ["lint", "test", "security"]
+    assert jobs["staging"]["needs"] == "build"
+    assert jobs["production"]["needs"] == ["build", "staging"]
+    assert jobs["production"]["environment"]["name"] == "production"
+    assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13", "3.14"]
+
+
+KUBECTL = """#!/bin/sh
+echo "$*" >>"$CALLS"
+case "$*" in
+  kustomize*) echo "kind: List"; cat "$2/kustomization.yaml" ;;
+  *"get deployment"*) echo 7 ;;
+  *apply*) cp "${5}" "$CALLS.applied" ;;
+esac
+"""
+CURL = """#!/bin/sh
+while [ $# -gt 0 ]; do case "$1" in -D) echo "X-Request-ID: 1" >"$2" ;; esac; shift; done
+printf '%s' "$STATUS"
+"""
+IMAGE = "ghcr.io/x/knowalledge@sha256:" + "0" * 64
+
+
+def release(tmp_path: Path, status: str, image: str = IMAGE) -> "tuple[int, list[str]]":
+    """deploy/release.sh with a kubectl and a curl that only take note."""
+    for name, text in (("kubectl", KUBECTL), ("curl", CURL)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    calls = tmp_path / "calls"
+    calls.touch()
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "CALLS": str(calls), "STATUS": status}
+    command = [ROOT / "deploy/release.sh", "staging", image, "https://staging.example"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    return done.returncode, calls.read_text().splitlines()
+
+
+def test_a_release_that_answers_stays(tmp_path: Path) -> None:
+    code, calls = release(tmp_path, "200")
+    assert code == 0
+    assert not any("undo" in call for call in calls)
+    assert (
+        f"newName: ghcr.io/x/knowalledge, digest: {IMAGE.split('@')[1]}"
+        in (tmp_path / "calls.applied").read_text()
+    )
+
+
+def test_a_release_that_does_not_answer_is_taken_back(tmp_path: Path) -> None:
+    code, calls = release(tmp_path, "503")
+    assert code == 1
+    assert calls[-2:] == [
+        "--namespace knowalledge-staging rollout undo deployment/gateway",
+        "--namespace knowalledge-staging rollout status deployment/gateway --timeout=20m",
+    ]
+
+
+def test_a_release_by_tag_is_refused(tmp_path: Path) -> None:
+    code, calls = release(tmp_path, "200", "ghcr.io/x/knowalledge:latest")
+    assert code == 2
+    assert calls == []
