@@ -5,12 +5,13 @@ from werkzeug.exceptions import HTTPException
 
 from knowalledge.domain.errors import KnowalledgeError
 from knowalledge.web import auth, docs, errors, gemini, native, openai, operations
-from knowalledge.web.edge import Edge
+from knowalledge.web.edge import Edge, Sessionless
 from knowalledge.web.operations import Operations
 
 
 def register(app: Flask, edge: Edge, ops: Operations) -> None:
     """Every route, and the one place where errors become answers."""
+    app.session_interface = Sessionless()
     app.register_blueprint(native.blueprint(edge))
     app.register_blueprint(gemini.blueprint(edge))
     app.register_blueprint(openai.blueprint(edge))

@@ -1,11 +1,13 @@
 """What every blueprint shares: the gateway, the request's identity, and how an answer or a failure goes out."""
 
 import re
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Protocol, cast
 
 import msgspec
-from flask import Request, Response
+from flask import Flask, Request, Response
+from flask.globals import request_ctx
+from flask.sessions import NullSession, SessionInterface, SessionMixin
 from msgspec import Struct
 
 from knowalledge.domain.errors import InvalidRequest, PayloadTooLarge
@@ -28,6 +30,9 @@ from knowalledge.web.headers import Headers, rate_limit
 from knowalledge.web.presence import while_present
 from knowalledge.web.sse import Renderer
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
 # The blueprints whose requests are questions.
 ASKING = frozenset(("native", "openai", "gemini"))
 # Where a request keeps that the service has been asked, and so tells of its end.
@@ -39,6 +44,34 @@ class Observer(Protocol):
     """Told of every HTTP answer."""
 
     def http(self, route: str, status: int) -> None: ...
+
+
+class Ready(Response):
+    """An answer that is complete as it is: nothing about it is computed again on its way out."""
+
+    def get_wsgi_response(
+        self, environ: "WSGIEnvironment"
+    ) -> tuple[Iterable[bytes], str, list[tuple[str, str]]]:
+        if environ["REQUEST_METHOD"] == "HEAD":
+            return super().get_wsgi_response(environ)
+        return cast("Iterable[bytes]", self.response), self.status, self.headers.to_wsgi_list()
+
+
+class Sessionless(SessionInterface):
+    """Nobody has a session here."""
+
+    _NONE = NullSession()
+
+    def open_session(self, app: Flask, request: Request) -> NullSession:  # noqa: ARG002 - the framework's
+        return self._NONE
+
+    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
+        """There is nothing to save."""
+
+
+def current() -> Request:
+    """The request itself; each look through the framework's proxy costs a microsecond."""
+    return request_ctx.request
 
 
 class Edge(Struct, frozen=True):
@@ -56,17 +89,23 @@ class Edge(Struct, frozen=True):
 
     def body(self, request: Request) -> bytes:
         """The request's body, bounded."""
-        length = request.content_length
-        if length is not None and length > self.max_body:
-            raise PayloadTooLarge(f"the body is larger than {self.max_body} bytes")
-        body = request.stream.read(self.max_body + 1)
-        if len(body) > self.max_body:
-            raise PayloadTooLarge(f"the body is larger than {self.max_body} bytes")
+        length = request.environ.get("CONTENT_LENGTH") or ""
+        if length.isdecimal():
+            if int(length) > self.max_body:
+                raise self._too_large()
+            body: bytes = request.environ["wsgi.input"].read(int(length))
+        else:  # in chunks, or absent: the framework knows which
+            body = request.stream.read(self.max_body + 1)
+            if len(body) > self.max_body:
+                raise self._too_large()
         try:
             body.decode()
         except UnicodeDecodeError as error:
             raise InvalidRequest("the body is not UTF-8") from error
         return body
+
+    def _too_large(self) -> PayloadTooLarge:
+        return PayloadTooLarge(f"the body is larger than {self.max_body} bytes")
 
     def question(
         self,
@@ -149,7 +188,7 @@ class Edge(Struct, frozen=True):
         ]
         if isinstance(first, Started):
             head += rate_limit(first.allowances)
-        return Response(body, 200, head, content_type=renderer.content_type)
+        return Ready(body, 200, head, content_type=renderer.content_type)
 
 
 def cache_mode(field: str | None) -> CacheMode:
@@ -167,4 +206,4 @@ _encode = msgspec.json.Encoder().encode
 
 def json_response(body: object, headers: Headers, status: int = 200) -> Response:
     """A whole answer."""
-    return Response(_encode(body), status, headers, content_type="application/json")
+    return Ready(_encode(body), status, headers, content_type="application/json")

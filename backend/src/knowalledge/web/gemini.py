@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from flask import Blueprint, Request, Response, request
+from flask import Blueprint, Request, Response
 from msgspec import UNSET, Raw
 
 from knowalledge.domain.errors import InvalidRequest, NotFound
@@ -22,7 +22,7 @@ from knowalledge.domain.model import (
 )
 from knowalledge.web import errors, headers, sse
 from knowalledge.web import gemini_bodies as b
-from knowalledge.web.edge import Edge, json_response
+from knowalledge.web.edge import Edge, current, json_response
 
 _encode = msgspec.json.Encoder().encode
 _FINISH: dict[Finish, Any] = {
@@ -135,6 +135,7 @@ def blueprint(edge: Edge) -> Blueprint:
     routes = Blueprint("gemini", __name__)
 
     def generate(model: str) -> Response:
+        request = current()
         question = edge.question(
             request, model, b.read(b.GenerateContentBody, edge.body(request)).to_prompt()
         )
@@ -144,6 +145,7 @@ def blueprint(edge: Edge) -> Blueprint:
         return json_response(content(answer, parts), [*headers.of_answer(answer), level])
 
     def stream(model: str) -> Response:
+        request = current()
         question = edge.question(
             request, model, b.read(b.GenerateContentBody, edge.body(request)).to_prompt()
         )
@@ -151,16 +153,19 @@ def blueprint(edge: Edge) -> Blueprint:
         return edge.stream(request, question, rendered, [("X-Priority", question.priority.label)])
 
     def count(model: str) -> Response:
+        request = current()
         question = edge.question(request, model, b.read(b.CountTokensBody, edge.body(request)).to_prompt())
         return json_response(b.TokenCount(edge.completer.count_tokens(question)), edge.head(request))
 
     def embed(model: str) -> Response:
+        request = current()
         body: b.EmbedContentBody = b.read(b.EmbedContentBody, edge.body(request))
         texts = (_embeddable(body.content.text("content"), "content"),)
         found, head = edge.embed(request, model, texts, body.dimensions())
         return json_response(b.Embedded(b.Values(found.vectors[0])), head)
 
     def embed_batch(model: str) -> Response:
+        request = current()
         body: b.BatchEmbedContentsBody = b.read(b.BatchEmbedContentsBody, edge.body(request))
         texts = tuple(_embeddable(it.content.text("requests"), "requests") for it in body.requests)
         sizes = {it.dimensions() for it in body.requests}
@@ -170,6 +175,7 @@ def blueprint(edge: Edge) -> Blueprint:
         return json_response(b.BatchEmbedded(tuple(map(b.Values, found.vectors))), head)
 
     def predict(model: str) -> Response:
+        request = current()
         body: b.PredictBody = b.read(b.PredictBody, edge.body(request))
         texts = tuple(_embeddable(it.content, "instances") for it in body.instances)
         size = body.parameters.output_dimensionality if body.parameters else None
@@ -218,10 +224,10 @@ def listed(edge: Edge, base: str = GEMINI_NAMES) -> Response:
     """Every model that may be named; ``base`` is how its names begin."""
     found = tuple(b.GoogleModel(base + it.name, it.name) for it in edge.completer.models())
     body = b.GoogleModels(found) if base == GEMINI_NAMES else b.PublisherModels(found)
-    return json_response(body, edge.head(request))
+    return json_response(body, edge.head(current()))
 
 
 def described(edge: Edge, model: str, base: str = GEMINI_NAMES) -> Response:
     """One model."""
     found = edge.completer.model(model)
-    return json_response(b.GoogleModel(base + found.name, found.name), edge.head(request))
+    return json_response(b.GoogleModel(base + found.name, found.name), edge.head(current()))

@@ -1,13 +1,13 @@
 """The native API: ``POST /api/v1/generate``."""
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 from msgspec import Struct
 
 from knowalledge.domain.model import Delta, Done, Event, Queued, Started
 from knowalledge.web import errors, headers, sse
 from knowalledge.web import native_bodies as b
-from knowalledge.web.edge import Edge, json_response
+from knowalledge.web.edge import Edge, current, json_response
 
 _encode = msgspec.json.Encoder().encode
 
@@ -47,6 +47,7 @@ def blueprint(edge: Edge) -> Blueprint:
 
     @routes.post("/api/v1/generate")
     def generate() -> Response:
+        request = current()
         body = b.generate_body(edge.body(request))
         question = edge.question(
             request,

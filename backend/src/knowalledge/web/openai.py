@@ -5,12 +5,12 @@ from array import array
 from base64 import b64encode
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
 from knowalledge.domain.model import Answer, Delta, Done, Event, Finish, Queued, Started, ToolCall, Usage
 from knowalledge.web import errors, gemini, headers, sse
 from knowalledge.web import openai_bodies as b
-from knowalledge.web.edge import Edge, json_response
+from knowalledge.web.edge import Edge, current, json_response
 
 _encode = msgspec.json.Encoder().encode
 _FINISH: dict[Finish, b.FinishReason] = {
@@ -143,6 +143,7 @@ def blueprint(edge: Edge) -> Blueprint:
 
     @routes.post("/v1/chat/completions")
     def chat() -> Response:
+        request = current()
         body = b.chat_body(edge.body(request))
         question = edge.question(request, body.model, body.to_prompt())
         level = ("X-Priority", question.priority.label)
@@ -157,6 +158,7 @@ def blueprint(edge: Edge) -> Blueprint:
 
     @routes.post("/v1/embeddings")
     def embeddings() -> Response:
+        request = current()
         body = b.embeddings_body(edge.body(request))
         found, head = edge.embed(request, body.model, body.texts(), body.dimensions)
         as_text = body.encoding_format == "base64"
@@ -166,6 +168,7 @@ def blueprint(edge: Edge) -> Blueprint:
 
     @routes.get("/v1/models")
     def models() -> Response:
+        request = current()
         if gemini.speaks(request):
             return gemini.listed(edge)
         cards = tuple(b.ModelCard(it.name, it.created) for it in edge.completer.models())
@@ -173,6 +176,7 @@ def blueprint(edge: Edge) -> Blueprint:
 
     @routes.get("/v1/models/<path:model>")
     def model(model: str) -> Response:
+        request = current()
         if gemini.speaks(request):
             return gemini.described(edge, model)
         found = edge.completer.model(model)

@@ -101,18 +101,22 @@ class Stream:
         return self
 
     def __next__(self) -> bytes:
-        if self._over:
-            raise StopIteration
+        data = b""
         if self._timer is None:
             self._timer = gevent.get_hub().loop.timer(self._heartbeat_s, self._heartbeat_s)
             self._timer.start(self._beat)
             data = self._rendered(self._first)
-            if data:
-                return data
-        while True:
+        while not data:
+            if self._ended():
+                raise StopIteration
             data = self._rendered(self._queue.get())
-            if data:
-                return data
+        # What has come meanwhile goes out with it: one write, where the source is faster than the client.
+        while self._queue.qsize() and not self._ended():
+            data += self._rendered(self._queue.get())
+        return data
+
+    def _ended(self) -> bool:
+        return self._over
 
     def close(self) -> None:
         """End the source, wherever it waits. May be called again."""
@@ -131,7 +135,7 @@ class Stream:
             if found is _BEAT:
                 return self._renderer.heartbeat
             self._over = True
-            raise StopIteration
+            return b""
         if isinstance(found, BaseException):
             self._over = True
             return self._renderer.failed(found)
