@@ -33,6 +33,7 @@ from knowalledge.domain.ports import Clock, Flights, QuotaStore
 from knowalledge.domain.quota import Lane
 from knowalledge.domain.routing import Breaker, RetryBudget
 from knowalledge.service import prompts
+from knowalledge.service.answers import Answers
 from knowalledge.service.complete import Completer
 from knowalledge.service.layers import Layers
 from knowalledge.service.run import Deck, Plan, Route
@@ -60,26 +61,35 @@ def create_app(settings: Settings) -> Flask:
     quota = quota_store(settings, pipe, clock)
     plans = build_plans(settings, clock)
     targets = [target.name for model in settings.models for target in model.targets]
-    completer = Completer(
-        Deck(
-            plans=plans,
-            default_model=settings.default_model,
-            quota=quota,
-            clock=clock,
-            new_id=lambda: uuid4().hex,
-            telemetry=told,
-            timeout_s=settings["request.timeout"],
-            patience_s=settings["queue.timeout"],
-            retries=RetryBudget(),
-            estimator=Estimator(),
-            breakers={name: Breaker() for name in targets},
-            headroom={},
-        )
+    deck = Deck(
+        plans=plans,
+        default_model=settings.default_model,
+        quota=quota,
+        clock=clock,
+        new_id=lambda: uuid4().hex,
+        telemetry=told,
+        timeout_s=settings["request.timeout"],
+        patience_s=settings["queue.timeout"],
+        retries=RetryBudget(),
+        estimator=Estimator(),
+        breakers={name: Breaker() for name in targets},
+        headroom={},
     )
+    completer = Completer(deck)
     cache = build_cache(settings, redis, pipe, clock, telemetry)
+    answers = Answers(
+        completer,
+        cache.layers,
+        cache.flights,
+        clock,
+        told,
+        telemetry,
+        resolve=lambda name: deck.plan(name).name,
+        timeout_s=settings["request.timeout"],
+    )
     app = Flask("knowalledge", static_folder=None)
     edge = Edge(
-        completer=completer,
+        completer=answers,
         observer=telemetry,
         telemetry=told,
         new_id=lambda: uuid4().hex,

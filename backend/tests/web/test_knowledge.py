@@ -464,3 +464,50 @@ def test_a_topic_read_off_a_picture_that_names_nothing_is_repaired(
     ]
     response = alone.post("/api/v1/topics/from-image", data=png())
     assert response.json["topic"] == "sea"
+
+
+# -- questions of every dialect ----------------------------------------------------------------------
+
+
+def test_every_dialect_asks_the_caches_before_a_model(client: FlaskClient, provider: Knowing) -> None:
+    asked = [
+        ("/api/v1/generate", {"prompt": "hi", "temperature": 0}),
+        (
+            "/v1/chat/completions",
+            {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0},
+        ),
+        (
+            "/v1beta/models/m:generateContent",
+            {
+                "contents": [{"role": "user", "parts": [{"text": "hi"}]}],
+                "generationConfig": {"temperature": 0},
+            },
+        ),
+    ]
+    status = [client.post(path, json=body).headers["Cache-Status"] for path, body in asked]
+    assert "fwd=miss" in status[0]
+    assert [it.split(";")[0] for it in status[1:]] == ["knowalledge-memory"] * 2
+    assert provider.calls == 1
+
+
+def test_a_streamed_answer_is_replayed_in_each_dialect(client: FlaskClient, provider: Knowing) -> None:
+    chat = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0, "stream": True}
+    first = client.post("/api/v1/generate", json={"prompt": "hi", "temperature": 0, "stream": True}).text
+    again = client.post("/v1/chat/completions", json=chat).text
+    assert "event: done" in first
+    assert "answer 1" in again
+    assert again.rstrip().endswith("[DONE]")
+    assert provider.calls == 1
+
+
+@pytest.mark.parametrize(("field", "calls"), [("no-cache", 2), ("no-store", 2), ("max-age=60", 1), ("", 2)])
+def test_cache_control_of_the_request_says_whether_a_stored_answer_will_do(
+    client: FlaskClient, provider: Knowing, field: str, calls: int
+) -> None:
+    for _ in range(2):
+        client.post("/api/v1/generate", json={"prompt": "hi"}, headers={"Cache-Control": field})
+    assert provider.calls == calls
+    only = client.post(
+        "/api/v1/generate", json={"prompt": "other"}, headers={"Cache-Control": "only-if-cached"}
+    )
+    assert (only.status_code, only.json["code"]) == (503, "cache_miss")

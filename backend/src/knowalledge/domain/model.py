@@ -193,7 +193,7 @@ class Request(Struct, frozen=True):
     principal: Principal = Principal()
     priority: Priority = Priority.MEDIUM
     timeout_s: float | None = None  # the caller's whole patience; None: the configured one
-    cache: CacheMode = CacheMode.DEFAULT
+    cache: CacheMode | None = None  # None: not said; then only what is surely the same twice is cached
 
 
 class CacheInfo(Struct, frozen=True):
@@ -232,23 +232,23 @@ class Answer(Struct, frozen=True):
     allowances: tuple[Allowance, ...] = ()
 
 
-class Queued(Struct, frozen=True):
+class Queued(Struct, frozen=True, tag=True):
     position: int
     eta_s: float
 
 
-class Started(Struct, frozen=True):
+class Started(Struct, frozen=True, tag=True):
     model: str
     target: str
     allowances: tuple[Allowance, ...] = ()
 
 
-class Delta(Struct, frozen=True):
+class Delta(Struct, frozen=True, tag=True):
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
 
 
-class Done(Struct, frozen=True):
+class Done(Struct, frozen=True, tag=True):
     answer: Answer
 
 

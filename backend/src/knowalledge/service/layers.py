@@ -56,7 +56,7 @@ class Layers:
         if found is not None:
             self._telemetry.cached("memory", "hit", found.entry)
             return found
-        found = self._far(key)
+        found = self.far(key)
         for layer in ("memory", "redis") if self.shared is not None else ("memory",):
             mine = found.layer == layer
             result = "hit" if mine and found.fresh else "stale" if mine else "miss"
@@ -65,9 +65,10 @@ class Layers:
 
     def look(self, key: Key) -> Found:
         """What ``find`` finds, without counting it."""
-        return self.near(key) or self._far(key)
+        return self.near(key) or self.far(key)
 
-    def _far(self, key: Key) -> Found:
+    def far(self, key: Key) -> Found:
+        """What all replicas know, whatever this worker holds; not counted."""
         sight = self.shared.get(key) if self.shared is not None else None
         local = self.memory.get(key)
         generation = (sight and sight.generation) or local.generation

@@ -24,7 +24,7 @@ from knowalledge.domain.model import (
 from knowalledge.domain.model import Request as Question
 from knowalledge.domain.outcomes import outcome_of
 from knowalledge.domain.ports import Record, Telemetry
-from knowalledge.service.complete import Completer
+from knowalledge.service.answers import Answers
 from knowalledge.web import auth, errors, sse
 from knowalledge.web.headers import Headers, rate_limit
 from knowalledge.web.presence import while_present
@@ -77,7 +77,7 @@ def current() -> Request:
 class Edge(Struct, frozen=True):
     """Everything that the web layer works with."""
 
-    completer: Completer
+    completer: Answers
     observer: Observer
     telemetry: Telemetry
     new_id: Callable[[], str]
@@ -191,14 +191,17 @@ class Edge(Struct, frozen=True):
         return Ready(body, 200, head, content_type=renderer.content_type)
 
 
-def cache_mode(field: str | None) -> CacheMode:
-    """What a request's Cache-Control asks of our caches (RFC 9111, section 5.2.1)."""
+def cache_mode(field: str | None) -> CacheMode | None:
+    """What a request's Cache-Control asks of our caches (RFC 9111, section 5.2.1); None: nothing."""
     if field is None:
-        return CacheMode.DEFAULT
+        return None
     directives = {it.strip().partition("=")[0].lower() for it in field.split(",")}
     if "only-if-cached" in directives:
         return CacheMode.ONLY
-    return CacheMode.BYPASS if directives & {"no-cache", "no-store"} else CacheMode.DEFAULT
+    if directives & {"no-cache", "no-store"}:
+        return CacheMode.BYPASS
+    # Whoever says how old or how stale an answer may be takes a stored one.
+    return CacheMode.DEFAULT if directives & {"max-age", "max-stale"} else None
 
 
 _encode = msgspec.json.Encoder().encode
