@@ -4,12 +4,11 @@ SmolLM2-135M-Instruct (Apache-2.0) writes fluently and is often wrong on facts: 
 is no knowledge source. It runs in a child process behind the OpenAI dialect, so that it can block no worker.
 """
 
-import subprocess
 import sys
 from collections.abc import Generator
 from importlib.util import find_spec
 
-from gevent import Timeout
+from gevent import Timeout, subprocess
 from gevent.lock import BoundedSemaphore
 
 from knowalledge.adapters.providers.http import Http

@@ -27,7 +27,9 @@ def main() -> None:
     params.port = 0
     params.n_ctx = 4 * 4096
     params.n_parallel = 4
-    params.cpuparams.n_threads = max(1, min(4, os.cpu_count() or 1))
+    # Its threads wait for each other by spinning: with fewer than cores they and the gateway do not hold each other up.
+    params.cpuparams.n_threads = max(1, min(4, (os.cpu_count() or 1) // 2))
+    params.cpuparams_batch.n_threads = params.cpuparams.n_threads
     params.warmup = False
     params.verbosity = -1
     server = xllamacpp.Server(params)
