@@ -11,8 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from knowalledge.domain.calendar import day_at, moment_of
 from knowalledge.domain.errors import NeverFits
 from knowalledge.domain.quota import (
-    BUCKETS,
-    LAG,
+    GUARD_S,
     SECOND,
     Count,
     Entry,
@@ -64,12 +63,11 @@ def test_a_refusal_says_when_there_is_room_and_then_there_is() -> None:
     assert reserve(ledger, 1000.0 + refused.wait_s, Need(1, 1)).entry is not None
 
 
-def test_a_charge_is_kept_until_its_whole_bucket_and_the_lag_are_out() -> None:
+def test_a_charge_is_kept_until_its_whole_bucket_and_the_guard_are_out() -> None:
     ledger = Ledger((RPM,))
-    reserve(ledger, 1000.09, Need(1, 1))
-    width = 60 / BUCKETS
-    assert used(ledger, 1060.0 + width * LAG) == [1]
-    assert used(ledger, 1060.0 + width * (LAG + 1) + 0.001) == [0]
+    reserve(ledger, 1000.0, Need(1, 1))
+    assert used(ledger, 1060.0 + GUARD_S - 0.001) == [1]
+    assert used(ledger, 1060.0 + GUARD_S + RPM.width / SECOND) == [0]
 
 
 def test_every_window_is_charged_or_none() -> None:

@@ -64,6 +64,9 @@ class ReplicaQuotaStore:
         self._state = State.JOINED
         self._lock = RLock()
         self._ends: deque[_End] = deque()
+        self._pending: deque[_End] = (
+            deque()
+        )  # ends that Redis may have heard of, and may not, when it was lost
         self._ended: deque[tuple[str, str]] = deque(maxlen=ENDED)
         self._more = Event()
         self._before: dict[str, tuple[dict[int, int], ...]] = {}  # charges at the moment of the loss
@@ -129,11 +132,11 @@ class ReplicaQuotaStore:
     def _end(self, end: _End) -> None:
         if end.reservation.target not in self._windows:
             return
-        if self._state is State.ALONE:
-            self._ended.append((end.reservation.target, end.reservation.id))
-        else:
+        if end.reservation.target in self._joined:
             self._ends.append(end)
             self._more.set()
+        else:
+            self._ended.append((end.reservation.target, end.reservation.id))
 
     def close_until(self, target: str, seconds: float, window: str) -> None:
         self._mirror.close_until(target, seconds, window)
@@ -174,14 +177,11 @@ class ReplicaQuotaStore:
         for target in self._windows:
             self._before[target] = self._mirror.charges(target)
             self._mirror.part(target, self._seen[target], self._alive)
-        self._keep_ends()
+        self._joined.clear()
+        self._pending.extend(self._ends)
+        self._ends.clear()
         self._shared.scatter()
         gevent.spawn(self._return)
-
-    def _keep_ends(self) -> None:
-        while self._ends:
-            end = self._ends.popleft()
-            self._ended.append((end.reservation.target, end.reservation.id))
 
     def _return(self) -> None:
         """Look for Redis until it answers, then bring it what was spent."""
@@ -192,28 +192,37 @@ class ReplicaQuotaStore:
                 with self._lock:
                     self._state = State.JOINING
                     for target in self._windows:
-                        self._join(target, returning=True)
+                        self._join(target)
                     self._state = State.JOINED
             except Gone:
                 self._state = State.ALONE
-                self._keep_ends()
+                self._joined.clear()
+                self._pending.extend(self._ends)
+                self._ends.clear()
         self._ended.clear()
+        self._ends.extendleft(reversed(self._pending))
+        self._pending.clear()
+        self._more.set()
         self._log.warning("redis is back")
         for target in self._windows:
             self._mirror.join(target)
 
-    def _join(self, target: str, returning: bool = False) -> None:
+    def _join(self, target: str) -> None:
         with self._lock:
-            if target in self._joined and not returning:
+            if target in self._joined:
                 return  # another greenlet has done it meanwhile
 
             def spent(everything: bool) -> Spent:
+                # What ends from here on is live in what we bring, so its end must follow.
+                self._joined.add(target)
                 return self._spent(target, everything)
 
             idle = not any(self._mirror.charges(target)) and not self._mirror.live(target)
-            new = self._shared.join(target, spent, 0.0 if idle else GATE_S)
-            self._before[target] = self._mirror.charges(target)
-            self._joined.add(target)
+            try:
+                new = self._shared.join(target, spent, 0.0 if idle else GATE_S)
+            except Gone:
+                self._joined.discard(target)
+                raise
             if new and not idle:
                 self._log.warning("joined a new state", target=target)
 
@@ -235,7 +244,9 @@ class ReplicaQuotaStore:
             )
         live = tuple((it.waiter, it.entry.buckets) for it in self._mirror.live(target).values())
         ended = tuple(key for of, key in self._ended if of == target)
-        return Spent(charges, tuple(floors), tuple(it.limit for it in self._seen[target]), live, ended)
+        pending = tuple(it.reservation.id for it in self._pending if it.reservation.target == target)
+        limits = tuple(it.limit for it in self._seen[target])
+        return Spent(charges, tuple(floors), limits, live, ended, pending)
 
     # -- in the background -----------------------------------------------------------------------------------------
 

@@ -16,9 +16,9 @@ Why that is never over the limit: whether the provider counts a token when the r
 is complete, this ledger counts it from the earlier of the two (the hold) until one window after the later of the
 two (the completion's bucket).
 
-Windows are rings of buckets. A bucket is counted until all of it is out of the window, and ``LAG`` buckets longer:
+Windows are rings of buckets. A bucket is counted until all of it is out of the window, and ``GUARD_S`` longer:
 requests reach the provider late and unevenly, so its window closes later than ours. The error is on the safe side and
-under one bucket plus the lag; memory is constant at any rate, and a decision is O(windows), amortised.
+under one bucket plus the guard; memory is constant at any rate, and a decision is O(windows), amortised.
 
 A level of urgency may be held to less than the whole (a ``Lane``): to a share of each limit, so that the urgent always
 find room; and to an even pace, so that what it spends comes free again evenly instead of all at once a window later.
@@ -33,9 +33,10 @@ from knowalledge.domain.learning import CLIMB, Ceiling
 
 # One window is this many buckets; 600 makes 0.1 s of a minute, an error of at most 0.17%.
 BUCKETS = 600
-# Buckets by which a charge outlives its window, for requests that reach the provider late.
-LAG = 2
-SIZE = BUCKETS + 1 + LAG
+SIZE = BUCKETS + 1
+# Seconds by which a charge outlives its window: by so much the way of one request to the provider may be longer than
+# the way of a later one. Half a percent of a minute.
+GUARD_S = 0.3
 SECOND = 1_000_000
 # Windows up to this are paced. A day is not: who may ask 10,000 times a day need not ask every 8.6 seconds.
 PACED_SPAN_S = 120
@@ -78,7 +79,7 @@ class Window(Struct, frozen=True):
     @property
     def width(self) -> int:
         """Microseconds of a bucket, rounded up: never a shorter window."""
-        return -(-self.span_s * SECOND // BUCKETS)
+        return -(-int((self.span_s + GUARD_S) * SECOND) // BUCKETS)
 
     def charges(self, need: Need, requests: int = 1) -> int:
         """What of a need is charged at once."""
@@ -117,20 +118,17 @@ WHOLE = Lane()
 
 
 class Apart(Struct, frozen=True):
-    """What of a window is left to the other replicas while they cannot be asked.
+    """What one of several replicas may take of a window while it cannot ask the others.
 
-    Each takes what it has spent and its part of what was free at that moment; over one window, as what was spent
-    comes free again, that becomes an equal part of the whole. The parts never add up to more than the limit.
+    Until everything spent before the loss is out of the window: no more than it had spent itself and its part of what
+    was free, so all together stay below the limit; and of new requests no more than an equal part of the limit, so
+    they still do when the old ones are out. From then on: an equal part.
     """
 
-    since: int  # microseconds
-    first: float  # the others' part at that moment ...
-    last: float  # ... and one window later
-    span: int
-
-    def at(self, now: int) -> int:
-        gone = min(1.0, max(0.0, (now - self.since) / self.span))
-        return int(self.first + (self.last - self.first) * gone)
+    until: int  # the moment at which everything spent before is out
+    first: float  # not to be used until then ...
+    last: float  # ... and not to be used after it
+    part: float  # of new requests until then
 
 
 class Entry(Struct, frozen=True):
@@ -164,6 +162,7 @@ class Ring:
     __slots__ = (
         "apart",
         "ceiling",
+        "granted",
         "held",
         "last",
         "line",
@@ -183,7 +182,8 @@ class Ring:
         self.total = 0
         self.held = 0
         self.apart: Apart | None = None
-        self.others = 0  # the part of the other replicas, while they cannot be asked
+        self.others = 0  # not ours to take while the other replicas cannot be asked
+        self.granted = 0  # since they cannot
         self.last = 0  # absolute index of the newest bucket
         self.line = 0.0  # granted ahead of an even pace
         self.lined = 0  # the moment at which `line` was true
@@ -195,7 +195,7 @@ class Ring:
         never shorter.
         """
         if self.apart is not None:
-            self.others = self.apart.at(now)
+            self.others = int(self.apart.first if now < self.apart.until else self.apart.last)
         if now > self.lined:
             self.line = max(0.0, self.line - (now - self.lined) * self.rate)
             self.lined = now
@@ -264,6 +264,9 @@ class Ring:
         An amount larger than the window fits after as many windows as it fills.
         """
         window = self.window
+        apart = self.apart
+        if apart is not None and now < apart.until and self.granted + amount > apart.part:
+            return apart.until - now
         short = self.used + amount - self.limit
         if short <= 0:
             return 0
@@ -333,6 +336,7 @@ class Ledger:
             ring.add(bucket, charge)
             ring.held += hold
             ring.line += charge + hold
+            ring.granted += charge + hold
         return Entry(need, buckets)
 
     def wait(self, at: Moment, need: Need, requests: int, lane: Lane = WHOLE) -> tuple[int, str]:
@@ -393,12 +397,10 @@ class Ledger:
                 ring.ceiling.learnt(level.limit)
             limit, own, all_used = ring.limit, ring.total + ring.held, level.used
             free = max(0, limit - max(own, all_used))
-            ring.apart = Apart(
-                at.now,
-                limit - min(limit, own + free / replicas),
-                limit - max(1.0, limit / replicas),
-                ring.window.span_s * SECOND,
-            )
+            part = max(1.0, limit / replicas)
+            until = at.now + SIZE * ring.width
+            ring.apart = Apart(until, limit - min(limit, own + free / replicas), limit - part, part)
+            ring.granted = 0
 
     def join(self) -> None:
         """The others can be asked again."""

@@ -52,6 +52,8 @@ BARE_429_S = 1.0
 LONGEST_HINT_S = 86_400.0
 # Tries of one request, the first included.
 MAX_TRIES = 4
+# Of the time that is left to a request this much may be spent waiting; the rest is for the answer.
+WAIT_SHARE = 0.8
 # While a request waits, its caller hears of its place this often, if that has changed.
 TELL_EVERY_S = 1.0
 
@@ -220,7 +222,7 @@ class Run:
 
     def _patience(self) -> float:
         """How long it would still wait for its turn."""
-        return min(self._deck.patience_s - self._waited, self._left())
+        return min(self._deck.patience_s - self._waited, self._left() * WAIT_SHARE)
 
     def _options(self) -> tuple[list["_Option"], float]:
         """The targets that may be asked, best first; and the seconds until the first resting one may."""

@@ -141,6 +141,7 @@ class Spent(Struct, frozen=True):
     limits: tuple[int, ...]
     live: tuple[tuple[Waiter, tuple[int, ...]], ...]
     finished: tuple[str, ...]
+    pending: tuple[str, ...] = ()
 
 
 class RedisQuotaStore:
@@ -419,6 +420,7 @@ class RedisQuotaStore:
                             for waiter, buckets in bring.live
                         ],
                         bring.finished,
+                        bring.pending,
                     )
                 ),
             ).decode()

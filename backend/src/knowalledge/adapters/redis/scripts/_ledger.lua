@@ -13,7 +13,7 @@
 -- Moments are whole microseconds of Redis' own clock.
 
 local P = string.sub(KEYS[1], 1, -6)
-local SIZE = 603
+local SIZE = 601
 local PROBE, VERIFY, REPEAT, CUT, CLIMB, MOST = 40000000, 2000000, 20000000, 0.9, 6, 1000000 -- domain/learning.py
 local LEARNT_BURST = 1 / 30
 local cfg = {struct.unpack('<' .. string.rep('d', #ARGV[2] / 8), ARGV[2])}

@@ -2,12 +2,13 @@
 -- it has spent meanwhile (all that it has spent, if the state is new to it) is charged; its reservations are put right.
 -- ARGV[3] replica, [4] lease us, [5] the epoch that it has found, '' for none, [6] the epoch to write if there is none,
 --   [7] us for which nothing is granted, so that every replica may join before the first grant
---   [8] cmsgpack {charges, floors, limits, live, finished}
+--   [8] cmsgpack {charges, floors, limits, live, finished, pending}
 --     charges   per window {bucket, amount, ...}
 --     floors    per window what all replicas together had used when last seen, 0 for windows that turn over soon
 --     limits    per window its limit when last seen: what was learnt of it
 --     live      {id, input, output, buckets, level, weight, tenant} of each reservation that has not ended
 --     finished  ids of those that ended while it could not ask: their charges are among `charges`
+--     pending   ids of those whose end may or may not have come here; it will be said again
 -- Returns the epoch of the state that it has joined; if that is not ARGV[5] and one was found, nothing was done.
 -- Atomic because grants between the parts would be made twice.
 local replica, epoch, live = ARGV[3], ARGV[5], P .. 'live:' .. ARGV[3]
@@ -36,14 +37,15 @@ for n, w in ipairs(windows) do
   end
 end
 for _, id in ipairs(state[5]) do finished[id] = true end
-local known = {}
+local known, pending = {}, {}
+for _, id in ipairs(state[6]) do pending[id] = true end
 for _, r in ipairs(state[4]) do known[r[1]] = r end
 local stored = redis.call('HGETALL', live)
 for i = 1, #stored, 2 do
   local id, r = stored[i], cmsgpack.unpack(stored[i + 1])
   if known[id] then
     known[id] = nil
-  else
+  elseif not pending[id] then
     for n, w in ipairs(windows) do
       w.held = w.held - w.out * r[2]
       -- Granted, but the answer never reached the replica: it was never spent.
