@@ -17,9 +17,11 @@ from google.oauth2 import credentials as user
 from knowalledge.adapters.clock import SystemClock
 from knowalledge.adapters.providers import ProviderSpec, build
 from knowalledge.adapters.providers.credentials import GoogleAuth, Token, headers_for
+from knowalledge.adapters.providers.gemini import Gemini
+from knowalledge.adapters.providers.http import Http
 from knowalledge.domain import errors as e
 from knowalledge.domain.model import Message, Prompt, Text
-from tests.adapters.loopback import Loopback, Talk, replies
+from tests.adapters.loopback import Hands, Loopback, Talk, replies
 from tests.contract.provider_dialects import VertexDialect, dump
 
 S = 5.0
@@ -27,22 +29,6 @@ SHORT = 0.05
 HOUR = 3600.0
 JSON_LINE = b"content-type: application/json\r\n"
 PROMPT = Prompt((Message("user", (Text("hi"),)),))
-
-
-class Hands:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.time = 1000.0
-
-    def now(self) -> float:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.time += seconds
 
 
 class Mint:
@@ -388,6 +374,30 @@ def test_a_target_that_refuses_its_token_gets_a_new_one_next_time(account: Path,
     with pytest.raises(e.ProviderAuth):
         provider.complete(PROMPT, S)
     assert provider.complete(PROMPT, S).text == "hello"
+    provider.close()
+
+
+def test_the_time_that_a_token_takes_is_part_of_the_call(clock: Hands, server: Loopback) -> None:
+    """Three seconds of five for the token, three for the answer: that is one too many."""
+
+    class Slow:
+        def lines(self, timeout: float) -> bytes:
+            clock.time += 3
+            return b""
+
+        def refused(self) -> None: ...
+
+    def behave(talk: Talk) -> None:
+        clock.time += 3
+        talk.say(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n")
+        gevent.sleep(0.01)
+        talk.say(b"whatever.")
+
+    server.behaviour = behave
+    provider = Gemini(Http(server.url, clock), "m", Slow())
+    for ask in (provider.complete, provider.stream):
+        with pytest.raises(e.ProviderTimeout):
+            list(ask(PROMPT, 5.0))  # type: ignore[call-overload]
     provider.close()
 
 

@@ -22,26 +22,10 @@ from knowalledge.adapters.providers.http import IDLE_S, RACE_S, Http
 from knowalledge.adapters.providers.wire import Endpoint, header_lines
 from knowalledge.domain import errors as e
 from knowalledge.domain.ports import Clock
-from tests.adapters.loopback import Loopback, Talk, listening, replies, serving
+from tests.adapters.loopback import Hands, Loopback, Talk, listening, replies, serving
 
 S = 5.0
 SHORT = 0.05
-
-
-class Hands:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.time = 1000.0
-
-    def now(self) -> float:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.time += seconds
 
 
 @pytest.fixture

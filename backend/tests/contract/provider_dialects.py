@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 from knowalledge.adapters.clock import SystemClock
 from knowalledge.adapters.providers import ProviderSpec, build
 from knowalledge.domain.model import Usage
-from knowalledge.domain.ports import Provider
+from knowalledge.domain.ports import Clock, Provider
 
+CLOCK = SystemClock()
 # What every double counts, unless told otherwise.
 USAGE = Usage(input=10, output=4, thinking=3, cached=2)
 NO_USAGE: dict[str, Any] = {}
@@ -27,7 +28,7 @@ class Dialect:
     vectors: bytes
     done: tuple[bytes, ...] = ()  # what follows the last event of a stream
 
-    def provider(self, url: str) -> Provider:
+    def provider(self, url: str, clock: Clock = CLOCK) -> Provider:
         raise NotImplementedError
 
     def counted(self, **changes: object) -> Any:
@@ -101,8 +102,8 @@ class GeminiDialect(_Google):
     vectors = dump({"embeddings": [{"values": [0.5, 1.0]}, {"values": [2, 3]}]})
     vectors_usage = None
 
-    def provider(self, url: str) -> Provider:
-        return build(ProviderSpec("gemini", "m", base_url=url, api_key="k-1"), SystemClock())
+    def provider(self, url: str, clock: Clock = CLOCK) -> Provider:
+        return build(ProviderSpec("gemini", "m", base_url=url, api_key="k-1"), clock)
 
 
 class VertexDialect(_Google):
@@ -118,9 +119,9 @@ class VertexDialect(_Google):
     )
     vectors_usage = Usage(7)
 
-    def provider(self, url: str) -> Provider:
+    def provider(self, url: str, clock: Clock = CLOCK) -> Provider:
         spec = ProviderSpec("vertex", "m", url, "demo", "us-central1", api_key="k-1")
-        return build(spec, SystemClock())
+        return build(spec, clock)
 
 
 class OpenAiDialect(Dialect):
@@ -138,8 +139,8 @@ class OpenAiDialect(Dialect):
     finish_names: ClassVar = {"": "stop", "length": "length", "safety": "content_filter", "odd": "sunshine"}
     key_prompt, key_output, key_cached = "prompt_tokens", "completion_tokens", "prompt_tokens_details"
 
-    def provider(self, url: str) -> Provider:
-        return build(ProviderSpec("openai", "m", base_url=url + "/v1", api_key="k-1"), SystemClock())
+    def provider(self, url: str, clock: Clock = CLOCK) -> Provider:
+        return build(ProviderSpec("openai", "m", base_url=url + "/v1", api_key="k-1"), clock)
 
     def counted(self, **changes: object) -> Any:
         found = {

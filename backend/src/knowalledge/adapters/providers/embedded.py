@@ -81,20 +81,31 @@ class Embedded:
                 if pipe is not None:
                     pipe.close()
 
+    def _ready(self, timeout: float) -> tuple[OpenAi, float]:
+        """The model, and what is left of the time once it is up."""
+        began = self._clock.monotonic()
+        model = self._model(timeout)
+        return model, timeout - (self._clock.monotonic() - began)
+
     def complete(self, prompt: Prompt, timeout: float) -> Completion:
-        return self._model(timeout).complete(prompt, timeout)
+        model, left = self._ready(timeout)
+        return model.complete(prompt, left)
 
     def stream(self, prompt: Prompt, timeout: float) -> Generator[Chunk, None, None]:
-        yield from self._model(timeout).stream(prompt, timeout)
+        model, left = self._ready(timeout)
+        yield from model.stream(prompt, left)
 
     def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings:
-        return self._model(timeout).embed(inputs, dimensions, timeout)
+        model, left = self._ready(timeout)
+        return model.embed(inputs, dimensions, left)
 
     def count_tokens(self, prompt: Prompt, timeout: float) -> int:
-        return self._model(timeout).count_tokens(prompt, timeout)
+        model, left = self._ready(timeout)
+        return model.count_tokens(prompt, left)
 
     def ping(self, timeout: float) -> None:
-        self._model(timeout).ping(timeout)
+        model, left = self._ready(timeout)
+        model.ping(left)
 
     def close(self) -> None:
         self._stop()

@@ -51,6 +51,6 @@ class Gemini(GoogleRest):
 
     def ping(self, timeout: float) -> None:
         """The model's description: authenticated, and charged to no quota of tokens."""
-        reply = self._http.get(self._path, self._headers.lines(timeout), timeout)
+        reply = self._http.get(self._path, *self._introduced(timeout))
         if reply.status != 200:
             self._refused(reply)

@@ -84,7 +84,7 @@ class Http:
         self, base_url: str, clock: Clock, *, proxy: str = "", tls: SSLContext | None = None
     ) -> None:
         self._endpoint = Endpoint(base_url, proxy, tls)
-        self._clock = clock
+        self.clock = clock
         self._prefix = self._endpoint.target_prefix + urlsplit(base_url).path.rstrip("/")
         lines = header_lines({"host": self._endpoint.authority, "user-agent": "knowalledge"})
         self._common = lines + (self._endpoint.proxy_auth if self._endpoint.target_prefix else b"")
@@ -99,7 +99,7 @@ class Http:
         return self.request("GET", path, b"", headers, timeout)
 
     def request(self, method: str, path: str, body: bytes, headers: bytes, timeout: float) -> Reply:
-        deadline = self._clock.monotonic() + timeout
+        deadline = self.clock.monotonic() + timeout
         try:
             connection, answer = self._ask(method, path, body, headers, deadline)
             try:
@@ -117,7 +117,7 @@ class Http:
         Returns a Reply instead if the status was not 200. Time that the consumer takes between two events counts
         towards the deadline too: it is the caller's patience.
         """
-        deadline = self._clock.monotonic() + timeout
+        deadline = self.clock.monotonic() + timeout
         try:
             connection, answer = self._ask("POST", path, body, headers, deadline)
             try:
@@ -151,20 +151,20 @@ class Http:
         request = b"".join(
             (f"{method} {self._prefix}{path} HTTP/1.1\r\n".encode(), self._common, headers, length, body)
         )
-        if not self._slots.acquire(timeout=max(0.0, deadline - self._clock.monotonic())):
+        if not self._slots.acquire(timeout=max(0.0, deadline - self.clock.monotonic())):
             raise ProviderTimeout("no connection to the provider became free in time")
         connection: Connection | None = None
         try:
             connection = self._reused()
-            asked = self._clock.monotonic()
+            asked = self.clock.monotonic()
             if connection is not None:
                 try:
                     return connection, connection.ask(request, deadline)
                 except ClosedUnanswered:
                     connection.close()
-                    if self._clock.monotonic() - asked > RACE_S:
+                    if self.clock.monotonic() - asked > RACE_S:
                         raise
-            connection = Connection(self._endpoint, self._clock, deadline)
+            connection = Connection(self._endpoint, self.clock, deadline)
             return connection, connection.ask(request, deadline)
         except BaseException as error:
             self._slots.release()
@@ -189,7 +189,7 @@ class Http:
         if not answer.message_complete or answer.should_close():
             connection.close()
             return
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         connection.idle_since = now
         idle = self._kept.idle
         idle.append(connection)

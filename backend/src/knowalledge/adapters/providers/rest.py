@@ -40,7 +40,7 @@ class GoogleRest:
 
     def stream(self, prompt: Prompt, timeout: float) -> Generator[Chunk, None, None]:
         body = google.request_body(prompt)
-        events = self._http.events(self._stream, body, self._headers.lines(timeout), timeout)
+        events = self._http.events(self._stream, body, *self._introduced(timeout))
         # The chunk that finishes is held until the stream ends: older models say of each that it finishes.
         last: Chunk | None = None
         said = called = False
@@ -77,10 +77,17 @@ class GoogleRest:
 
     def ask(self, path: str, body: bytes, timeout: float) -> bytes:
         """One call and the body of its answer. Raises the error that it is answered with."""
-        reply = self._http.post(path, body, self._headers.lines(timeout), timeout)
+        reply = self._http.post(path, body, *self._introduced(timeout))
         if reply.status != 200:
             self._refused(reply)
         return reply.body
+
+    def _introduced(self, timeout: float) -> tuple[bytes, float]:
+        """Who we are, and what is left of the time after finding that out."""
+        clock = self._http.clock
+        began = clock.monotonic()
+        lines = self._headers.lines(timeout)
+        return lines, timeout - (clock.monotonic() - began)
 
     def counted(self, body: Any, timeout: float) -> int:
         return google.read_count(self.ask(f"{self._path}:countTokens", encode(body), timeout))
