@@ -404,6 +404,11 @@ def test_tokens_are_counted_without_spending_quota(
     assert [it["used"] for it in windows] == [0, 0]
 
 
+def test_a_count_that_fails_has_its_outcome(client: FlaskClient) -> None:
+    assert client.post("/v1beta/models/mn:countTokens", json={"contents": HI}).status_code == 404
+    assert outcomes(client) == {"invalid": 1}
+
+
 def test_one_content_is_embedded(client: FlaskClient, provider: Scripted) -> None:
     content = {"parts": [{"text": "a"}, {"text": "b"}]}
     found = client.post("/v1beta/models/m:embedContent", json={"content": content, "outputDimensionality": 2})

@@ -149,6 +149,12 @@ class Edge(Struct, frozen=True):
             found, target = self.completer.embed(model, texts, dimensions, self.anonymous, key)
         return found, [*self.head(request), ("X-Target", target)]
 
+    def count(self, request: Request, question: Question) -> int:
+        """The tokens of a prompt. The service tells of no such request, so a failure is told of here."""
+        request.environ[_ASKED] = False
+        with while_present(request.environ):
+            return self.completer.count_tokens(question)
+
     def head(self, request: Request) -> Headers:
         """The headers of an answer that no model gave."""
         return [("X-Request-ID", auth.request_id(request, self.new_id)), ("Cache-Control", "no-store")]

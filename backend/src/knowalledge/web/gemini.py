@@ -155,7 +155,7 @@ def blueprint(edge: Edge) -> Blueprint:
     def count(model: str) -> Response:
         request = current()
         question = edge.question(request, model, b.read(b.CountTokensBody, edge.body(request)).to_prompt())
-        return json_response(b.TokenCount(edge.completer.count_tokens(question)), edge.head(request))
+        return json_response(b.TokenCount(edge.count(request, question)), edge.head(request))
 
     def embed(model: str) -> Response:
         request = current()

@@ -1,13 +1,8 @@
 """Response headers, as pure functions of what was decided."""
 
-import re
-
 from knowalledge.domain.model import Allowance, Answer, CacheInfo
 
 Headers = list[tuple[str, str]]
-
-# W3C Trace Context: version, trace id, parent id, flags.
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def _string(text: str) -> str:
@@ -50,8 +45,3 @@ def of_answer(answer: Answer) -> Headers:
         *([("X-Degraded", "true")] if answer.degraded else []),
         *rate_limit(answer.allowances),
     ]
-
-
-def traceparent(inbound: str | None) -> Headers:
-    """The caller's trace, repeated if it is one: so that a log of answers can be joined to it."""
-    return [("traceparent", inbound)] if inbound and _TRACEPARENT.fullmatch(inbound) else []
