@@ -177,15 +177,7 @@ def quota_store(
     settings: Settings, redis: Client | None, clock: Clock
 ) -> MemoryQuotaStore | ReplicaQuotaStore:
     windows = {target.name: target.windows for model in settings.models for target in model.targets}
-    rules = Rules(
-        capacity=settings["queue.capacity"],
-        aging_s=settings["queue.aging"],
-        lanes={
-            level: Lane(share, burst=1 - share)
-            for level, share in settings["queue.holdback"].items()
-            if share < 1
-        },
-    )
+    rules = rules_of(settings)
     local = MemoryQuotaStore(windows, rules, clock)
     if redis is None:
         return local
@@ -235,6 +227,19 @@ def topics_routes(
         shared=cache.layers.shared is not None,
     )
     return topics.blueprint(edge, service, policy, Sieve(MEMO_BYTES), settings["request.timeout"])
+
+
+def rules_of(settings: Settings) -> Rules:
+    """How the waiting rooms are run."""
+    return Rules(
+        capacity=settings["queue.capacity"],
+        aging_s=settings["queue.aging"],
+        lanes={
+            level: Lane(share, burst=1 - share)
+            for level, share in settings["queue.holdback"].items()
+            if share < 1
+        },
+    )
 
 
 def build_plans(settings: Settings, clock: Clock) -> Mapping[str, Plan]:

@@ -1,4 +1,4 @@
-"""The command line: ``knowalledge serve | doctor | config check | config show | provider-sim``."""
+"""The command line: ``knowalledge serve | doctor | plan | config check | config show | provider-sim``."""
 
 from gevent import monkey
 
@@ -6,10 +6,12 @@ monkey.patch_all()  # before anything else, and only here and in wsgi.py
 
 import os  # noqa: E402
 import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
 from urllib.parse import urlsplit, urlunsplit  # noqa: E402
 
 import click  # noqa: E402
 
+from knowalledge import planner  # noqa: E402
 from knowalledge.adapters.clock import SystemClock  # noqa: E402
 from knowalledge.doctor import examine, table  # noqa: E402
 from knowalledge.server import Server  # noqa: E402
@@ -73,6 +75,58 @@ def doctor(config: str, timeout: float) -> None:
     for line in table(findings):
         click.echo(line)
     sys.exit(0 if all(it.ok for it in findings) else 1)
+
+
+@main.command()
+@click.option("--trace", required=True, type=click.Path(path_type=Path), help="The CSV file.")
+@click.option("--config", default="", help="The YAML file.")
+@click.option("--model", default="", help="Whose first target; default: the default model's.")
+@click.option("--times", default="1,2", show_default=True, help="Try so many times the quota.")
+@click.option(
+    "--speed", default=1.0, type=click.FloatRange(1e-3, 1e6), help="Arrivals so many times as fast."
+)
+@click.option(
+    "--requests", default=0, type=click.IntRange(0, 10**8), help="So many; default: the trace once."
+)
+@click.option("--high", default=0.0, type=click.FloatRange(0, 1), help="This share HIGH, the rest LOW.")
+@click.option("--input-price", default=0.30, show_default=True, help="Dollars for a million tokens.")
+@click.option("--output-price", default=2.50, show_default=True, help="Dollars for a million tokens.")
+@click.option("--plot", default=None, type=click.Path(path_type=Path), help="Write a picture (SVG) here.")
+def plan(
+    trace: Path,
+    config: str,
+    model: str,
+    times: str,
+    speed: float,
+    requests: int,
+    high: float,
+    input_price: float,
+    output_price: float,
+    plot: Path | None,
+) -> None:
+    """What the quota would do to a trace of requests, in virtual time, without a network."""
+    settings = _load(config)
+    assume = planner.Assumptions(
+        speed=speed, requests=requests, high=high, input_price=input_price, output_price=output_price
+    )
+    try:
+        factors = [float(it) for it in times.split(",")]
+        if not all(0 < it <= 1e6 for it in factors):
+            raise ValueError
+    except ValueError:
+        raise click.BadParameter("write numbers above 0 such as 1,2,5", param_hint="--times") from None
+    if model and model not in {it.name for it in settings.models}:
+        raise click.BadParameter(f"no model {model!r}", param_hint="--model")
+    try:
+        found = planner.read(trace, assume)
+    except planner.TraceError as error:
+        raise click.ClickException(str(error)) from error
+    now = SystemClock().now()
+    plans = list(planner.plan(settings, model or settings.default_model, found, assume, factors, now))
+    for line in planner.table(plans):
+        click.echo(line)
+    if plot is not None:
+        plot.write_text(planner.svg(plans))
 
 
 @main.command()

@@ -26,6 +26,10 @@ from knowalledge.domain.quota import SECOND, WHOLE, Entry, Lane, Ledger, Moment,
 AGED_EVERY = 20
 # Counters of idle tenants kept per level; beyond it the least served are forgotten, which costs them nothing.
 REMEMBERED = 1000
+# The share of grants that went to the more urgent is taken from so many seconds, and up to twice as many.
+LOOK_BACK_S = 30
+# A turn is never said to be more than this many times further away than those ahead make it.
+SLOWEST = 10.0
 # Grants in one go; what is left over follows at once in another.
 BATCH = 64
 
@@ -159,6 +163,8 @@ class Room:
         self._waiters: dict[str, Waiter] = {}
         self._since_aged = 0
         self.left: Counter[tuple[Priority, Ending]] = Counter()
+        self._granted = {level: [0, 0] for level in Priority}  # in this look-back and in the one before
+        self._look = 0
 
     def __len__(self) -> int:
         return len(self._waiters)
@@ -218,13 +224,33 @@ class Room:
         limit = now - int(self.rules.aging_s * SECOND)
         return min((it for it in oldest if it is not None and it.arrived <= limit), key=_age, default=None)
 
-    def passed(self) -> None:
+    def slowed(self, now: int, level: Priority) -> float:
+        """By how much longer a turn takes because the more urgent keep coming: from their share of the grants."""
+        self._turn(now)
+        counts = {it: sum(found) for it, found in self._granted.items()}
+        total = 1 + sum(counts.values())  # one for the newcomer itself: nothing granted yet proves nothing
+        return min(SLOWEST, total / (total - sum(count for it, count in counts.items() if it < level)))
+
+    def _turn(self, now: int) -> None:
+        look = now // (LOOK_BACK_S * SECOND)
+        for counts in self._granted.values():
+            if look == self._look + 1:
+                counts[:] = 0, counts[0]
+            elif look > self._look:
+                counts[:] = 0, 0
+        self._look = max(look, self._look)
+
+    def passed(self, now: int, level: Priority) -> None:
         """A newcomer was served before those who wait."""
+        self._turn(now)
+        self._granted[level][0] += 1
         if self._waiters:
             self._since_aged += 1
 
-    def served(self, waiter: Waiter) -> None:
+    def served(self, now: int, waiter: Waiter) -> None:
         """The quota was granted to this waiter: it leaves, and its tenant's counter moves."""
+        self._turn(now)
+        self._granted[waiter.level][0] += 1
         top = next(level for level, line in self._lines.items() if line.size)
         self._since_aged = 0 if waiter.level > top else self._since_aged + 1
         self._lines[waiter.level].served[waiter.tenant] += self.rules.cost(waiter.tenant, waiter.need)
@@ -298,7 +324,7 @@ class Desk:
         if self.room.passes(at.now, waiter.level):
             verdict = self.ledger.reserve(at, waiter.need, lane)
             if verdict.entry is not None:
-                self.room.passed()
+                self.room.passed(at.now, waiter.level)
                 return Granted(verdict.entry)
         else:
             self.ledger.advance(at)
@@ -318,7 +344,7 @@ class Desk:
         wait, window = self.ledger.wait(
             at, need.plus(waiter.need), count + 1, self.room.rules.lane(waiter.level)
         )
-        return count + 1, wait / SECOND, window
+        return count + 1, wait * self.room.slowed(at.now, waiter.level) / SECOND, window
 
     def places(self, at: Moment) -> "Places":
         """Where everybody stands."""
@@ -326,12 +352,13 @@ class Desk:
         if head is None:
             return Places(0.0, 0.0, {})
         self.ledger.advance(at)
-        lanes = self.room.rules
-        first, _ = self.ledger.wait(at, head.need, 1, lanes.lane(head.level))
+        lane = self.room.rules.lane
+        first, _ = self.ledger.wait(at, head.need, 1, lane(head.level))
         bottom = max(level for level in Priority if self.room.depth(level))
         count, need = self.room.before(Waiter("", bottom, "", Need(0, 0), at.now))
-        last, _ = self.ledger.wait(at, need, count, lanes.lane(bottom))
-        return Places(first / SECOND, last / SECOND, self.room.positions())
+        last, _ = self.ledger.wait(at, need, count, lane(bottom))
+        slower = self.room.slowed(at.now, bottom)
+        return Places(first / SECOND, last * slower / SECOND, self.room.positions())
 
     def dispatch(self, at: Moment) -> tuple[list[tuple[Waiter, Entry]], float]:
         """Grant what fits, in order; and the seconds until the next in line would fit, 0 if nobody waits."""
@@ -343,6 +370,6 @@ class Desk:
             verdict = self.ledger.reserve(at, waiter.need, self.room.rules.lane(waiter.level))
             if verdict.entry is None:
                 return granted, verdict.wait_s
-            self.room.served(waiter)
+            self.room.served(at.now, waiter)
             granted.append((waiter, verdict.entry))
         return granted, 1 / SECOND

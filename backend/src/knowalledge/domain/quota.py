@@ -24,7 +24,9 @@ A level of urgency may be held to less than the whole (a ``Lane``): to a share o
 find room; and to an even pace, so that what it spends comes free again evenly instead of all at once a window later.
 """
 
+from bisect import bisect_left
 from enum import StrEnum
+from itertools import accumulate
 
 from msgspec import Struct
 
@@ -272,12 +274,12 @@ class Ring:
             return 0
         if window.calendar:
             return end - now + (short - 1) // self.limit * window.span_s * SECOND
-        for age in range(SIZE - 1, -1, -1):
-            bucket = self.last - age
-            short -= self.slots[bucket % SIZE]
-            if short <= 0:
-                return max(1, (bucket + SIZE) * self.width - now)
-        return (SIZE - 1) * self.width + int(short / self.rate)
+        oldest = (self.last + 1) % SIZE
+        freed = list(accumulate(self.slots[oldest:] + self.slots[:oldest]))
+        if short > freed[-1]:
+            return (SIZE - 1) * self.width + int((short - freed[-1]) / self.rate)
+        bucket = self.last - SIZE + 1 + bisect_left(freed, short)
+        return max(1, (bucket + SIZE) * self.width - now)
 
     def pace_in(self, amount: int, burst: float) -> int:
         """Microseconds until ``amount`` more is no further ahead of an even pace than ``burst`` of the limit."""

@@ -5,11 +5,13 @@
 --   P .. line:<L>:<T>    zset  the same per tenant
 --   P .. served:<L>      zset  tenants with somebody waiting, by weighted tokens served
 --   P .. idle:<L>        zset  tenants without, bounded
---   KEYS[1] also holds   e<L><ending> how many have left that way, n<L> waiting, i<L> and o<L> what they need, sa grants since the last aged one
+--   KEYS[1] also holds   e<L><ending> how many have left that way, n<L> waiting, i<L> and o<L> what they need, sa grants since the last aged one,
+--                        g<L> and f<L> grants in this look-back and in the one before, gt which one this is
 -- A grant to a waiter is published to its replica on kn:replica:<replica>, as {P, 'granted', id, input, output,
 -- buckets}; one that is shed as {P, 'shed', id}.
 
 local AGED_EVERY, REMEMBERED, BATCH = 20, 1000, 64
+local LOOK_BACK, SLOWEST = 30000000, 10
 
 local function tell(replica, ...)
   redis.call('PUBLISH', 'kn:replica:' .. replica, cmsgpack.pack({P, ...}))
@@ -115,6 +117,40 @@ local function next_of(level)
   return found
 end
 
+-- The grants of each level in this look-back and in the one before.
+local function grants()
+  local got = redis.call('HMGET', KEYS[1], 'g0', 'g1', 'g2', 'g3', 'f0', 'f1', 'f2', 'f3', 'gt')
+  local counts, was = {}, tonumber(got[9]) or 0
+  for i = 1, 8 do counts[i] = tonumber(got[i]) or 0 end
+  local look = math.floor(now / LOOK_BACK)
+  if look > was then
+    for i = 1, 4 do
+      counts[i + 4] = look == was + 1 and counts[i] or 0
+      counts[i] = 0
+    end
+  end
+  return counts, math.max(look, was)
+end
+
+local function served_one(level)
+  local counts, look = grants()
+  counts[level + 1] = counts[level + 1] + 1
+  redis.call('HSET', KEYS[1], 'g0', counts[1], 'g1', counts[2], 'g2', counts[3], 'g3', counts[4],
+    'f0', counts[5], 'f1', counts[6], 'f2', counts[7], 'f3', counts[8], 'gt', whole(look))
+end
+
+-- By how much longer a turn takes because the more urgent keep coming.
+local function slowed(level)
+  local counts = grants()
+  local total, above = 1, 0
+  for other = 0, 3 do
+    local count = counts[other + 1] + counts[other + 5]
+    total = total + count
+    if other < level then above = above + count end
+  end
+  return math.min(SLOWEST, total / (total - above))
+end
+
 -- Grant what fits, in order. Returns how many, and microseconds until the next would fit, 0 if nobody waits.
 local function dispatch()
   for granted = 0, BATCH - 1 do
@@ -138,6 +174,7 @@ local function dispatch()
       redis.call('HINCRBY', KEYS[1], 'sa', 1)
     end
     redis.call('ZINCRBY', P .. 'served:' .. w.level, string.format('%.17g', (w.input + w.output) / w.weight), w.tenant)
+    served_one(w.level)
     take(w, 'granted')
     tell(w.replica, 'granted', w.id, w.input, w.output, buckets)
   end

@@ -19,6 +19,7 @@ if busy == 0 or passes(level) then
   if turn(input, output, level) == 0 then
     local buckets = charge(input, output)
     remember(replica, id, input, output, buckets, level, weight, tenant)
+    served_one(level)
     if busy > 0 then redis.call('HINCRBY', KEYS[1], 'sa', 1) end
     close()
     return levels({0, 0, 0, arrived})
@@ -26,6 +27,7 @@ if busy == 0 or passes(level) then
 end
 local ahead, more_input, more_output = before(level)
 local eta, worst = wait_for(ahead + 1, more_input + input, more_output + output, level)
+eta = eta * slowed(level)
 local reply
 if patience <= 0 then
   reply = {2, 'quota', eta, worst}

@@ -24,7 +24,7 @@ for level = 0, 3 do
       left[#left + 1] = count
     end
   end
-  reply[#reply + 1] = {n[level], waited, (wait_for(ahead + 1, input, output, level)), tenants, left}
+  reply[#reply + 1] = {n[level], waited, wait_for(ahead + 1, input, output, level) * slowed(level), tenants, left}
 end
 close()
 return reply

@@ -11,7 +11,7 @@ if ahead > 0 then
   head = wait_for(1, w.input, w.output, w.level)
   local bottom = 3
   while n[bottom] == 0 do bottom = bottom - 1 end
-  last = wait_for(ahead, input, output, bottom)
+  last = wait_for(ahead, input, output, bottom) * slowed(bottom)
 end
 local reply = {head, ahead, last}
 for i = 3, #ARGV do

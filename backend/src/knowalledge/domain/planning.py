@@ -1,0 +1,205 @@
+"""What a quota would do to a stream of requests: the real ledger and waiting room, in virtual time, without a network.
+
+The desk is the one that serves (``admission.Desk``); only the provider is imagined: an answer takes a latency and a
+time per output token, both drawn by the caller, and the output is what the trace says. Nothing here waits or draws.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from heapq import heappop, heappush
+
+from msgspec import Struct
+
+from knowalledge.domain.admission import Desk, Ending, Granted, Refused, Rules, Waiter
+from knowalledge.domain.calendar import moment_of
+from knowalledge.domain.errors import NeverFits
+from knowalledge.domain.model import Priority
+from knowalledge.domain.quota import SECOND, Entry, Need, Window, cap, refuse_what_never_fits
+
+
+class Arrival(Struct, frozen=True):
+    """One request of a trace."""
+
+    at: int  # microseconds from the start
+    prompt: str  # equal prompts have equal answers
+    need: Need  # as it turns out
+    level: Priority = Priority.MEDIUM
+    tenant: str = ""
+    seconds: float = 1.0  # that the provider takes
+
+
+class Scenario(Struct, frozen=True):
+    """What is to be tried."""
+
+    windows: tuple[Window, ...]
+    rules: Rules
+    patience_s: float
+    kept_s: float  # life of a cached answer; 0: no cache
+    held_output: int  # tokens held for an answer before it is known
+
+
+class Waits(Struct, frozen=True):
+    """How long the requests of a level waited for their turn, in seconds."""
+
+    served: int
+    p50: float
+    p95: float
+    worst: float
+
+
+class Outcome(Struct, frozen=True):
+    """What came of it."""
+
+    requests: int
+    hits: int
+    served: int
+    refused: Mapping[str, int]  # by reason
+    waits: Mapping[Priority, Waits]
+    used: Mapping[str, float]  # per window, the share of the quota that was spent
+    tokens: Need
+    seconds: float
+    timeline: tuple[tuple[float, float, int], ...]  # per minute: from the start, binding share used, waiting
+
+
+class _Run:
+    """One scenario under way."""
+
+    def __init__(self, scenario: Scenario, start: int) -> None:
+        self.scenario = scenario
+        self.start = start
+        self.desk = Desk(scenario.windows, scenario.rules)
+        self.ends: list[tuple[int, int, Arrival, Entry, Waiter]] = []
+        self.waiting: dict[str, tuple[Arrival, Waiter]] = {}
+        self.deadlines: list[tuple[int, str]] = []
+        self.turn = 0  # when the head's comes; 0: nobody waits
+        self.cached: dict[str, int] = {}
+        self.refused: Counter[str] = Counter()
+        self.waits: dict[Priority, list[float]] = {level: [] for level in Priority}
+        self.hits = self.number = self.input = self.output = 0
+        self.spent: Counter[str] = Counter()
+        self.minutes: dict[int, tuple[Counter[str], int]] = {}
+
+    def arrive(self, arrival: Arrival) -> None:
+        now = self.start + arrival.at
+        self.pass_time(now)
+        if self.cached.get(arrival.prompt, 0) > now:
+            self.hits += 1
+            return
+        scenario = self.scenario
+        guess = Need(arrival.need.input, scenario.held_output)
+        try:
+            refuse_what_never_fits("", scenario.windows, guess)
+        except NeverFits:
+            self.refused["never_fits"] += 1
+            return
+        self.number += 1
+        waiter = Waiter(str(self.number), arrival.level, arrival.tenant, cap(scenario.windows, guess), now)
+        reply = self.desk.ask(moment_of(scenario.windows, now), waiter, scenario.patience_s)
+        if isinstance(reply, Granted):
+            self._begin(now, arrival, waiter, reply.entry)
+        elif isinstance(reply, Refused):
+            self.refused[reply.reason] += 1
+        else:
+            if reply.shed is not None:
+                self.waiting.pop(reply.shed.id)
+                self.refused[Ending.SHED] += 1
+            self.waiting[waiter.id] = arrival, waiter
+            heappush(self.deadlines, (now + int(scenario.patience_s * SECOND), waiter.id))
+            if not self.turn:
+                self.turn = now + 1
+
+    def _begin(self, now: int, arrival: Arrival, waiter: Waiter, entry: Entry) -> None:
+        self.waits[arrival.level].append((now - waiter.arrived) / SECOND)
+        heappush(self.ends, (now + int(arrival.seconds * SECOND), int(waiter.id), arrival, entry, waiter))
+        if self.scenario.kept_s:
+            # Whoever asks the same while it is under way follows it.
+            self.cached[arrival.prompt] = now + int((arrival.seconds + self.scenario.kept_s) * SECOND)
+
+    def pass_time(self, until: int) -> None:
+        """Everything that happens up to a moment, in order."""
+        while True:
+            end = self.ends[0][0] if self.ends else until + 1
+            late = self.deadlines[0][0] if self.deadlines else until + 1
+            turn = self.turn or until + 1
+            first = min(end, late, turn)
+            if first > until:
+                return
+            if first == end:
+                _, _, arrival, entry, waiter = heappop(self.ends)
+                self.desk.ledger.settle(moment_of(self.scenario.windows, end), entry, arrival.need)
+                self.desk.room.correct(waiter, arrival.need)
+                self._count(end, arrival.need)
+                if self.waiting:
+                    self._dispatch(end)
+            elif first == late:
+                _, key = heappop(self.deadlines)
+                if self.desk.room.leave(key, Ending.TIMED_OUT) is not None:
+                    del self.waiting[key]
+                    self.refused[Ending.TIMED_OUT] += 1
+            else:
+                self._dispatch(turn)
+
+    def _dispatch(self, now: int) -> None:
+        granted, wait = self.desk.dispatch(moment_of(self.scenario.windows, now))
+        for waiter, entry in granted:
+            arrival, _ = self.waiting.pop(waiter.id)
+            self._begin(now, arrival, waiter, entry)
+        self.turn = now + max(1, int(wait * SECOND)) if self.waiting else 0
+
+    def _count(self, now: int, need: Need) -> None:
+        self.input += need.input
+        self.output += need.output
+        minute = (now - self.start) // (60 * SECOND)
+        spent, _ = self.minutes.setdefault(minute, (Counter(), 0))
+        for window in self.scenario.windows:
+            spent[window.name] += window.charges(need) + window.holds(need)
+        self.minutes[minute] = spent, len(self.waiting)
+
+
+def run(scenario: Scenario, arrivals: Iterable[Arrival], start: int) -> Outcome:
+    """Everything that comes of a trace, in order of arrival. ``start`` in microseconds of the epoch: days matter."""
+    it = _Run(scenario, start)
+    count = last = 0
+    for arrival in arrivals:
+        count += 1
+        last = arrival.at
+        it.arrive(arrival)
+    it.pass_time(start + last + int((scenario.patience_s + 3600) * SECOND))
+    seconds = max(1.0, last / SECOND)
+    used = {
+        window.name: sum(spent[window.name] for spent, _ in it.minutes.values())
+        / (window.limit * max(1.0, seconds / window.span_s))
+        for window in scenario.windows
+    }
+    return Outcome(
+        requests=count,
+        hits=it.hits,
+        served=sum(map(len, it.waits.values())),
+        refused=dict(it.refused),
+        waits={level: _waits(sorted(found)) for level, found in it.waits.items() if found},
+        used=used,
+        tokens=Need(it.input, it.output),
+        seconds=seconds,
+        timeline=tuple(_timeline(scenario, it.minutes)),
+    )
+
+
+def _waits(found: list[float]) -> Waits:
+    return Waits(len(found), found[len(found) // 2], found[int(len(found) * 0.95)], found[-1])
+
+
+def _timeline(
+    scenario: Scenario, minutes: Mapping[int, tuple[Counter[str], int]]
+) -> Iterator[tuple[float, float, int]]:
+    for minute in sorted(minutes):
+        spent, waiting = minutes[minute]
+        share = max((spent[it.name] / (it.limit * 60 / it.span_s) for it in scenario.windows), default=0.0)
+        yield float(minute), share, waiting
+
+
+def larger(windows: tuple[Window, ...], times: float) -> tuple[Window, ...]:
+    """The quota as it would be with so many times its limits."""
+    return tuple(
+        Window(it.name, it.count, max(1, int(it.limit * times)), it.span_s, it.zone, it.reset_s, it.learn)
+        for it in windows
+    )
