@@ -3,7 +3,7 @@
 from knowalledge.domain.admission import Rules
 from knowalledge.domain.model import Priority
 from knowalledge.domain.planning import Arrival, Scenario, larger, run
-from knowalledge.domain.quota import SECOND, Count, Need, Window
+from knowalledge.domain.quota import SECOND, Count, Lane, Need, Window
 
 START = 1_790_000_000 * SECOND
 RPM = Window("rpm", Count.REQUESTS, 10, 60)
@@ -14,7 +14,8 @@ def every(seconds: float, number: int, level: Priority = Priority.MEDIUM) -> lis
 
 
 def tried(*windows: Window, patience: float = 30, kept: float = 0) -> Scenario:
-    return Scenario(windows, Rules(capacity=100), patience, kept, 10)
+    rules = Rules(capacity=100, lanes={Priority.LOW: Lane(0.9, 0.1)})
+    return Scenario(windows, rules, patience, kept, 10)
 
 
 def test_what_fits_is_served_at_once() -> None:
