@@ -141,6 +141,11 @@ sub vcl_deliver {
     else { set resp.http.X-Cache = "HIT"; set req.http.X-Status = "varnish; hit; ttl=" + regsub(obj.ttl, "\..*", ""); }
     if (resp.http.Cache-Status) { set resp.http.Cache-Status = resp.http.Cache-Status + ", " + req.http.X-Status; }
     else { set resp.http.Cache-Status = req.http.X-Status; }
+    # An answer from here was not the stored request's: it carries the caller's id or none.
+    if (obj.hits > 0) {
+        unset resp.http.X-Request-ID;
+        if (req.http.X-Request-ID ~ "^[A-Za-z0-9._:-]{1,128}$") { set resp.http.X-Request-ID = req.http.X-Request-ID; }
+    }
     # A browser counts its own time from now: with our Age, what is fresh for the CDN would be stale to it at once.
     if (resp.http.X-Targeted) { unset resp.http.Age; }
     unset resp.http.X-Targeted;

@@ -5,8 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 engine="$(deploy/verify/engine.sh up)" || { echo "verify-compose: NOT VERIFIED, there is no container engine here"; exit 3; }
 eval "$engine"
-docker=docker
-[ -n "${KNOWALLEDGE_LOCAL_ENGINE:-}" ] && docker=/usr/bin/docker
+docker=docker   # a newer client builds through a plugin; Debian's has BuildKit inside
+docker buildx version >/dev/null 2>&1 || docker=/usr/bin/docker
 port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 export COMPOSE_PROJECT_NAME=knowalledge-verify KNOWALLEDGE_NET=172.29.78 KNOWALLEDGE_GATEWAY=./deploy/config/demo.yaml
 export KNOWALLEDGE_PORT KNOWALLEDGE_TLS_PORT PROMETHEUS_PORT ALERTMANAGER_PORT GRAFANA_PORT
@@ -43,6 +43,18 @@ check "metrics from outside, status" "$(status "$gateway/metrics")" = 404
 curl -sN "$gateway/api/v1/generate" -d '{"prompt": "s", "stream": true}' >"$work/stream"
 check "a stream ends with done" "$(grep -c 'event: done' "$work/stream")" = 1
 
+# The CDN layer: kept, taken back by tag, closed to the world.
+topic="$gateway/api/v1/topics/verification"
+layer() { curl -si --max-time 60 "$topic" | tr -d '\r' | sed -n 's/^X-Cache: //p'; }
+check "a topic asked for the first time" "$(layer)" = MISS
+check "and again, by Varnish" "$(layer)" = HIT
+check "topics dropped by tag" "$(compose exec -T backend-1 python -c 'import http.client as h, json; c = h.HTTPConnection("varnish", 6081); c.request("PURGE", "/", headers={"xkey-purge": "topic:verification"}); print(json.load(c.getresponse())["purged"])')" -ge 1
+check "and asked again" "$(layer)" = MISS
+check "a purge from outside, status" "$(status -X PURGE "$topic")" = 405
+compose stop -t 1 varnish >/dev/null 2>&1
+check "a topic without the CDN layer, status" "$(status --max-time 60 "$topic")" = 200
+compose start varnish >/dev/null 2>&1
+
 # One quota for three: 60 requests at once, all counted in one ledger, whichever replica took them.
 before=$(curl -sf "$gateway/api/quota/stats" | python3 -c 'import json, sys; print(json.load(sys.stdin)["targets"]["simulated"]["windows"][0]["used"])')
 for _ in $(seq 60); do curl -s -o /dev/null "$gateway/api/v1/generate" -d '{"prompt": "count me", "cache": "bypass"}' & done; wait
@@ -77,5 +89,11 @@ check "an answer with Redis again, status" "$(until_is "status --max-time 20 '$g
 
 check "targets that Prometheus scrapes" "$(until_is 'query "count(up==1)"' 5 40)" = 5
 check "requests counted in Prometheus, over 60" "$(query 'sum(knowalledge_requests_total) > bool 60')" = 1
+# The visitors again, until every panel has something to show.
+compose up -d --no-build visitors >/dev/null 2>&1
+for _ in $(seq 30); do python3 deploy/verify/dashboards.py "http://127.0.0.1:$PROMETHEUS_PORT" >"$work/panels" && break; sleep 3; done
+check "queries of dashboards that answer nothing" "$(sed -n 's/.* queries, \([0-9]*\) without.*/\1/p' "$work/panels")" = 0
+grep EMPTY "$work/panels" || true
+check "alerts that fire on a healthy stack" "$(curl -sf "http://127.0.0.1:$PROMETHEUS_PORT/api/v1/alerts" | python3 -c 'import json, sys; print(len([a for a in json.load(sys.stdin)["data"]["alerts"] if a["state"] == "firing"]))')" = 0
 [ $failed = 0 ] && echo "verify-compose: all held" || { compose logs --tail 20 | grep -v visitors | tail -40; echo "verify-compose: FAILED"; }
 exit $failed

@@ -5,8 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 engine="$(deploy/verify/engine.sh up)" || { echo "verify-image: NOT VERIFIED, there is no container engine here"; exit 3; }
 eval "$engine"
-docker=docker
-[ -n "${KNOWALLEDGE_LOCAL_ENGINE:-}" ] && docker=/usr/bin/docker   # Debian's client has BuildKit built in
+docker=docker   # a newer client builds through a plugin; Debian's has BuildKit inside
+docker buildx version >/dev/null 2>&1 || docker=/usr/bin/docker
 image=knowalledge:dev
 gateway=knowalledge-verify-gateway
 provider=knowalledge-verify-provider
