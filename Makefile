@@ -38,7 +38,7 @@ lock:
 
 # -- deployment: docs/quickstart.md, docs/deployment.md ---------------------------------------------------------------
 
-.PHONY: secrets demo dev demo-down manifests deploy-tools verify verify-static verify-image verify-compose coverage bandit audit smoke release
+.PHONY: secrets demo dev demo-down manifests deploy-tools verify verify-static verify-image verify-compose verify-grants coverage bandit audit smoke release
 secrets:
 	deploy/secrets.sh
 
@@ -76,6 +76,10 @@ verify-image: deploy-tools
 
 verify-compose: secrets
 	deploy/verify/compose.sh
+
+# What one Redis carries, measured; docs/scaling.md
+verify-grants: setup
+	cd backend && ../$(BIN)/python ../deploy/verify/grants.py
 
 # What continuous integration also calls.
 coverage: setup

@@ -12,7 +12,9 @@ from pathlib import Path
 
 def state(folder: str) -> dict[str, float]:
     """When each source file was changed."""
-    return {str(file): file.stat().st_mtime for file in Path(folder).rglob("*") if file.suffix in (".py", ".lua")}
+    return {
+        str(file): file.stat().st_mtime for file in Path(folder).rglob("*") if file.suffix in (".py", ".lua")
+    }
 
 
 def main() -> None:

@@ -21,7 +21,9 @@ def main() -> int:
                 query = target["expr"]
                 for name, value in VARIABLES.items():
                     query = query.replace(name, value)
-                with urlopen(f"{sys.argv[1]}/api/v1/query?{urlencode({'query': query})}", timeout=10) as answer:
+                with urlopen(
+                    f"{sys.argv[1]}/api/v1/query?{urlencode({'query': query})}", timeout=10
+                ) as answer:
                     found = json.load(answer)["data"]["result"]
                 asked += 1
                 if not any(it["value"][1] != "NaN" for it in found):
