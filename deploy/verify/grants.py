@@ -1,4 +1,4 @@
-"""What one Redis carries: grants and settlements a second, and its CPU for each. `make verify-grants` (docs/scaling.md).
+"""What one Redis carries: grants and settlements a second, and its CPU for each (`make verify-grants`).
 
 Three processes reserve and settle as fast as they can for a few seconds on a Redis of their own; four windows a target.
 """
