@@ -2,52 +2,36 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
 from uuid import uuid4
 
-from flask import Blueprint, Flask
+from flask import Flask
 from redis import Redis
 from redis.exceptions import RedisError
 
+from knowalledge import caches
 from knowalledge.adapters import providers
-from knowalledge.adapters.background import Background, Task
+from knowalledge.adapters.background import Background
 from knowalledge.adapters.clock import SystemClock
 from knowalledge.adapters.logging import LoggedTelemetry, configure
-from knowalledge.adapters.memory.eviction import Sieve
-from knowalledge.adapters.memory.flights import MemoryFlights
 from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
-from knowalledge.adapters.memory.response_cache import MemoryResponseCache
 from knowalledge.adapters.providers import ProviderSpec
-from knowalledge.adapters.redis.flights import Pace, RedisFlights
-from knowalledge.adapters.redis.outage import Outage
 from knowalledge.adapters.redis.pipe import Pipe
 from knowalledge.adapters.redis.quota_store import Client, RedisQuotaStore
-from knowalledge.adapters.redis.response_cache import RedisResponseCache
 from knowalledge.adapters.replica import ReplicaQuotaStore
 from knowalledge.adapters.telemetry import Telemetry
 from knowalledge.domain.admission import Ending, Rules
-from knowalledge.domain.caching import Lifetimes
 from knowalledge.domain.estimate import Estimator
 from knowalledge.domain.model import Principal
-from knowalledge.domain.ports import Clock, Flights, QuotaStore
+from knowalledge.domain.ports import Clock, QuotaStore
 from knowalledge.domain.quota import Lane
 from knowalledge.domain.routing import Breaker, RetryBudget
-from knowalledge.service import prompts
 from knowalledge.service.answers import Answers
 from knowalledge.service.complete import Completer
-from knowalledge.service.layers import Layers
 from knowalledge.service.run import Deck, Plan, Route
-from knowalledge.service.topics import Topics
 from knowalledge.settings import Settings, TargetSettings
-from knowalledge.web import register, topics
+from knowalledge.web import register
 from knowalledge.web.edge import Edge
 from knowalledge.web.operations import Dependency, Operations
-from knowalledge.web.topics import Policy
-
-# How soon a worker hears what was taken back elsewhere, in seconds.
-LISTEN_S = 0.25
-# Room for addresses that were understood before.
-MEMO_BYTES = 4 * 1024**2
 
 
 def create_app(settings: Settings) -> Flask:
@@ -76,11 +60,11 @@ def create_app(settings: Settings) -> Flask:
         headroom={},
     )
     completer = Completer(deck)
-    cache = build_cache(settings, redis, pipe, clock, telemetry)
+    cached = caches.build(settings, redis, pipe, clock, telemetry)
     answers = Answers(
         completer,
-        cache.layers,
-        cache.flights,
+        cached.layers,
+        cached.flights,
         clock,
         told,
         telemetry,
@@ -101,17 +85,19 @@ def create_app(settings: Settings) -> Flask:
     )
     stats = partial(quota_stats, quota, targets, telemetry)
     waiting = partial(queue_stats, quota, targets, telemetry)
-    life = Life(quota, Background(cache.tasks))
+    knowledge = caches.knowledge(settings, edge, cached, completer, quota, clock, telemetry)
+    life = Life(quota, Background(knowledge.tasks))
     operations = Operations(
         ready=life.reasons,
         dependencies=partial(dependencies, redis, clock),
         notes=life.notes,
-        metrics=lambda: (stats(), waiting(), telemetry.render())[2],
+        metrics=lambda: (stats(), waiting(), knowledge.gauges(), telemetry.render())[3],
         quota_stats=stats,
         queue_stats=waiting,
     )
     register(app, edge, operations)
-    app.register_blueprint(topics_routes(settings, edge, cache, completer, clock, telemetry))
+    for routes in knowledge.routes:
+        app.register_blueprint(routes)
     app.extensions["knowalledge"] = life
     return app
 
@@ -183,50 +169,6 @@ def quota_store(
         return local
     shared = RedisQuotaStore(redis, windows, rules, clock, replica=uuid4().hex[:12])
     return ReplicaQuotaStore(shared, local, windows, clock)
-
-
-class Cache(NamedTuple):
-    """The layers that answer before a model does, and how replicas share one run."""
-
-    layers: Layers
-    flights: Flights
-    tasks: tuple[Task, ...]
-
-
-def build_cache(
-    settings: Settings, redis: "Redis | None", pipe: Client | None, clock: Clock, telemetry: Telemetry
-) -> Cache:
-    memory = MemoryResponseCache(settings["cache.memory_bytes"], clock)
-    lifetimes = Lifetimes(
-        memory_s=settings["cache.memory_ttl"],
-        life_s=settings["cache.redis_ttl" if redis else "cache.memory_ttl"],
-        stale_s=settings["cache.stale_ttl"],
-    )
-    if redis is None or pipe is None:
-        return Cache(Layers(memory, None, lifetimes, clock, telemetry), MemoryFlights(clock), ())
-    outage = Outage(clock)
-    shared = RedisResponseCache(pipe, outage)
-    listen = partial(shared.listen, memory)
-    pace = Pace(block=min(0.4, settings["redis.timeout"] / 2))
-    # Followers block in Redis until there is something to read: on connections of their own.
-    flights = RedisFlights(redis, outage, clock, lambda: uuid4().hex, pace)
-    layers = Layers(memory, shared, lifetimes, clock, telemetry, listen)
-    return Cache(layers, flights, ((LISTEN_S, listen),))
-
-
-def topics_routes(
-    settings: Settings, edge: Edge, cache: Cache, completer: Completer, clock: Clock, telemetry: Telemetry
-) -> Blueprint:
-    model = settings.default_model
-    service = Topics(completer, cache.layers, cache.flights, clock, prompts.load(), model, telemetry)
-    policy = Policy(
-        browser_s=int(settings["cache.browser_ttl"]),
-        cdn_s=int(settings["cache.cdn_ttl"]),
-        stale_s=int(settings["cache.stale_ttl"]),
-        public=settings["auth.mode"] == "none",
-        shared=cache.layers.shared is not None,
-    )
-    return topics.blueprint(edge, service, policy, Sieve(MEMO_BYTES), settings["request.timeout"])
 
 
 def rules_of(settings: Settings) -> Rules:

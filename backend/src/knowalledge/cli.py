@@ -1,4 +1,4 @@
-"""The command line: ``knowalledge serve | doctor | plan | config check | config show | provider-sim``."""
+"""The command line: ``knowalledge serve | doctor | plan | warm | config check | config show | provider-sim``."""
 
 from gevent import monkey
 
@@ -16,6 +16,7 @@ from knowalledge.adapters.clock import SystemClock  # noqa: E402
 from knowalledge.doctor import examine, table  # noqa: E402
 from knowalledge.server import Server  # noqa: E402
 from knowalledge.settings import TABLE, Settings, SettingsError  # noqa: E402
+from knowalledge.warm import Warmer, topics_of  # noqa: E402
 from knowalledge.web.openapi import rendered  # noqa: E402
 
 
@@ -46,6 +47,36 @@ def serve(config: str, bind: str, workers: int) -> None:
         )
         sys.exit(2)
     Server(settings, bind, workers).run()
+
+
+@main.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="The gateway to warm.")
+@click.option(
+    "--view",
+    default="whole",
+    show_default=True,
+    type=click.Choice(["whole", "subtopics", "quiz", "related"]),
+    help="Which question about each topic.",
+)
+@click.option("--query", default="", help="Parameters of the question, such as 'count=10&level=beginner'.")
+@click.option("--key", default="", envvar="KNOWALLEDGE_KEY", help="Your API key, where one is required.")
+@click.option("--again", is_flag=True, help="Also those that an earlier run has done.")
+def warm(file: Path, url: str, view: str, query: str, key: str, again: bool) -> None:
+    """Fill the caches with every topic in FILE, one a line; resumable."""
+    warmer = Warmer(url, file, view, query, key, SystemClock().sleep)
+    topics = topics_of(file)
+    todo = topics if again else warmer.left(topics)
+    failed = []
+    with click.progressbar(warmer.warm(todo), length=len(todo), label="warming") as bar:
+        for found in bar:
+            if found.how == "failed":
+                failed.append(found)
+    click.echo(f"{len(todo) - len(failed)} of {len(todo)} warm; {len(topics) - len(todo)} were done before")
+    for found in failed[:20]:
+        click.echo(f"{found.topic[:80]!r}: {found.why}", err=True)
+    if failed:
+        sys.exit(1)
 
 
 @main.command(

@@ -184,6 +184,17 @@ TABLE: tuple[Setting, ...] = (
     Setting("cache.memory_ttl", duration, 600.0, "Freshness of answers in a worker's memory."),
     Setting("cache.memory_bytes", size, 64 * 1024**2, "Memory for answers, per worker."),
     Setting("cache.stale_ttl", duration, 3600.0, "How long past its life an answer may serve as a fallback."),
+    Setting(
+        "cdn.kind",
+        one_of("none", "varnish", "cloudflare", "fastly"),
+        "none",
+        "What keeps public answers outside, to be purged by tag.",
+    ),
+    Setting(
+        "cdn.url", text, "", "Varnish: its addresses, commas between; others: in place of their own API."
+    ),
+    Setting("cdn.zone", text, "", "Cloudflare's zone, or Fastly's service."),
+    Setting("cdn.token", text, "", "The key of the CDN's API.", True),
     Setting("auth.mode", one_of("none", "required"), "none", "Whether callers must say who they are."),
     Setting(
         "log.level", one_of("debug", "info", "warning", "error"), "info", "The least level that is logged."
@@ -206,6 +217,7 @@ TARGET_KEYS = {
 MODEL_KEYS = {
     "targets": "Where the model can be asked.",
     "fallback": "Models to ask when no target has room.",
+    "price": "USD for a million tokens, {input, output}: what the caches save is told in money.",
 }
 WINDOW_KEYS = ("count", "limit", "window", "resets_at")
 
@@ -231,6 +243,7 @@ class ModelSettings(Struct, frozen=True):
     name: str
     targets: tuple[TargetSettings, ...]
     fallback: tuple[str, ...] = ()
+    price: tuple[float, float] | None = None  # USD for a million tokens, input and output
 
 
 class Value(NamedTuple):
@@ -278,9 +291,26 @@ class Settings(Struct, frozen=True):
             faults.append(
                 Fault("default_model", f"no model {default!r}", _nearest(default, [m.name for m in models]))
             )
+        faults.extend(_cdn_faults({key: it.value for key, it in values.items() if key.startswith("cdn.")}))
         if faults:
             raise SettingsError(faults)
         return cls(values, models, path if "models" in document else "default")
+
+
+def _cdn_faults(cdn: Mapping[str, str]) -> Iterator[Fault]:
+    kind = cdn["cdn.kind"]
+    urls = [it.strip() for it in cdn["cdn.url"].split(",") if it.strip()]
+    if kind == "varnish" and not urls:
+        yield Fault("cdn.url", "is missing", "name every Varnish, such as http://varnish:6081")
+    for url in urls:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            yield Fault("cdn.url", "is not an address", "write http://... or https://...")
+    if kind in ("cloudflare", "fastly"):
+        for name in ("zone", "token"):
+            if not cdn[f"cdn.{name}"]:
+                yield Fault(f"cdn.{name}", "is missing", f"{kind} needs it to purge")
+        if not re.fullmatch(r"[A-Za-z0-9_-]*", cdn["cdn.zone"]):
+            yield Fault("cdn.zone", "is odd", "copy it from the CDN's console")
 
 
 def _embedded() -> tuple[ModelSettings, ...]:
@@ -447,8 +477,22 @@ def _models(found: Any, faults: list[Fault]) -> tuple[ModelSettings, ...]:
                 )
             elif other == name:
                 faults.append(Fault(f"{key}.fallback", "names the model itself", "name another"))
-        models.append(ModelSettings(str(name), tuple(built), tuple(map(str, fallback))))
+        price = _price(f"{key}.price", body.get("price"), faults)
+        models.append(ModelSettings(str(name), tuple(built), tuple(map(str, fallback)), price))
     return tuple(models)
+
+
+def _price(key: str, found: Any, faults: list[Fault]) -> tuple[float, float] | None:
+    if found is None:
+        return None
+    if (
+        not isinstance(found, dict)
+        or set(found) != {"input", "output"}
+        or not all(type(it) in (int, float) and 0 <= it < 1e6 for it in found.values())
+    ):
+        faults.append(Fault(key, "is not a price", "write {input: 0.30, output: 2.50}"))
+        return None
+    return float(found["input"]), float(found["output"])
 
 
 def _target(model: str, key: str, found: Any, faults: list[Fault]) -> TargetSettings:

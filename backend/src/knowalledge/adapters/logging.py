@@ -31,6 +31,11 @@ def configure(level: str) -> None:
     )
 
 
+def audit(event: str, fields: dict[str, object]) -> None:
+    """One line for what an operator did."""
+    structlog.get_logger().warning(event, audit=True, **fields)
+
+
 class LoggedTelemetry:
     """A ``Telemetry`` that also writes one line a request: failures always, the rest at debug level."""
 

@@ -240,3 +240,19 @@ class Flights(Protocol):
     def fly(self, key: str, work: Callable[[], Iterator[bytes]]) -> Flight:
         """Join the run under this key, or start ``work`` in the background, where it survives its caller."""
         ...
+
+
+class Popularity(Protocol):
+    """Counts of what is asked for, over all replicas that share a store; old requests count ever less."""
+
+    def count(self, asked: Mapping[str, float], least: float) -> tuple[str, ...]:
+        """Add counts by name, and tell every name whose count is at least ``least``, the most popular first."""
+        ...
+
+
+class Purger(Protocol):
+    """A cache outside that keeps public answers by their tags."""
+
+    def purge(self, tags: tuple[str, ...]) -> None:
+        """Drop what carries any of the tags. Raises ``Unavailable`` if it did not say that it did."""
+        ...

@@ -104,6 +104,10 @@ class Topics:
             found.entry.body, found.entry.etag, key.tags, CacheInfo("hit", "memory", int(found.age)), left
         )
 
+    def confirmed(self) -> None:
+        """A browser or CDN had the answer, and it is still the right one."""
+        self._telemetry.cached("browser", "hit")
+
     def noted(self, asked: Query) -> None:
         """Somebody asked; for answers that are given without ``get``."""
         self._asked(asked)
@@ -127,14 +131,18 @@ class Topics:
         found = self._layers.look(self.key(asked))
         return found.entry.made_at if found.entry else None
 
-    def refresh(self, asked: Query, asker: Asker) -> None:
-        """Make the answer anew ahead of its end, once over all replicas."""
+    def refresh(self, asked: Query, asker: Asker, due_s: float) -> bool:
+        """Make an answer anew that is at least ``due_s`` old, once over all replicas; whether that was so."""
         key = self.key(asked)
-        found = self._layers.look(key)
+        found = self._layers.far(key)
+        if found.entry is not None and found.age < due_s:
+            return False  # another replica has just done it
         than = found.entry.made_at if found.entry else 0.0
         work = partial(self._work, key, self._recipe(asked), asker, than)
+        # Not the flight that callers would share: they must not wait behind one of low priority.
         for _ in self._flights.fly(f"refresh:{key.name}", work).follow(asker.timeout_s):
             pass
+        return True
 
     def _recipe(self, asked: Query) -> Recipe:
         file = self._prompts[asked.view]
@@ -185,7 +193,7 @@ class Topics:
 
         ``than``: what is there must have been made after this moment; None: it must be fresh.
         """
-        found = self._layers.look(key)
+        found = self._layers.look(key) if than is None else self._layers.far(key)
         if found.entry is not None and (found.fresh if than is None else found.entry.made_at > than):
             yield _CACHED + pack(found.entry)
             return

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from knowalledge import __version__
 from knowalledge.domain.topics import COUNTS, DETAILS, LEVELS, TAKES, View
+from knowalledge.web import cache as c
 from knowalledge.web import gemini, sse
 from knowalledge.web import gemini_bodies as g
 from knowalledge.web import native_bodies as n
@@ -218,6 +219,7 @@ def _operators() -> Iterator[Operation]:
         ("/api/health/detailed", "health_detailed", p.DetailedHealth, "Every dependency, with its latency"),
         ("/api/quota/stats", "quota_stats", p.QuotaStats, "What of each quota is used"),
         ("/api/queue/stats", "queue_stats", p.QueueStats, "Who waits"),
+        ("/api/cache/stats", "cache_stats", c.CacheStats, "What each cache layer does, holds and saves"),
         ("/metrics", "metrics", "text/plain", "Prometheus' text format, over all workers"),
         ("/api/metrics", "api_metrics", "text/plain", "The same"),
         ("/api/openapi.json", "openapi", "application/json", "This document"),
@@ -232,6 +234,15 @@ def _operators() -> Iterator[Operation]:
             summary=summary,
             answer=Answer(answer, headers=()),
         )
+    yield Operation(
+        method="post",
+        path="/api/cache/invalidate",
+        tag="operations",
+        name="cache_invalidate",
+        summary="Take answers back in every replica and CDN: by pattern, tag or key",
+        body=c.InvalidateBody,
+        answer=Answer(c.Invalidated, headers=("X-Request-ID",)),
+    )
 
 
 # -- the document ----------------------------------------------------------------------------------------------------

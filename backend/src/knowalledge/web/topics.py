@@ -153,6 +153,7 @@ def blueprint(edge: Edge, topics: Topics, policy: Policy, memo: Memo, timeout_s:
             headers.append(("Age", str(document.cache.age_s)))
         wanted = request.environ.get("HTTP_IF_NONE_MATCH")
         if wanted is not None and matches(wanted, document.etag):
+            topics.confirmed()
             return Response(None, 304, headers)
         return Response(document.body, 200, headers, content_type="application/json")
 

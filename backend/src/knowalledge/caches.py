@@ -1,0 +1,212 @@
+"""The wiring of the caches and of what is served from them: a part of ``app.py`` in a file of its own."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+from uuid import uuid4
+
+from flask import Blueprint
+from msgspec import convert
+from redis import Redis
+
+from knowalledge.adapters import cdn
+from knowalledge.adapters.background import Task
+from knowalledge.adapters.logging import audit
+from knowalledge.adapters.memory.eviction import Sieve
+from knowalledge.adapters.memory.flights import MemoryFlights
+from knowalledge.adapters.memory.popularity import MemoryPopularity
+from knowalledge.adapters.memory.response_cache import MemoryResponseCache
+from knowalledge.adapters.redis.flights import Pace, RedisFlights
+from knowalledge.adapters.redis.outage import Outage
+from knowalledge.adapters.redis.popularity import RedisPopularity
+from knowalledge.adapters.redis.response_cache import RedisResponseCache
+from knowalledge.adapters.redis.script import Executes
+from knowalledge.adapters.telemetry import Telemetry
+from knowalledge.domain.caching import Lifetimes
+from knowalledge.domain.ports import Clock, Flights, Popularity, Purger, QuotaStore
+from knowalledge.service import prompts
+from knowalledge.service.invalidate import Invalidator
+from knowalledge.service.layers import Layers
+from knowalledge.service.popular import HALF_LIFE_S, MOST_KNOWN, Popular
+from knowalledge.service.topics import Asks, Topics
+from knowalledge.settings import Settings
+from knowalledge.web import cache as cache_routes
+from knowalledge.web import topics as topic_routes
+from knowalledge.web.cache import CacheStats, LayerStats, Saved
+from knowalledge.web.edge import Edge
+from knowalledge.web.topics import Policy
+
+# How soon a worker hears what was taken back elsewhere, in seconds.
+LISTEN_S = 0.25
+# How often popular answers are looked at, in seconds.
+ROUND_S = 5.0
+# Popular answers are made anew only while every window of a target has this share to spare.
+SPARE = 0.5
+# Room for addresses that were understood before.
+MEMO_BYTES = 4 * 1024**2
+
+
+class Caches(NamedTuple):
+    """The layers that answer before a model does, and how replicas share one run."""
+
+    layers: Layers
+    flights: Flights
+    popularity: Popularity
+    tasks: tuple[Task, ...]
+    unreadable: Callable[[], int]
+
+
+def build(
+    settings: Settings, redis: "Redis | None", pipe: Executes | None, clock: Clock, telemetry: Telemetry
+) -> Caches:
+    """``pipe`` is for short commands of many requests; ``redis`` for those that block."""
+    memory = MemoryResponseCache(settings["cache.memory_bytes"], clock)
+    lifetimes = Lifetimes(
+        memory_s=settings["cache.memory_ttl"],
+        life_s=settings["cache.redis_ttl" if redis else "cache.memory_ttl"],
+        stale_s=settings["cache.stale_ttl"],
+    )
+    if redis is None or pipe is None:
+        layers = Layers(memory, None, lifetimes, clock, telemetry)
+        popularity = MemoryPopularity(clock, HALF_LIFE_S, MOST_KNOWN)
+        return Caches(layers, MemoryFlights(clock), popularity, (), lambda: 0)
+    outage = Outage(clock)
+    shared = RedisResponseCache(pipe, outage)
+    listen = partial(shared.listen, memory)
+    pace = Pace(block=min(0.4, settings["redis.timeout"] / 2))
+    return Caches(
+        Layers(memory, shared, lifetimes, clock, telemetry, listen),
+        # Followers block in Redis until there is something to read: on connections of their own.
+        RedisFlights(redis, outage, clock, lambda: uuid4().hex, pace),
+        RedisPopularity(pipe, outage, HALF_LIFE_S, MOST_KNOWN),
+        ((LISTEN_S, listen),),
+        lambda: shared.unreadable,
+    )
+
+
+class Knowledge(NamedTuple):
+    """What is served from the caches: routes, and what runs beside them."""
+
+    routes: tuple[Blueprint, ...]
+    tasks: tuple[Task, ...]
+    gauges: Callable[[], None]
+
+
+def knowledge(
+    settings: Settings,
+    edge: Edge,
+    caches: Caches,
+    models: Asks,
+    quota: QuotaStore,
+    clock: Clock,
+    telemetry: Telemetry,
+) -> Knowledge:
+    layers = caches.layers
+    model = next(it for it in settings.models if it.name == settings.default_model)
+    service = Topics(
+        models,
+        layers,
+        caches.flights,
+        clock,
+        prompts.load(),
+        model.name,
+        telemetry,
+        lambda asked: popular.asked(asked),
+    )
+    spare = partial(has_spare, quota, tuple(target.name for target in model.targets))
+    popular = Popular(service, caches.popularity, clock, layers.lifetimes.life_s, spare, lambda: uuid4().hex)
+    policy = Policy(
+        browser_s=int(settings["cache.browser_ttl"]),
+        cdn_s=int(settings["cache.cdn_ttl"]),
+        stale_s=int(settings["cache.stale_ttl"]),
+        public=settings["auth.mode"] == "none",
+        shared=layers.shared is not None,
+    )
+    routes = topic_routes.blueprint(edge, service, policy, Sieve(MEMO_BYTES), settings["request.timeout"])
+    stats = partial(cache_stats, settings, caches, popular, telemetry)
+    operating = cache_routes.blueprint(edge, stats, Invalidator(layers, purger(settings), audit))
+    gauges = partial(_gauges, layers, telemetry)
+    return Knowledge((routes, operating), (*caches.tasks, (ROUND_S, popular.round)), gauges)
+
+
+def has_spare(quota: QuotaStore, targets: tuple[str, ...]) -> bool:
+    """Whether a target has quota that nobody else will miss."""
+    return any(
+        all(level.used <= SPARE * level.window.limit for level in quota.levels(target)) for target in targets
+    )
+
+
+def purger(settings: Settings) -> Purger | None:
+    """What keeps public answers outside."""
+    kind, url = settings["cdn.kind"], settings["cdn.url"]
+    urls = tuple(it.strip() for it in url.split(",") if it.strip())
+    if kind == "varnish":
+        return cdn.Varnish(urls)
+    own = {"url": urls[0]} if urls else {}
+    if kind == "cloudflare":
+        return cdn.Cloudflare(settings["cdn.zone"], settings["cdn.token"], **own)
+    return cdn.Fastly(settings["cdn.zone"], settings["cdn.token"], **own) if kind == "fastly" else None
+
+
+def _gauges(layers: Layers, telemetry: Telemetry) -> None:
+    telemetry.cache_size("memory", layers.memory.size())
+
+
+def cache_stats(settings: Settings, caches: Caches, popular: Popular, telemetry: Telemetry) -> CacheStats:
+    layers = caches.layers
+    _gauges(layers, telemetry)
+    looks = telemetry.totals("knowalledge_cache_lookups_total")
+    counts = {
+        layer: {
+            name: int(looks.get((layer, result), 0))
+            for result, name in (
+                ("hit", "hits"),
+                ("miss", "misses"),
+                ("stale", "stale"),
+                ("shared", "shared"),
+            )
+        }
+        for layer in ("browser", "memory", "redis", "flight")
+    }
+    held = {
+        name: int(telemetry.totals(f"knowalledge_cache_{name}").get(("memory",), 0))
+        for name in ("entries", "bytes", "evictions")
+    }
+    found: dict[str, dict[str, int]] = {
+        "browser": counts["browser"],
+        "memory": {**counts["memory"], **held},
+        "flight": counts["flight"],
+    }
+    if layers.shared is not None:
+        size = layers.shared.size()
+        more = {"entries": size.entries, "bytes": size.bytes, "unreadable": caches.unreadable()}
+        found["redis"] = {**counts["redis"], **more, "up": layers.shared.up}
+    hits = counts["memory"]["hits"] + counts["redis"]["hits"]
+    asked = sum(counts["memory"][it] for it in ("hits", "misses", "stale"))
+    saved = telemetry.totals("knowalledge_cache_saved_tokens_total")
+    tokens = {
+        kind: int(sum(it for (_, of), it in saved.items() if of == kind)) for kind in ("input", "output")
+    }
+    return CacheStats(
+        hits=hits,
+        misses=asked - hits,
+        hit_rate=round(hits / asked, 4) if asked else 0.0,
+        shared=counts["flight"]["shared"],
+        stale=counts["flight"]["stale"],
+        layers=convert(found, dict[str, LayerStats]),
+        saved=Saved(tokens["input"], tokens["output"], _money(settings, saved)),
+        popular=tuple(question.path for question in popular.known[:20]),
+    )
+
+
+def _money(settings: Settings, saved: dict[tuple[str, ...], float]) -> float | None:
+    """USD by the prices in the settings; None if none is set."""
+    prices = {model.name: model.price for model in settings.models if model.price}
+    if not prices:
+        return None
+    total = sum(
+        value * prices[model][kind == "output"] / 1e6
+        for (model, kind), value in saved.items()
+        if model in prices
+    )
+    return round(total, 6)
