@@ -4,12 +4,13 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import overhead, quota
+from bench import overhead, quota, room
 from bench.report import Row, merge, table
 
 CASES: dict[str, tuple[str, str, Callable[[bool], list[Row]]]] = {
     "overhead": (overhead.TITLE, overhead.WHY, overhead.run),
     "quota": (quota.TITLE, quota.WHY, quota.run),
+    "room": (room.TITLE, room.WHY, room.run),
 }
 
 

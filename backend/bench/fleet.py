@@ -124,6 +124,7 @@ class Fleet:
         limits: dict[str, Any],
         gateways: int = 3,
         extra: str = "",
+        env: dict[str, str] | None = None,
     ) -> None:
         """``quota`` is what the gateways are told, ``limits`` are the provider's knobs."""
         self.stage = stage
@@ -131,7 +132,7 @@ class Fleet:
         self.redis = stage.redis()
         config = CONFIG.format(redis=self.redis.port, sim=self.sim.port, quota=quota, extra=extra)
         self.config = config
-        self.gateways = [stage.gateway(config) for _ in range(gateways)]
+        self.gateways = [stage.gateway(config, env=env) for _ in range(gateways)]
         self.knobs(**limits)
         # One answer each, so that every part has been loaded and connected before the clock starts.
         for gateway in self.gateways:
@@ -187,8 +188,16 @@ class Replay:
     Like a load balancer, it takes a request whose connection broke before any answer to another gateway, once each.
     """
 
-    def __init__(self, ports: list[int], arrivals: list[Arrival], patience_s: float = 120.0) -> None:
+    def __init__(
+        self,
+        ports: list[int],
+        arrivals: list[Arrival],
+        patience_s: float = 120.0,
+        body: dict[str, Any] | None = None,
+    ) -> None:
+        """``body`` is added to each request's."""
         self._ports, self._arrivals, self._patience_s = ports, arrivals, patience_s
+        self._body = {"cache": "bypass"} | (body or {})
         self.outcomes: list[Outcome] = []
         self.began = 0.0
         self._gone: set[int] = set()
@@ -228,7 +237,7 @@ class Replay:
 
     def _raw(self, arrival: Arrival, index: int) -> bytes:
         text = f"{prompt(arrival.input, index)} [[out={arrival.output}]]"
-        body = json.dumps({"prompt": text, "cache": "bypass"}).encode()
+        body = json.dumps({"prompt": text} | self._body).encode()
         return request("/api/v1/generate", "gateway", body, arrival.headers)
 
     def _send(
@@ -260,7 +269,7 @@ class Replay:
 
 def _outcome(arrival: Arrival, exchange: Exchange, sent: float, began: float, tries: int) -> Outcome:
     try:
-        body = json.loads(exchange.body)
+        body = events(exchange.body) if b"text/event-stream" in exchange.head else json.loads(exchange.body)
     except ValueError:
         body = {}
     after = re.search(rb"\r\nretry-after: *([0-9]+)", exchange.head.lower())
@@ -273,6 +282,18 @@ def _outcome(arrival: Arrival, exchange: Exchange, sent: float, began: float, tr
         float(after[1]) if after else 0.0,
         tries,
     )
+
+
+def events(stream: bytes) -> dict[str, Any]:
+    """A stream's last word, and under ``told`` the first place and time that it was told."""
+    found: dict[str, Any] = {}
+    told: dict[str, Any] = {}
+    for name, data in re.findall(rb"event: (\w+)\r?\ndata: ([^\r\n]*)", stream):
+        if name == b"queued" and not told:
+            told = json.loads(data)
+        elif name in (b"done", b"error"):
+            found = json.loads(data)
+    return found | {"told": told}
 
 
 def counted(outcomes: list[Outcome]) -> str:

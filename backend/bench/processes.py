@@ -176,14 +176,14 @@ class Stage:
         self.listening(port)
         return Child(process, port)
 
-    def gateway(self, config: str, workers: int = 1) -> Child:
+    def gateway(self, config: str, workers: int = 1, env: dict[str, str] | None = None) -> Child:
         """``knowalledge serve`` with a YAML text."""
         port = free_port()
         path = self.folder / f"gateway-{port}.yaml"
         path.write_text(config)
         process = self.start(
             sys.executable, "-m", "knowalledge.cli", "serve", "--config", str(path),
-            "--bind", f"127.0.0.1:{port}", "--workers", str(workers), ready="ready",
+            "--bind", f"127.0.0.1:{port}", "--workers", str(workers), ready="ready", env=env,
         )  # fmt: skip
         child = Child(process, port)
         fetch(port, "GET", "/api/ready", timeout=READY_S)

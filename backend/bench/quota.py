@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from bench.fleet import Fleet, Replay, counted, restart, trace
 from bench.processes import Stage
@@ -42,7 +43,7 @@ Case = Callable[[Stage, float], list[Row]]
 def run(quick: bool) -> list[Row]:
     """The cases that take minutes run side by side: each is mostly waiting."""
     seconds = 150.0 if quick else 300.0
-    cases: list[Case] = [steady, unpredictable, killed, emptied, frozen]
+    cases: list[Case] = [steady, unpredictable, killed, emptied, frozen, learnt]
     with ThreadPoolExecutor(len(cases)) as pool:
         found = list(pool.map(lambda case: _alone(case, seconds), cases))
     return [row for rows in found for row in rows]
@@ -132,3 +133,42 @@ def frozen(stage: Stage, _: float) -> list[Row]:
         fleet.redis.signal(signal.SIGCONT)
 
     return _faulty(stage, "Redis frozen for 10 s", freeze, FREEZE_S)
+
+
+def learnt(stage: Stage, seconds: float) -> list[Row]:
+    """Nobody publishes the limit, and it moves; refusals name neither quota nor time, as Vertex does."""
+    each = max(120.0, seconds / 2)
+    moves = [(0.0, 100), (each, 40), (2 * each, 160)]
+    fleet = Fleet(stage, "learn", LIMITS | {"rpm": 100, "tpm": 0, "bare_429": True})
+    # Three times the highest limit; the trace's mean is about 400 tokens.
+    replay = Replay([it.port for it in fleet.gateways], trace(3 * 160 * 404, 3 * each, seed=5))
+    for at, limit in moves[1:]:
+        replay.do(at, partial(fleet.knobs, rpm=limit))
+    ceilings: dict[int, float] = {}
+    for at, limit in moves:
+        replay.do(at + 60, partial(_note_ceiling, fleet, ceilings, limit))
+    outcomes = replay.run()
+    rows = []
+    for at, limit in moves:
+        steady = fleet.stats(at + 60, at + each)
+        rate = steady.accepted / (each - 60) * 60
+        rows.append(
+            Row(
+                3,
+                f"`quota: learn`, the true limit is {'at first' if not at else 'then'} {limit} RPM",
+                f"a minute later: {rate:.0f} a minute accepted, ceiling {ceilings[limit]:.0f}; "
+                f"{steady.rejected} of {steady.rejected + steady.accepted} calls refused ({steady.refused:.1%})"
+                + (f"; {counted(outcomes)}" if at == moves[-1][0] else ""),
+                "within 15% of the limit; <= 3% refused",
+                abs(rate / limit - 1) <= 0.15 and steady.refused <= 0.03,
+            )
+        )
+    return rows
+
+
+def _note_ceiling(fleet: Fleet, ceilings: dict[int, float], limit: int) -> None:
+    windows = fleet.gateways[0].get("/api/quota/stats")["targets"]["one"]["windows"]
+    # A ceiling per minute, whatever span it is kept in.
+    ceilings[limit] = min(
+        (it["limit"] * 60 / it.get("span_s", 60) for it in windows if it["count"] == "requests"), default=0.0
+    )

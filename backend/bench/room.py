@@ -1,0 +1,216 @@
+"""The waiting room: who waits how long when there is not enough for all."""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
+from typing import Any
+
+import msgspec
+
+from bench.fleet import Arrival, Fleet, Replay, counted, prompt, trace
+from bench.load import quantile
+from bench.processes import Stage
+from bench.quota import LIMITS, QUOTA, TPM
+from bench.report import Row
+
+TITLE = "The waiting room"
+WHY = (
+    "The same quota, provider and trace as above. Waits are the gateway's own word (`queue.waited_ms`). A hub\n"
+    "counts as blocked when gevent's monitor, a native thread in the worker, says so."
+)
+Case = Callable[[Stage, float], list[Row]]
+
+
+def run(quick: bool) -> list[Row]:
+    """The long ones side by side, then those that load the machine."""
+    seconds = 150.0 if quick else 300.0
+    beside: list[Case] = [urgent, lost_replica, come_back]
+    with ThreadPoolExecutor(len(beside)) as pool:
+        found = list(pool.map(lambda case: _alone(case, seconds), beside))
+    found.append(_alone(many_waiters, seconds))
+    return [row for rows in found for row in rows]
+
+
+def _alone(case: Case, seconds: float) -> list[Row]:
+    with Stage() as stage:
+        rows = case(stage, seconds)
+        for row in rows:
+            print(f"{row.case}: {row.measured}", file=sys.stderr, flush=True)
+        return rows
+
+
+def urgent(stage: Stage, seconds: float) -> list[Row]:
+    fleet = Fleet(stage, QUOTA, LIMITS)
+    dice = Random(4)
+    arrivals = [
+        msgspec.structs.replace(it, headers={"X-Priority": level}, tag=level)
+        for it in trace(3 * TPM, seconds, seed=4)
+        for level in dice.choices(("high", "low"), (1, 4))
+    ]
+    outcomes = Replay([it.port for it in fleet.gateways], arrivals, body={"stream": True}).run()
+    high = [it for it in outcomes if it.arrival.tag == "high"]
+    low = [it for it in outcomes if it.arrival.tag == "low"]
+    served = sum(it.status == 200 and "finish_reason" in it.body for it in high)
+    p95 = quantile([it.waited for it in high if it.status == 200], 0.95)
+    judged, whole = fleet.stats(60, seconds), fleet.stats(0, seconds)
+    # Of those who were told a time of some length on entering, and then had their turn.
+    ratios = [
+        it.waited / it.body["told"]["eta_s"]
+        for it in low
+        if it.status == 200 and it.waited and it.body.get("told", {}).get("eta_s", 0) >= 5
+    ]
+    near = sum(0.8 <= it <= 1.25 for it in ratios) / max(1, len(ratios))
+    return [
+        Row(
+            4,
+            "20% HIGH + 80% LOW at three times the quota: HIGH",
+            f"p95 wait {p95:.2f} s (p50 {quantile([it.waited for it in high], 0.5):.2f} s); "
+            f"{served} of {len(high)} served",
+            "p95 <= 1.5 s, all served",
+            p95 <= 1.5 and served == len(high),
+        ),
+        Row(
+            4,
+            "the same: the provider",
+            f"{whole.refused:.2%} refused over all; then {judged.told()}; LOW: {counted(low)}",
+            "no call refused; use >= 98%",
+            whole.rejected == 0 and judged.best >= 0.98,
+        ),
+        Row(
+            4,
+            "the same: time told to LOW on entering against the real wait",
+            f"median ratio {statistics.median(ratios or [0]):.2f}; {near:.0%} of {len(ratios)} within 20%",
+        ),
+    ]
+
+
+def lost_replica(stage: Stage, _: float) -> list[Row]:
+    """30 a minute are spent; 50 wait at one replica and 20 behind them at another; the first one dies."""
+    ahead, behind, lease = 50, 20, 6.0
+    fleet = Fleet(
+        stage,
+        "{rpm: 30}",
+        {"rpm": 30},
+        gateways=2,
+        extra="queue: {timeout: 280s}\nrequest: {timeout: 300s}",
+    )
+    first, second = (it.port for it in fleet.gateways)
+    spent = Replay([second], [Arrival(index / 15, 10, 5) for index in range(28)])
+    began = time.monotonic()
+    spent.run()  # and two before the clock started
+    with ThreadPoolExecutor(3) as pool:
+        pool.submit(Replay([first], [Arrival(index / 50, 10, 5) for index in range(ahead)], 1.0).run)
+        time.sleep(2)
+        waiting = pool.submit(
+            Replay([second], [Arrival(index / 50, 10, 5) for index in range(behind)], 250.0).run
+        )
+        time.sleep(2)
+        before = _depth(fleet, 1)
+        fleet.gateways[0].kill()
+        killed = time.monotonic()
+        while _depth(fleet, 1) > behind and time.monotonic() - killed < 30:
+            time.sleep(0.1)
+        gone = time.monotonic() - killed
+        outcomes = waiting.result()
+    longest = max(it.waited for it in outcomes)
+    # Without the fifty, the window has room for these twenty one minute after its first requests.
+    free = 60 - (killed - 2 - began)
+    served = sum(it.status == 200 for it in outcomes)
+    return [
+        Row(
+            4,
+            f"kill -9 a replica with {ahead} waiters ({before} waiting in all)",
+            f"their places gone after {gone:.1f} s; the {behind} behind them: {served} served, the last after "
+            f"{longest:.1f} s where {free:.0f} s + the lease are allowed",
+            f"gone within the lease ({lease:.0f} s, + one heartbeat of 2 s); nobody waits longer than without "
+            "them + lease",
+            gone <= lease + 2 and longest <= free + lease + 2 and served == behind,
+        )
+    ]
+
+
+def _depth(fleet: Fleet, gateway: int) -> int:
+    levels = fleet.gateways[gateway].get("/api/queue/stats")["targets"]["one"]
+    return sum(int(level["waiting"]) for level in levels.values())
+
+
+def come_back(stage: Stage, _: float) -> list[Row]:
+    """A spent window, and callers who do not wait: each is told when to come back, and one does."""
+    fleet = Fleet(stage, "{rpm: 60}", {"rpm": 60}, gateways=1, extra="queue: {timeout: 1s}")
+    began = time.monotonic()
+    Replay([fleet.gateways[0].port], [Arrival(index / 5, 10, 5) for index in range(60)], 5.0).run()
+    told: list[tuple[float, float]] = []
+    free = 0.0
+    while not free:
+        at = time.monotonic() - began
+        outcome = Replay([fleet.gateways[0].port], [Arrival(0, 10, 5)], 5.0).run()[0]
+        if outcome.status == 200:
+            free = at + outcome.waited
+        else:
+            told.append((at, outcome.retry_after))
+            time.sleep(min(2.0, max(0.05, outcome.retry_after / 10)))
+    # The header is in whole seconds, rounded up: a last second cannot be told to within a fifth.
+    errors = [(at + after - free) / (free - at) for at, after in told if free - at > 5]
+    worst = max(errors, key=abs)
+    return [
+        Row(
+            4,
+            "Retry-After of a refusal against when there was room",
+            f"{len(errors)} refusals, {min(errors):+.1%} to {max(errors):+.1%}",
+            "within 20%",
+            abs(worst) <= 0.2,
+        )
+    ]
+
+
+def many_waiters(stage: Stage, _: float) -> list[Row]:
+    """2,000 take what a minute has; 2,000 more wait for the next minute, all on one worker."""
+    count = 2000
+    fleet = Fleet(
+        stage,
+        f"{{rpm: {count}}}",
+        {"rpm": count},
+        gateways=1,
+        extra=f"queue: {{capacity: {count + 100}, timeout: 100s}}",
+        env={"GEVENT_MONITOR_THREAD_ENABLE": "1", "GEVENT_MAX_BLOCKING_TIME": "0.05"},
+    )
+    gateway = fleet.gateways[0]
+    port, worker = gateway.port, gateway.worker
+    body: dict[str, Any] = {"prompt": prompt(20, 1) + " [[out=5]]", "cache": "bypass", "timeout_s": 120}
+    raw = msgspec.json.encode(body).decode()
+    loader, prober = stage.loader(), stage.loader()
+    order = {"port": port, "path": "/api/v1/generate", "body": raw, "mode": "burst", "ramp_s": 12.0}
+    first = loader.run(count=count - 1, **order)
+    before = worker.memory_info().rss
+    blocked = stage.log(gateway).count("appears to be blocked")
+    prober.order(port=port, path="/api/health", method="GET", mode="open", rate=20, seconds=70, warm=2)
+    loader.order(count=count, **order)
+    time.sleep(14)
+    waiting = _depth(fleet, 0)
+    each = (worker.memory_info().rss - before) / max(1, waiting) / 1024
+    second = loader.result()
+    health = prober.result()
+    wrong = {
+        f"{status} {found['sample'][:200]}": n
+        for found in (first, second)
+        for status, n in found["statuses"].items()
+        if status != "200"
+    }
+    failed = sum(wrong.values()) + first["unanswered"] + second["unanswered"]
+    if wrong:
+        print(wrong, file=sys.stderr)
+    blocked = stage.log(gateway).count("appears to be blocked") - blocked
+    return [
+        Row(
+            4,
+            f"{waiting:,} waiters on one worker",
+            f"{failed} failed; {each:.0f} KiB each; hub blocked for more than 50 ms {blocked} times; health beside "
+            f"them p99 {health['p99_ms']:.0f} ms, at most {health['max_ms']:.0f} ms; the last answer "
+            f"{second['max_ms'] / 1000:.0f} s after its request",
+            "0 failed; < 64 KiB each; never blocked > 50 ms",
+            failed == 0 and each < 64 and blocked == 0 and waiting >= count * 0.95,
+        )
+    ]
