@@ -126,7 +126,8 @@ def knowledge(
     stats = partial(cache_stats, settings, caches, popular, telemetry)
     operating = cache_routes.blueprint(edge, stats, Invalidator(layers, purger(settings), audit))
     gauges = partial(_gauges, layers, telemetry)
-    return Knowledge((routes, operating), (*caches.tasks, (ROUND_S, popular.round)), gauges)
+    warming: tuple[Task, ...] = ((ROUND_S, popular.round),) if settings["cache.keep_warm"] else ()
+    return Knowledge((routes, operating), (*caches.tasks, *warming), gauges)
 
 
 def has_spare(quota: QuotaStore, targets: tuple[str, ...]) -> bool:

@@ -185,6 +185,12 @@ TABLE: tuple[Setting, ...] = (
     Setting("cache.memory_bytes", size, 64 * 1024**2, "Memory for answers, per worker."),
     Setting("cache.stale_ttl", duration, 3600.0, "How long past its life an answer may serve as a fallback."),
     Setting(
+        "cache.keep_warm",
+        boolean,
+        True,
+        "Whether popular topics are answered anew before their answer ends, with quota to spare.",
+    ),
+    Setting(
         "cdn.kind",
         one_of("none", "varnish", "cloudflare", "fastly"),
         "none",
