@@ -1,5 +1,6 @@
 """Results into docs/benchmarks.md: one section a case, replaced when the case runs again."""
 
+import os
 import platform
 import re
 from datetime import UTC, datetime
@@ -37,7 +38,8 @@ def machine() -> str:
         ),
         platform.processor(),
     )
-    return f"{model}, {psutil.cpu_count()} cores, Python {platform.python_version()}"
+    cores, load = psutil.cpu_count(), os.getloadavg()[2]
+    return f"{model}, {cores} cores (load before: {load:.1f}), Python {platform.python_version()}"
 
 
 def table(rows: list[Row]) -> str:

@@ -46,6 +46,19 @@ class Handler(PyWSGIHandler):  # type: ignore[misc]
         # An answer that began before the drain did not say Connection: close; its connection ends all the same.
         return None if more is True and self.server.draining else more
 
+    def _sendall(self, data: bytes) -> None:
+        # gevent's sendall asks the kernel for the size of its buffer at every call; nearly always one send is all.
+        try:
+            sent = self.socket.send(data)
+        except OSError:
+            sent = 0  # it will say so again, to the one who knows what to do
+        if sent < len(data):
+            super()._sendall(data[sent:])
+        self.response_length += sent
+
+    def log_request(self) -> None:
+        """Nothing: telemetry writes one record a request."""
+
     def leave(self) -> None:
         """End the wait for a request. One that has arrived already is still read and answered."""
         try:

@@ -8,13 +8,13 @@ from typing import Any
 
 import gevent
 import pytest
-from conftest import free_port, start_redis
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from knowalledge.adapters.redis.pipe import Pipe
+from tests.conftest import free_port, start_redis
 
 
 def no_pubsub(**options: Any) -> None:
@@ -46,9 +46,9 @@ def test_what_is_asked_in_one_moment_is_written_at_once(pipe: Pipe, redis_client
     writes: list[int] = []
 
     class Counted:
-        def sendall(self, data: bytes) -> None:
+        def send(self, data: bytes) -> int:
             writes.append(len(data))
-            true.sendall(data)
+            return true.send(data)
 
     true = line._socket
     line._socket = Counted()  # type: ignore[assignment]

@@ -141,7 +141,10 @@ class _Line:
                 self._more.wait()
                 self._more.clear()
                 out, self._out = self._out, []
-                self._socket.sendall(b"".join(out))
+                data = b"".join(out)
+                sent = self._socket.send(data)  # cheaper than sendall, and nearly always all of it
+                if sent < len(data):
+                    self._socket.sendall(data[sent:])
         except OSError as error:
             self.lose(RedisConnectionError(f"the connection broke ({type(error).__name__})"))
 
