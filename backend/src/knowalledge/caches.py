@@ -71,7 +71,7 @@ def build(
         popularity = MemoryPopularity(clock, HALF_LIFE_S, MOST_KNOWN)
         return Caches(layers, MemoryFlights(clock), popularity, (), lambda: 0)
     outage = Outage(clock)
-    shared = RedisResponseCache(pipe, outage)
+    shared = RedisResponseCache(pipe, outage, settings["cache.redis_bytes"])
     listen = partial(shared.listen, memory)
     pace = Pace(block=min(0.4, settings["redis.timeout"] / 2))
     return Caches(

@@ -181,6 +181,12 @@ TABLE: tuple[Setting, ...] = (
     Setting("cache.browser_ttl", duration, 300.0, "Freshness of knowledge answers in browsers."),
     Setting("cache.cdn_ttl", duration, 1800.0, "Freshness of knowledge answers in a CDN."),
     Setting("cache.redis_ttl", duration, 3600.0, "Freshness of answers in Redis."),
+    Setting(
+        "cache.redis_bytes",
+        size,
+        128 * 1024**2,
+        "Memory for answers in Redis, all together; the quota in the same Redis must keep its room.",
+    ),
     Setting("cache.memory_ttl", duration, 600.0, "Freshness of answers in a worker's memory."),
     Setting("cache.memory_bytes", size, 64 * 1024**2, "Memory for answers, per worker."),
     Setting("cache.stale_ttl", duration, 3600.0, "How long past its life an answer may serve as a fallback."),

@@ -1,5 +1,6 @@
 """One suite over every layer, and the two layers together held against a plain model, step by step."""
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from knowalledge.adapters.redis.outage import Outage
 from knowalledge.adapters.redis.response_cache import RedisResponseCache
 from knowalledge.domain.caching import Key, Lifetimes, Stored, pack, take_of
 from knowalledge.domain.errors import Unavailable
-from knowalledge.domain.ports import ResponseCache
+from knowalledge.domain.ports import LayerSize, ResponseCache
 from knowalledge.service.layers import Layers
 
 
@@ -213,6 +214,37 @@ def test_a_small_bomb_does_not_unpack_to_a_large_entry(
 ) -> None:
     redis_client.set("kn:{cache}:e:topic:a:whole", pack(Stored(bytes(20 * 1024**2), "", 0.0, 2**53)))
     assert held(shared, topic("a")) is None
+
+
+def test_redis_never_holds_more_than_its_room_whoever_asks_for_however_many_topics(
+    redis_client: Redis, clock: FakeClock
+) -> None:
+    cache = RedisResponseCache(redis_client, Outage(clock), room=100_000)
+    for index in range(300):
+        fill(cache, topic(str(index)), random.Random(index).randbytes(1000 + index), seconds=60 + index)
+        assert cache.size().bytes <= 100_000
+    names = redis_client.keys("kn:{cache}:e:*")
+    assert 40 < len(names) < 70
+    assert cache.size().entries == len(names)
+    assert held(cache, topic("299")) is not None
+    assert held(cache, topic("0")) is None
+    fill(cache, topic("large"), random.Random(1).randbytes(200_000))
+    assert held(cache, topic("large")) is None
+    take(cache, "*")
+    assert cache.size() == LayerSize(0, 0, 0)
+
+
+def test_an_entry_at_its_end_is_not_counted_any_more(redis_client: Redis, clock: FakeClock) -> None:
+    cache = RedisResponseCache(redis_client, Outage(clock))
+    fill(cache, topic("a"), seconds=0.02)
+    fill(cache, topic("b"), seconds=60)
+    redis_client.blpop("nothing", 0.05)
+    assert cache.size().entries == 1
+    fill(cache, topic("b"), seconds=60)
+    size = cache.size().bytes
+    fill(cache, topic("b"), seconds=60)
+    assert cache.size().bytes == size
+    assert redis_client.hlen("kn:{cache}:sizes") == 2
 
 
 def test_a_redis_that_lost_its_generations_serves_nothing_older(

@@ -3,7 +3,7 @@
 from knowalledge.adapters.memory.response_cache import MemoryResponseCache
 from knowalledge.adapters.redis.outage import Outage
 from knowalledge.adapters.redis.script import Executes, Script
-from knowalledge.domain.caching import MOST_TAGS, Key, Sight, Stored, Take, pack, unpack
+from knowalledge.domain.caching import ALL, MOST_TAGS, Key, Sight, Stored, Take, pack, unpack
 from knowalledge.domain.errors import Unavailable
 from knowalledge.domain.ports import LayerSize
 
@@ -19,6 +19,8 @@ _ENTRY = b"kn:{cache}:e:"
 _INDEX = b"kn:{cache}:i:"
 _GENS = b"kn:{cache}:gens"
 _LOG = b"kn:{cache}:log"
+_SIZES = b"kn:{cache}:sizes"
+_ALL = _INDEX + ALL.encode()
 # Invalidations that a replica may miss while it is away; one that missed more forgets everything.
 LOG_LENGTH = 10_000
 _PORTION = 500
@@ -27,8 +29,10 @@ _PORTION = 500
 class RedisResponseCache:
     """Implements ``ResponseCache`` for every replica that names the same Redis."""
 
-    def __init__(self, client: Executes, outage: Outage) -> None:
+    def __init__(self, client: Executes, outage: Outage, room: int = 128 * 1024**2) -> None:
+        """``room``: the bytes that all entries together may take; beyond, what would end first goes first."""
         self._client = client
+        self._room = room
         self._outage = outage
         self.unreadable = 0  # entries that were corrupt or of another version
 
@@ -57,9 +61,11 @@ class RedisResponseCache:
             _ENTRY + key.name.encode(),
             _GENS,
             _LOG,
+            _SIZES,
             *(_INDEX + tag.encode() for tag in key.families),
         )
-        args = (key.name, entry.born, pack(entry), int(seconds * 1000), *key.tags, *key.bars)
+        kept = int(seconds * 1000), self._room, _ENTRY
+        args = (key.name, entry.born, pack(entry), *kept, *key.tags, *key.bars)
         self._outage.run(lambda: _PUT(self._client, keys, *args), None)
 
     def invalidate(self, take: Take, by: str) -> int:
@@ -76,21 +82,18 @@ class RedisResponseCache:
         return removed
 
     def _sweep(self, take: Take) -> int:
-        index = _INDEX + take.family.encode()
+        keys = (_INDEX + take.family.encode(), _SIZES, _ALL)
         glob = take.what if take.kind == "glob" else ""
-        removed = 0
-        if not glob:  # it may be a name
-            removed += int(self._client.execute_command("UNLINK", _ENTRY + take.what.encode()))
-        cursor = "0"
+        removed, cursor = 0, "0"
         while True:
-            found, cursor = _SWEEP(self._client, (index, _ENTRY), glob, cursor, _PORTION)
+            found, cursor = _SWEEP(self._client, keys, glob, cursor, _PORTION, _ENTRY, take.what)
             removed += int(found)
             if cursor in (b"0", "0"):
                 return removed
 
     def size(self) -> LayerSize:
-        count, mean = self._outage.run(lambda: _SIZE(self._client, (_INDEX + b"*", _ENTRY)), (0, 0))
-        return LayerSize(count, count * mean, 0)
+        count, used = self._outage.run(lambda: _SIZE(self._client, (_SIZES, _ALL), _ENTRY), (0, 0))
+        return LayerSize(count, used, 0)
 
     def listen(self, memory: MemoryResponseCache) -> bool:
         """Tell a worker's memory what was taken back since the last call; False if Redis is away.

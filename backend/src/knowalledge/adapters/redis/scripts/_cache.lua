@@ -22,3 +22,26 @@ local function latest(gens, tags)
   end
   return newest
 end
+
+-- Everything that is stored is in the index of all, by its end, and in a hash of sizes whose field '' is their sum.
+local function milliseconds()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+-- Remove entries; returns how many of them were still alive.
+local function drop(prefix, all, sizes, names)
+  local removed, freed = 0, 0
+  for _, name in ipairs(names) do
+    removed = removed + redis.call('UNLINK', prefix .. name)
+    freed = freed + (tonumber(redis.call('HGET', sizes, name)) or 0)
+    redis.call('HDEL', sizes, name)
+    redis.call('ZREM', all, name)
+  end
+  if freed > 0 then redis.call('HINCRBY', sizes, '', -freed) end
+  return removed
+end
+
+local function expire(prefix, all, sizes, now)
+  drop(prefix, all, sizes, redis.call('ZRANGEBYSCORE', all, '-inf', number(now), 'LIMIT', 0, 200))
+end

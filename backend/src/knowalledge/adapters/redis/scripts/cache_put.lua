@@ -1,18 +1,28 @@
--- Store an entry unless something it stands for was taken back after it was asked for.
--- KEYS[1] the entry, [2] the generations, [3] the log, [4..] the indexes of its families
--- ARGV[1] name, [2] born, [3] bytes, [4] milliseconds to keep, [5..] tags and bars. Returns 1 if it was stored.
+-- Store an entry unless something it stands for was taken back after it was asked for; make room for it if need be.
+-- KEYS[1] the entry, [2] the generations, [3] the log, [4] the sizes, [5] the index of all, [6..] of its other families
+-- ARGV[1] name, [2] born, [3] bytes, [4] milliseconds to keep, [5] room in bytes, [6] prefix, [7..] tags and bars
+-- Returns 1 if it was stored.
 -- Atomic because an invalidation must not fall between the judgement and the writing.
 generation(KEYS[2], KEYS[3])
 local tags = {}
-for n = 5, #ARGV do tags[#tags + 1] = ARGV[n] end
+for n = 7, #ARGV do tags[#tags + 1] = ARGV[n] end
 if latest(KEYS[2], tags) > tonumber(ARGV[2]) then return 0 end
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local keep = tonumber(ARGV[4])
+local now, keep, size = milliseconds(), tonumber(ARGV[4]), #ARGV[3] + 600 -- around each entry, by MEMORY USAGE
+expire(ARGV[6], KEYS[5], KEYS[4], now)
+local room = tonumber(ARGV[5]) - size
+for _ = 1, 100 do -- what would end first goes first
+  if (tonumber(redis.call('HGET', KEYS[4], '')) or 0) <= room then break end
+  local first = redis.call('ZRANGE', KEYS[5], 0, 9)
+  if #first == 0 then break end
+  drop(ARGV[6], KEYS[5], KEYS[4], first)
+end
+if size > tonumber(ARGV[5]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[3], 'PX', keep)
-for n = 4, #KEYS do
-  redis.call('ZREMRANGEBYSCORE', KEYS[n], '-inf', number(now))
+redis.call('HINCRBY', KEYS[4], '', size - (tonumber(redis.call('HGET', KEYS[4], ARGV[1])) or 0))
+redis.call('HSET', KEYS[4], ARGV[1], size)
+for n = 5, #KEYS do
+  if n > 5 then redis.call('ZREMRANGEBYSCORE', KEYS[n], '-inf', number(now)) end
   redis.call('ZADD', KEYS[n], number(now + keep), ARGV[1])
-  if redis.call('PTTL', KEYS[n]) < keep then redis.call('PEXPIRE', KEYS[n], keep) end
+  if n > 5 and redis.call('PTTL', KEYS[n]) < keep then redis.call('PEXPIRE', KEYS[n], keep) end
 end
 return 1

@@ -1,15 +1,17 @@
 -- Free the memory of entries that were taken back, a portion at a time.
--- KEYS[1] the index of the family, [2] a prefix of entries; ARGV[1] glob or '', [2] cursor or rank, [3] portion
+-- KEYS[1] the index of the family, [2] the sizes, [3] the index of all
+-- ARGV[1] glob or '', [2] cursor, [3] portion, [4] prefix, [5] what may be a name
 -- Returns {entries removed, the next cursor; 0 when done}.
-local removed, names, cursor = 0, {}, 0
+local names, cursor = {}, 0
 if ARGV[1] == '' then
   names = redis.call('ZRANGE', KEYS[1], 0, tonumber(ARGV[3]) - 1)
   if #names == tonumber(ARGV[3]) then cursor = 1 end
+  names[#names + 1] = ARGV[5]
 else
   local page = redis.call('ZSCAN', KEYS[1], ARGV[2], 'MATCH', ARGV[1], 'COUNT', ARGV[3])
   cursor = tonumber(page[1])
   for n = 1, #page[2], 2 do names[#names + 1] = page[2][n] end
 end
-for _, name in ipairs(names) do removed = removed + redis.call('UNLINK', KEYS[2] .. name) end
+local removed = drop(ARGV[4], KEYS[3], KEYS[2], names)
 if #names > 0 then redis.call('ZREM', KEYS[1], unpack(names)) end
 return {removed, tostring(cursor)}
