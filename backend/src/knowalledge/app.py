@@ -1,6 +1,6 @@
 """The wiring: settings in, an application out. The only file that knows everybody; it does no IO."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from uuid import uuid4
 
@@ -83,10 +83,10 @@ def create_app(settings: Settings) -> Flask:
         heartbeat_s=settings["server.heartbeat"],
         max_timeout_s=settings["request.max_timeout"],
     )
-    stats = partial(quota_stats, quota, targets, telemetry)
     waiting = partial(queue_stats, quota, targets, telemetry)
     knowledge = caches.knowledge(settings, edge, cached, completer, quota, clock, telemetry)
     life = Life(quota, Background(knowledge.tasks))
+    stats = partial(quota_stats, quota, targets, telemetry, life.alone)
     operations = Operations(
         ready=life.reasons,
         dependencies=partial(dependencies, redis, clock),
@@ -133,8 +133,11 @@ class Life:
 
     def notes(self) -> tuple[str, ...]:
         """What an operator should know though requests are served."""
-        alone = isinstance(self._quota, ReplicaQuotaStore) and self._quota.degraded
-        return ("redis is gone: this replica spends its part of the quota alone",) if alone else ()
+        return ("redis is gone: this replica spends its part of the quota alone",) if self.alone() else ()
+
+    def alone(self) -> bool:
+        """Whether the shared quota cannot be asked."""
+        return isinstance(self._quota, ReplicaQuotaStore) and self._quota.degraded
 
 
 def connect(settings: Settings) -> "Redis | None":
@@ -212,12 +215,15 @@ def provider_spec(target: TargetSettings, settings: Settings) -> ProviderSpec:
     )
 
 
-def quota_stats(quota: QuotaStore, targets: list[str], telemetry: Telemetry) -> object:
+def quota_stats(
+    quota: QuotaStore, targets: list[str], telemetry: Telemetry, alone: Callable[[], bool]
+) -> object:
     """Per target and window, what is used and left; the gauges are refreshed by the same look."""
     found = {}
     for target in targets:
         levels = quota.levels(target)
-        telemetry.quota(target, [(it.window.name, it.used, it.limit) for it in levels])
+        telemetry.quota(target, levels)
+        tally = quota.tally(target)
         found[target] = {
             "windows": [
                 {
@@ -230,9 +236,15 @@ def quota_stats(quota: QuotaStore, targets: list[str], telemetry: Telemetry) -> 
                     "resets_in_s": round(it.resets_s, 1),
                 }
                 for it in levels
-            ]
+            ],
+            "settled": tally.settled,
+            "released": tally.released,
+            "refused": tally.refused,
+            "provider_429s": tally.limited,
+            "drift": {"input_tokens": tally.drift_input, "output_tokens": tally.drift_output},
         }
-    return {"targets": found}
+    telemetry.degraded(alone())
+    return {"degraded": alone(), "targets": found}
 
 
 def queue_stats(quota: QuotaStore, targets: list[str], telemetry: Telemetry) -> object:

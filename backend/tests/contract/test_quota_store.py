@@ -414,6 +414,7 @@ def test_the_scripts_and_the_arithmetic_agree_step_by_step(
             if mine is not None:
                 waiting.remove(tickets)
         assert pair[0].levels("t") == pair[1].levels("t")
+        assert pair[0].tally("t") == pair[1].tally("t")
         for one_depth, other_depth in zip(pair[0].depths("t"), pair[1].depths("t"), strict=True):
             assert one_depth.waiting == other_depth.waiting
             assert one_depth.tenants == other_depth.tenants

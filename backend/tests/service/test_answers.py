@@ -101,6 +101,10 @@ class Told:
 
     def upstream(self, *_: Any) -> None: ...
 
+    def refused(self, *_: Any) -> None: ...
+
+    def settled(self, *_: Any) -> None: ...
+
     def cached(self, layer: str, result: str, entry: Stored | None = None) -> None:
         self.looks.append((layer, result))
 

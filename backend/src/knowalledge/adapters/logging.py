@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 import structlog
 
+from knowalledge.domain.admission import Refusal
 from knowalledge.domain.outcomes import Outcome
 from knowalledge.domain.ports import Record, Telemetry
+from knowalledge.domain.quota import Need
 
 _encode = msgspec.json.Encoder().encode
 
@@ -62,6 +64,12 @@ class LoggedTelemetry:
 
     def upstream(self, target: str, outcome: Outcome, seconds: float) -> None:
         self._inner.upstream(target, outcome, seconds)
+
+    def refused(self, target: str, reason: Refusal) -> None:
+        self._inner.refused(target, reason)
+
+    def settled(self, target: str, estimate: Need, true: Need) -> None:
+        self._inner.settled(target, estimate, true)
 
 
 _QUIET = frozenset((Outcome.OK, Outcome.CACHED, Outcome.SHARED))

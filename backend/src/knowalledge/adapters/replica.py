@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
 from knowalledge.adapters.redis.quota_store import BEAT_S, Forgotten, Gone, RedisQuotaStore, Spent
-from knowalledge.domain.ports import Asking, Clock, Decision, Depth, Reservation
+from knowalledge.domain.ports import Asking, Clock, Decision, Depth, Reservation, Tally
 from knowalledge.domain.quota import PACED_SPAN_S, SECOND, Level, Need, Window
 
 PROBE_S = 0.25  # how often a lost Redis is looked for
@@ -153,6 +153,14 @@ class ReplicaQuotaStore:
             except Gone:
                 self._lose()
         return self._mirror.levels(target)
+
+    def tally(self, target: str) -> Tally:
+        if self._state is State.JOINED and target in self._windows:
+            try:
+                return self._shared.tally(target)
+            except Gone:
+                self._lose()
+        return self._mirror.tally(target)
 
     def depths(self, target: str) -> tuple[Depth, ...]:
         if self._state is State.JOINED and target in self._windows:

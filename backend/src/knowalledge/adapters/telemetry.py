@@ -10,9 +10,11 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from knowalledge.domain.admission import Refusal
 from knowalledge.domain.caching import Stored
 from knowalledge.domain.outcomes import Outcome
 from knowalledge.domain.ports import Depth, LayerSize, Record
+from knowalledge.domain.quota import Level, Need
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -55,7 +57,37 @@ METRICS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("knowalledge_cache_bytes", "gauge", ("layer",), "Bytes that a layer holds."),
     ("knowalledge_cache_evictions", "gauge", ("layer",), "Entries that a layer let go for want of room."),
     ("knowalledge_quota_used", "gauge", ("target", "window"), "What of a window is charged or held now."),
-    ("knowalledge_quota_limit", "gauge", ("target", "window"), "What a window allows."),
+    (
+        "knowalledge_quota_limit",
+        "gauge",
+        ("target", "window"),
+        "What a window allows: its own limit, or what was learnt of it.",
+    ),
+    (
+        "knowalledge_quota_reserved",
+        "gauge",
+        ("target", "window"),
+        "What of a window is held for answers that are not complete.",
+    ),
+    (
+        "knowalledge_quota_refused_total",
+        "counter",
+        ("target", "reason"),
+        "Requests to which a target's quota gave neither a grant nor a place.",
+    ),
+    ("knowalledge_quota_settled_total", "counter", ("target",), "Reservations settled by what was used."),
+    (
+        "knowalledge_estimate_error_tokens_total",
+        "counter",
+        ("target", "kind", "direction"),
+        "Tokens by which estimates were over or under the truth.",
+    ),
+    (
+        "knowalledge_quota_degraded",
+        "gauge",
+        (),
+        "1 while this replica spends its part of the quota alone because Redis is gone.",
+    ),
     (
         "knowalledge_queue_wait_seconds",
         "histogram",
@@ -94,7 +126,8 @@ class Telemetry:
         key = (name, *labels)
         child = self._children.get(key)
         if child is None:
-            child = self._children[key] = self._metrics[name].labels(*labels)
+            metric = self._metrics[name]
+            child = self._children[key] = metric.labels(*labels) if labels else metric
         return child
 
     def request(self, record: Record) -> None:
@@ -138,15 +171,31 @@ class Telemetry:
             if sample.name == name
         }
 
+    def refused(self, target: str, reason: Refusal) -> None:
+        self._child("knowalledge_quota_refused_total", target, reason).inc()
+
+    def settled(self, target: str, estimate: Need, true: Need) -> None:
+        self._child("knowalledge_quota_settled_total", target).inc()
+        for kind, less in (("input", estimate.input - true.input), ("output", estimate.output - true.output)):
+            if less:
+                direction = "over" if less > 0 else "under"
+                self._child("knowalledge_estimate_error_tokens_total", target, kind, direction).inc(abs(less))
+
+    def degraded(self, alone: bool) -> None:
+        """Whether the shared quota cannot be asked."""
+        self._child("knowalledge_quota_degraded").set(alone)
+
     def http(self, route: str, status: int) -> None:
         """One HTTP answer; ``route`` is the rule that matched, never the path that was asked for."""
         self._child("knowalledge_http_responses_total", route, str(status)).inc()
 
-    def quota(self, target: str, windows: Sequence[tuple[str, int, int]]) -> None:
-        """The state of a target's windows: name, used, limit."""
-        for window, used, limit in windows:
-            self._child("knowalledge_quota_used", target, window).set(used)
-            self._child("knowalledge_quota_limit", target, window).set(limit)
+    def quota(self, target: str, levels: Sequence[Level]) -> None:
+        """The state of a target's windows."""
+        for it in levels:
+            window = it.window.name
+            self._child("knowalledge_quota_used", target, window).set(it.used)
+            self._child("knowalledge_quota_reserved", target, window).set(it.held)
+            self._child("knowalledge_quota_limit", target, window).set(it.limit)
 
     def queue(self, target: str, depth: Depth) -> None:
         """The state of one level of a waiting room."""

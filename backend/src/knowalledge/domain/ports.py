@@ -119,6 +119,17 @@ class Depth(Struct, frozen=True):
     left: Mapping[Ending, int]  # since the room was opened
 
 
+class Tally(Struct, frozen=True):
+    """What has happened to one target's quota since its state began, over all replicas."""
+
+    settled: int = 0
+    released: int = 0
+    refused: int = 0  # those who asked and got neither quota nor a place
+    limited: int = 0  # 429s of the provider
+    drift_input: int = 0  # tokens: the truth less the estimate, summed
+    drift_output: int = 0
+
+
 class QuotaStore(Protocol):
     """The one quota of each target, and its waiting room, shared by every replica that asks the same store.
 
@@ -141,6 +152,8 @@ class QuotaStore(Protocol):
         ...
 
     def levels(self, target: str) -> tuple[Level, ...]: ...
+
+    def tally(self, target: str) -> Tally: ...
 
     def depths(self, target: str) -> tuple[Depth, ...]: ...
 
@@ -168,6 +181,14 @@ class Telemetry(Protocol):
     def request(self, record: Record) -> None: ...
 
     def upstream(self, target: str, outcome: Outcome, seconds: float) -> None: ...
+
+    def refused(self, target: str, reason: Refusal) -> None:
+        """The quota of a target gave neither a grant nor a place."""
+        ...
+
+    def settled(self, target: str, estimate: Need, true: Need) -> None:
+        """A reservation was settled."""
+        ...
 
 
 class CacheTelemetry(Protocol):

@@ -201,6 +201,7 @@ class Run:
             decision = self._ask(option, self._patience() if len(options) == 1 else 0.0)
             if decision.refusal is None:
                 break
+            deck.telemetry.refused(option.route.name, decision.refusal)
             refusals.append((option, decision))
         else:
             option, decision = min(refusals, key=lambda it: it[1].wait_s)
@@ -393,7 +394,9 @@ class Run:
             usage = Usage(grant.guess.need.input, deck.estimator.tokens(grant.guess, text))
         else:
             deck.estimator.learn(grant.guess, Need(usage.input, usage.generated))
-        deck.quota.settle(grant.reservation, Need(usage.input, usage.generated))
+        true = Need(usage.input, usage.generated)
+        deck.quota.settle(grant.reservation, true)
+        deck.telemetry.settled(grant.route.name, grant.guess.need, true)
         self._spent = usage
         return usage
 

@@ -51,15 +51,28 @@ class WindowStats(Struct, frozen=True):
     resets_in_s: float
 
 
+class Drift(Struct, frozen=True):
+    """Tokens by which the truth was more than the estimates, summed; below zero it was less."""
+
+    input_tokens: int
+    output_tokens: int
+
+
 class TargetQuota(Struct, frozen=True):
-    """The windows of a target."""
+    """The windows of a target, and what has happened to its quota over all replicas."""
 
     windows: tuple[WindowStats, ...]
+    settled: int
+    released: int
+    refused: int
+    provider_429s: int
+    drift: Drift
 
 
 class QuotaStats(Struct, frozen=True):
-    """What is used and left, by target."""
+    """What is used and left, by target; ``degraded`` while this replica spends its part of it alone."""
 
+    degraded: bool
     targets: dict[str, TargetQuota]
 
 

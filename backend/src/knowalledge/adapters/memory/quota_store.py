@@ -9,12 +9,13 @@ from collections.abc import Mapping
 import gevent
 from gevent.event import Event
 from msgspec import Struct
+from msgspec.structs import replace
 
 from knowalledge.adapters.ticket import WaitingTicket
 from knowalledge.domain.admission import Desk, Ending, Granted, Refused, Rules, Waiter, Waiting
 from knowalledge.domain.calendar import moment_of
 from knowalledge.domain.model import Priority
-from knowalledge.domain.ports import AskAgain, Asking, Clock, Decision, Depth, Reservation
+from knowalledge.domain.ports import AskAgain, Asking, Clock, Decision, Depth, Reservation, Tally
 from knowalledge.domain.quota import SECOND, Entry, Level, Moment, Need, Window, cap, refuse_what_never_fits
 
 REFRESH_S = 1.0  # how often waiters' positions are brought up to date
@@ -35,6 +36,7 @@ class _Target:
         self.desk = Desk(windows, rules)
         self.live: dict[str, Live] = {}
         self.tickets: dict[str, WaitingTicket] = {}
+        self.tally = Tally()
         self.changed = Event()  # something that the pump did not know when it went to sleep
 
 
@@ -63,6 +65,7 @@ class MemoryQuotaStore:
                 it.live[asking.id] = Live(waiter, entry)
                 return Decision(Reservation(target, asking.id, need), levels=levels)
             case Refused(reason, wait_s, window):
+                it.tally = replace(it.tally, refused=it.tally.refused + 1)
                 return Decision(refusal=reason, wait_s=wait_s, window=window, levels=levels)
             case Waiting(position, eta_s, shed):
                 if shed is not None:
@@ -82,6 +85,12 @@ class MemoryQuotaStore:
             at = self._at(it)
             it.desk.ledger.settle(at, live.entry, true)
             it.desk.room.correct(live.waiter, true)
+            it.tally = replace(
+                it.tally,
+                settled=it.tally.settled + 1,
+                drift_input=it.tally.drift_input + true.input - live.entry.need.input,
+                drift_output=it.tally.drift_output + true.output - live.entry.need.output,
+            )
             self._freed(reservation.target)
 
     def release(self, reservation: Reservation) -> None:
@@ -89,6 +98,7 @@ class MemoryQuotaStore:
         live = it.live.pop(reservation.id, None)
         if live is not None:
             it.desk.ledger.release(self._at(it), live.entry)
+            it.tally = replace(it.tally, released=it.tally.released + 1)
             self._freed(reservation.target)
 
     def refused(self, reservation: Reservation) -> None:
@@ -96,6 +106,7 @@ class MemoryQuotaStore:
         live = it.live.pop(reservation.id, None)
         if live is not None:
             it.desk.ledger.refused(self._at(it), live.entry)
+            it.tally = replace(it.tally, limited=it.tally.limited + 1)
             self._freed(reservation.target)
 
     def close_until(self, target: str, seconds: float, window: str) -> None:
@@ -105,6 +116,9 @@ class MemoryQuotaStore:
     def levels(self, target: str) -> tuple[Level, ...]:
         it = self._targets[target]
         return it.desk.ledger.levels(self._at(it))
+
+    def tally(self, target: str) -> Tally:
+        return self._targets[target].tally
 
     def depths(self, target: str) -> tuple[Depth, ...]:
         it = self._targets[target]

@@ -24,7 +24,7 @@ from knowalledge.adapters.ticket import WaitingTicket
 from knowalledge.domain.admission import Ending, Places, Refusal, Rules, Waiter
 from knowalledge.domain.calendar import moment_of
 from knowalledge.domain.model import Priority
-from knowalledge.domain.ports import AskAgain, Asking, Clock, Decision, Depth, Reservation
+from knowalledge.domain.ports import AskAgain, Asking, Clock, Decision, Depth, Reservation, Tally
 from knowalledge.domain.quota import (
     PACED_SPAN_S,
     SECOND,
@@ -245,6 +245,12 @@ class RedisQuotaStore:
     def levels(self, target: str) -> tuple[Level, ...]:
         it = self._targets[target]
         return self._levels(it, self._run(_LEVELS, it)) if it.windows else ()
+
+    def tally(self, target: str) -> Tally:
+        found = self._client_command(
+            "HMGET", self._targets[target].keys[0], "xs", "xr", "xd", "xl", "xi", "xo"
+        )
+        return Tally(*(int(it or 0) for it in found))
 
     def depths(self, target: str) -> tuple[Depth, ...]:
         found = []

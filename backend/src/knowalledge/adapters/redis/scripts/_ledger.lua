@@ -3,6 +3,8 @@
 -- State, all under one hash tag, constant in size:
 --   KEYS[1]  P .. quota  hash    ep epoch: names this state, gone when Redis has lost it; per window i: t<i> charged, h<i> held, l<i> newest bucket, p<i> ahead of the pace;
 --                                c<i> what is learnt of its limit, packed: limit, next step, moments of probe and cut;
+--                                xs xr xl reservations settled, released, refused by the provider, xd asked in vain,
+--                                xi xo input and output tokens by which the truth was more than the estimate;
 --                                lt moment of the paces; g gate, gw its window; and the room's counters
 --   KEYS[2]  P .. rings  string  the rings of all windows, one after the other, eight bytes a bucket
 --   P .. live:<replica>  hash    reservation id -> what ends it if its replica dies

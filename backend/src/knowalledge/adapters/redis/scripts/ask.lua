@@ -50,5 +50,6 @@ else
     reply = {1, ahead + 1, eta, arrived}
   end
 end
+if reply[1] == 2 then redis.call('HINCRBY', KEYS[1], 'xd', 1) end
 close()
 return levels(reply)

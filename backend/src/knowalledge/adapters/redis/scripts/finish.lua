@@ -19,8 +19,15 @@ for n, w in ipairs(windows) do
   add(w, w.last, w.out * output)
   repace(w, charged + w.out * (output - held))
 end
-if ARGV[9] == '1' then refused(buckets) end
+local how = 'xr'
+if ARGV[9] == '1' then
+  refused(buckets)
+  how = 'xl'
+end
 if settled == 1 then
+  how = 'xs'
+  if input ~= est then redis.call('HINCRBY', KEYS[1], 'xi', input - est) end
+  if output ~= held then redis.call('HINCRBY', KEYS[1], 'xo', output - held) end
   local served = P .. 'served:' .. level
   if not redis.call('ZSCORE', served, tenant) then served = P .. 'idle:' .. level end
   if redis.call('ZSCORE', served, tenant) then
@@ -28,6 +35,7 @@ if settled == 1 then
     redis.call('ZINCRBY', served, string.format('%.17g', more), tenant)
   end
 end
+redis.call('HINCRBY', KEYS[1], how, 1)
 if waiting() > 0 then dispatch() end
 close()
 return 1
