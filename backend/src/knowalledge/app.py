@@ -211,6 +211,7 @@ def provider_spec(target: TargetSettings, settings: Settings) -> ProviderSpec:
         location=target.location,
         api_key=target.api_key,
         credentials=target.credentials,
+        client=target.client,
         proxy=settings["provider.proxy"],
     )
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from difflib import get_close_matches
+from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -21,11 +22,23 @@ from msgspec import Struct
 
 from knowalledge.domain.model import Priority
 from knowalledge.domain.quota import Count, Window
+from knowalledge.parsers import (
+    DAY,
+    address,
+    boolean,
+    duration,
+    level,
+    natural,
+    one_of,
+    positive,
+    shares,
+    size,
+    text,
+)
 
 MAX_FILE = 1024 * 1024  # a configuration larger than this is a mistake
 PREFIX = "KNOWALLEDGE_"
 EMBEDDED_MODEL = "smollm2-135m-instruct"
-DAY = 86_400
 
 
 class Fault(NamedTuple):
@@ -42,101 +55,6 @@ class SettingsError(Exception):
     def __init__(self, faults: list[Fault]) -> None:
         super().__init__("\n".join(f"{it.key}: {it.wrong}; {it.cure}" for it in faults))
         self.faults = faults
-
-
-# -- parsers: text or YAML value -> value, or ValueError with the cure -------------------------------------------------
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
-_UNITS = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_BYTES = re.compile(r"(\d+)\s*([KMG]i?B?|B)?", re.I)
-
-
-def duration(value: object) -> float:
-    match = _DURATION.fullmatch(str(value).strip()) if not isinstance(value, bool) else None
-    if not match:
-        raise ValueError("write a duration such as 500ms, 30s, 5m, 1h")
-    seconds = float(match[1]) * _UNITS[match[2]]
-    if seconds > 366 * DAY:
-        raise ValueError("write a duration of at most a year")
-    return seconds
-
-
-def size(value: object) -> int:
-    match = _BYTES.fullmatch(str(value).strip()) if not isinstance(value, bool) else None
-    if not match:
-        raise ValueError("write a size such as 512KiB or 64MiB")
-    power = {"": 0, "B": 0, "K": 1, "M": 2, "G": 3}[(match[2] or "").upper()[:1]]
-    return int(match[1]) * int(1024**power)
-
-
-def positive(value: object) -> int:
-    if isinstance(value, bool) or not str(value).strip().isdecimal() or not 0 < int(str(value)) < 10**15:
-        raise ValueError("write a whole number above 0")
-    return int(str(value))
-
-
-def natural(value: object) -> int:
-    if isinstance(value, bool) or not str(value).strip().isdecimal() or int(str(value)) > 10**9:
-        raise ValueError("write a whole number, 0 or above")
-    return int(str(value))
-
-
-def text(value: object) -> str:
-    if not isinstance(value, str | int | float) or isinstance(value, bool):
-        raise ValueError("write a text")
-    return str(value)
-
-
-def boolean(value: object) -> bool:
-    found = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}.get(
-        str(value).lower()
-    )
-    if found is None:
-        raise ValueError("write true or false")
-    return found
-
-
-def one_of(*names: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        if value not in names:
-            raise ValueError(f"choose one of {', '.join(names)}")
-        return str(value)
-
-    return parse
-
-
-def level(value: object) -> Priority:
-    try:
-        return Priority[str(value).upper()]
-    except KeyError:
-        raise ValueError("choose one of critical, high, medium, low") from None
-
-
-def shares(value: object) -> dict[Priority, float]:
-    """{low: 0.98} or low=0.98,medium=1"""
-    if isinstance(value, str):
-        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
-        value = {name.strip(): share for name, _, share in pairs}
-    wrong = ValueError("write a mapping of levels to shares above 0 and up to 1, such as {low: 0.98}")
-    if not isinstance(value, dict):
-        raise wrong
-    try:
-        found = {level(name): float(share) for name, share in value.items()}
-    except (TypeError, ValueError):
-        raise wrong from None
-    if not all(0 < share <= 1 for share in found.values()):
-        raise wrong
-    return found
-
-
-def address(example: str, *schemes: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        url = text(value)
-        if url and urlsplit(url).scheme not in schemes:
-            raise ValueError(f"write an address such as {example}")
-        return url
-
-    return parse
 
 
 REDIS = address("redis://127.0.0.1:6379/0", "redis", "rediss", "unix")
@@ -222,6 +140,7 @@ TARGET_KEYS = {
     "location": "Vertex: the region, or global.",
     "base_url": "The address; default: the provider's own endpoint.",
     "api_key": "The provider's key.",
+    "client": "Vertex: rest (the default), or aiplatform: Google's own, of the extra knowalledge[aiplatform].",
     "credentials": "adc, anonymous (loopback only), or the path of a key file.",
     "tier": "Lower tiers are asked first; default 0.",
     "quota": "What the provider allows: {rpm, tpm, rpd, tpd}, a list of windows, learn, or absent: unlimited.",
@@ -245,6 +164,7 @@ class TargetSettings(Struct, frozen=True):
     base_url: str = ""
     api_key: str = ""
     credentials: str = ""
+    client: str = "rest"
     tier: int = 0
     windows: tuple[Window, ...] = ()
 
@@ -533,6 +453,7 @@ def _target(model: str, key: str, found: Any, faults: list[Fault]) -> TargetSett
         base_url=get("base_url", text, ""),
         api_key=get("api_key", text, ""),
         credentials=get("credentials", text, ""),
+        client=get("client", one_of("rest", "aiplatform"), "rest"),
         tier=get("tier", natural, 0),
         windows=_quota(f"{key}.quota", found.get("quota"), str(found.get("provider")), faults),
     )
@@ -550,9 +471,22 @@ def _target(model: str, key: str, found: Any, faults: list[Fault]) -> TargetSett
         faults.append(
             Fault(key, "vertex needs project and location", "set both, or an api_key for express mode")
         )
+    if target.client == "aiplatform" and target.provider != "vertex":
+        faults.append(Fault(f"{key}.client", "aiplatform is for vertex only", "drop it, or write rest"))
+    elif target.client == "aiplatform" and not _installed("google.cloud.aiplatform_v1"):
+        faults.append(
+            Fault(f"{key}.client", "is not installed", "pip install 'knowalledge[aiplatform]', or write rest")
+        )
     if target.provider == "gemini" and not target.api_key and not target.credentials:
         faults.append(Fault(f"{key}.api_key", "is missing", "set api_key: ${GOOGLE_API_KEY}"))
     return target
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package around it
+        return False
 
 
 def _loopback(url: str) -> bool:

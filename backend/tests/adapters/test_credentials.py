@@ -1,6 +1,7 @@
 """Who we are to Google: tokens from a server on loopback, renewed by one greenlet, ahead of their end."""
 
 import json
+import time
 import warnings
 from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterator
@@ -221,7 +222,17 @@ def test_a_key_file_signs_for_a_token(account: Path, server: Loopback, key: rsa.
     assert len(server.asked) == 1
 
 
-def test_the_end_of_a_token_is_read_as_utc(account: Path) -> None:
+@pytest.fixture
+def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_east")
+def test_the_end_of_a_token_is_read_as_utc_wherever_we_are(account: Path) -> None:
     clock = SystemClock()
     _, until = GoogleAuth(str(account), clock).renew()
     assert 3000 < until - clock.now() < 3700

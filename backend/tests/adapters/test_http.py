@@ -135,7 +135,7 @@ def test_an_answer_of_unknown_length_ends_with_its_connection(
 
 def test_trailers_are_not_headers(client_of: Callable[..., Http], server: Loopback) -> None:
     server.behaviour = lambda talk: talk.say(
-        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nyes\r\n0\r\nretry-after: 9\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nyes\r\n0\r\nretry-after: 9\r\nx: y\r\n\r\n"
     )
     http = client_of(server.url)
     assert http.get("/", b"", S).headers == {"transfer-encoding": "chunked"}

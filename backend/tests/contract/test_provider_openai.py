@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import gevent
 import pytest
 
 from knowalledge.adapters.clock import SystemClock
@@ -246,7 +247,8 @@ def test_nothing_after_the_last_word_is_waited_for(server: Loopback, provider: P
         talk.hang()
 
     server.behaviour = behave
-    assert "".join(chunk.text for chunk in provider.stream(PROMPT, S)) == "ab"
+    with gevent.Timeout(S / 2):
+        assert "".join(chunk.text for chunk in provider.stream(PROMPT, S)) == "ab"
     assert server.empty.wait(1)
 
 

@@ -93,6 +93,11 @@ def test_the_long_form_of_a_quota_takes_any_window(tmp_path: Path) -> None:
             "project and location",
         ),
         (
+            "models: {g: {targets: [{name: a, provider: openai, client: aiplatform}]}}",
+            "models.g.targets[0].client",
+            "write rest",
+        ),
+        (
             "models: {g: {targets: [{name: a, provider: gemini}]}}",
             "models.g.targets[0].api_key",
             "GOOGLE_API_KEY",

@@ -6,12 +6,13 @@ from urllib.parse import quote, urlsplit
 from msgspec import Struct
 
 from knowalledge.adapters.providers import gemini, openai, vertex
+from knowalledge.adapters.providers.aiplatform import AiPlatform
 from knowalledge.adapters.providers.credentials import headers_for
 from knowalledge.adapters.providers.embedded import Embedded
 from knowalledge.adapters.providers.gemini import Gemini
 from knowalledge.adapters.providers.http import Http
 from knowalledge.adapters.providers.openai import OpenAi
-from knowalledge.adapters.providers.vertex import Vertex
+from knowalledge.adapters.providers.vertex import Vertex, resource
 from knowalledge.domain.ports import Clock, Provider
 
 
@@ -25,6 +26,7 @@ class ProviderSpec(Struct, frozen=True):
     location: str = ""
     api_key: str = ""
     credentials: str = ""  # adc | anonymous | path of a key file
+    client: str = "rest"  # rest | aiplatform
     proxy: str = ""  # http://[user:password@]host:port; never used for loopback
 
 
@@ -36,7 +38,8 @@ def build(spec: ProviderSpec, clock: Clock) -> Provider:
     url = spec.base_url or own
     if spec.credentials == "anonymous" and not loopback(url):
         raise ValueError("anonymous credentials are for loopback only")
-    http = Http(url, clock, proxy="" if loopback(url) else spec.proxy)
+    proxy = "" if loopback(url) else spec.proxy
+    http = Http(url, clock, proxy=proxy)
     if spec.provider == "openai":
         # OpenAI's newer models refuse the old name, and servers of other makers know no other.
         limit_name = "max_completion_tokens" if url == openai.URL else "max_tokens"
@@ -45,6 +48,8 @@ def build(spec: ProviderSpec, clock: Clock) -> Provider:
     model = quote(spec.model, safe="-._~@:/")
     if spec.provider == "gemini":
         return Gemini(http, model, headers)
+    if spec.client == "aiplatform":
+        return AiPlatform(url, resource(spec.model, spec.project, spec.location), headers, clock, proxy)
     return Vertex(http, model, quote(spec.project, safe=":"), quote(spec.location), headers)
 
 

@@ -25,6 +25,41 @@ class Headers(Protocol):
         ...
 
 
+def follow(events: Generator[bytes, None, Reply | None]) -> Generator[Chunk, None, Reply | None]:
+    """The chunks of a stream of messages; closing it closes them. Returns the refusal that came instead, if one did."""
+    # The chunk that finishes is held until the stream ends: older models say of each that it finishes.
+    last: Chunk | None = None
+    said = called = False
+    try:
+        while True:
+            try:
+                chunk = google.read_chunk(next(events))
+            except StopIteration as end:
+                if end.value is not None:
+                    refusal: Reply = end.value
+                    return refusal
+                break
+            if last is not None:
+                yield msgspec.structs.replace(last, finish=None)
+                last = None
+            said = said or bool(chunk.text)
+            called = called or bool(chunk.tool_calls)
+            if chunk.finish is not None:
+                last = chunk
+            elif chunk.text or chunk.tool_calls or chunk.usage is not None:
+                yield chunk
+    finally:
+        events.close()
+    if last is None:
+        raise ProviderGarbage("the provider's stream ended in the middle")
+    if last.finish is Finish.STOP and called:
+        last = msgspec.structs.replace(last, finish=Finish.TOOL_CALLS)
+    elif google.is_empty(last) and not said:
+        raise ProviderGarbage("the provider answered with an empty candidate")
+    yield last
+    return None
+
+
 class GoogleRest:
     """``path`` is the model's resource, e.g. ``/v1beta/models/gemini-2.5-flash``."""
 
@@ -40,37 +75,9 @@ class GoogleRest:
 
     def stream(self, prompt: Prompt, timeout: float) -> Generator[Chunk, None, None]:
         body = google.request_body(prompt)
-        events = self._http.events(self._stream, body, *self._introduced(timeout))
-        # The chunk that finishes is held until the stream ends: older models say of each that it finishes.
-        last: Chunk | None = None
-        said = called = False
-        try:
-            while True:
-                try:
-                    chunk = google.read_chunk(next(events))
-                except StopIteration as end:
-                    reply: Reply | None = end.value
-                    break
-                if last is not None:
-                    yield msgspec.structs.replace(last, finish=None)
-                    last = None
-                said = said or bool(chunk.text)
-                called = called or bool(chunk.tool_calls)
-                if chunk.finish is not None:
-                    last = chunk
-                elif chunk.text or chunk.tool_calls or chunk.usage is not None:
-                    yield chunk
-        finally:
-            events.close()
+        reply = yield from follow(self._http.events(self._stream, body, *self._introduced(timeout)))
         if reply is not None:
             self._refused(reply)
-        if last is None:
-            raise ProviderGarbage("the provider's stream ended in the middle")
-        if last.finish is Finish.STOP and called:
-            last = msgspec.structs.replace(last, finish=Finish.TOOL_CALLS)
-        elif google.is_empty(last) and not said:
-            raise ProviderGarbage("the provider answered with an empty candidate")
-        yield last
 
     def close(self) -> None:
         self._http.close()

@@ -11,7 +11,7 @@ from knowalledge.adapters.providers.rest import GoogleRest, Headers, encode
 from knowalledge.domain.errors import ProviderGarbage
 from knowalledge.domain.model import Embeddings, Message, Prompt, Text, Usage
 
-_PING = Prompt((Message("user", (Text("ping"),)),))
+PING = Prompt((Message("user", (Text("ping"),)),))
 
 
 class _Statistics(Struct, frozen=True):
@@ -46,6 +46,29 @@ def resource(model: str, project: str, location: str) -> str:
     return f"projects/{project}/locations/{location}/{name}" if project else name
 
 
+def embed_body(inputs: tuple[str, ...], dimensions: int | None) -> dict[str, Any]:
+    """The body of predict, one instance a text."""
+    body: dict[str, Any] = {"instances": [{"content": text} for text in inputs]}
+    if dimensions is not None:
+        body["parameters"] = {"outputDimensionality": dimensions}
+    return body
+
+
+def read_embeddings(body: bytes, count: int) -> Embeddings:
+    """The answer of predict to ``count`` texts."""
+    try:
+        found = _read(body).predictions
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ProviderGarbage("the provider's embeddings are not vectors") from error
+    if len(found) != count:
+        raise ProviderGarbage("the provider answered with another number of embeddings")
+    counts = [it.embeddings.statistics.token_count for it in found]
+    # A count in tokens, though some versions write it as 7.0.
+    usable = all(isinstance(it, int | float) and 0 <= it <= google.ABSURD_TOKENS for it in counts)
+    usage = Usage(int(sum(counts))) if usable and sum(counts) else None
+    return Embeddings(tuple(it.embeddings.values for it in found), usage)
+
+
 class Vertex(GoogleRest):
     """Implements ``Provider``."""
 
@@ -57,21 +80,9 @@ class Vertex(GoogleRest):
 
     def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings:
         """One call for all inputs. Some models take only one at a time, and refuse more."""
-        body: dict[str, Any] = {"instances": [{"content": text} for text in inputs]}
-        if dimensions is not None:
-            body["parameters"] = {"outputDimensionality": dimensions}
-        try:
-            found = _read(self.ask(f"{self._path}:predict", encode(body), timeout)).predictions
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise ProviderGarbage("the provider's embeddings are not vectors") from error
-        if len(found) != len(inputs):
-            raise ProviderGarbage("the provider answered with another number of embeddings")
-        counts = [it.embeddings.statistics.token_count for it in found]
-        # A count in tokens, though some versions write it as 7.0.
-        usable = all(isinstance(it, int | float) and 0 <= it <= google.ABSURD_TOKENS for it in counts)
-        usage = Usage(int(sum(counts))) if usable and sum(counts) else None
-        return Embeddings(tuple(it.embeddings.values for it in found), usage)
+        body = encode(embed_body(inputs, dimensions))
+        return read_embeddings(self.ask(f"{self._path}:predict", body, timeout), len(inputs))
 
     def ping(self, timeout: float) -> None:
         """A count of one word: it needs the same rights and model as a real call, and is charged to nothing."""
-        self.count_tokens(_PING, timeout)
+        self.count_tokens(PING, timeout)

@@ -1,0 +1,101 @@
+"""What a setting may be written as: text or a YAML value in, the value out, or a ValueError with the cure."""
+
+import re
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from knowalledge.domain.model import Priority
+
+DAY = 86_400
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
+_UNITS = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_BYTES = re.compile(r"(\d+)\s*([KMG]i?B?|B)?", re.I)
+
+
+def duration(value: object) -> float:
+    match = _DURATION.fullmatch(str(value).strip()) if not isinstance(value, bool) else None
+    if not match:
+        raise ValueError("write a duration such as 500ms, 30s, 5m, 1h")
+    seconds = float(match[1]) * _UNITS[match[2]]
+    if seconds > 366 * DAY:
+        raise ValueError("write a duration of at most a year")
+    return seconds
+
+
+def size(value: object) -> int:
+    match = _BYTES.fullmatch(str(value).strip()) if not isinstance(value, bool) else None
+    if not match:
+        raise ValueError("write a size such as 512KiB or 64MiB")
+    power = {"": 0, "B": 0, "K": 1, "M": 2, "G": 3}[(match[2] or "").upper()[:1]]
+    return int(match[1]) * int(1024**power)
+
+
+def positive(value: object) -> int:
+    if isinstance(value, bool) or not str(value).strip().isdecimal() or not 0 < int(str(value)) < 10**15:
+        raise ValueError("write a whole number above 0")
+    return int(str(value))
+
+
+def natural(value: object) -> int:
+    if isinstance(value, bool) or not str(value).strip().isdecimal() or int(str(value)) > 10**9:
+        raise ValueError("write a whole number, 0 or above")
+    return int(str(value))
+
+
+def text(value: object) -> str:
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise ValueError("write a text")
+    return str(value)
+
+
+def boolean(value: object) -> bool:
+    found = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}.get(
+        str(value).lower()
+    )
+    if found is None:
+        raise ValueError("write true or false")
+    return found
+
+
+def one_of(*names: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        if value not in names:
+            raise ValueError(f"choose one of {', '.join(names)}")
+        return str(value)
+
+    return parse
+
+
+def level(value: object) -> Priority:
+    try:
+        return Priority[str(value).upper()]
+    except KeyError:
+        raise ValueError("choose one of critical, high, medium, low") from None
+
+
+def shares(value: object) -> dict[Priority, float]:
+    """{low: 0.98} or low=0.98,medium=1"""
+    if isinstance(value, str):
+        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+        value = {name.strip(): share for name, _, share in pairs}
+    wrong = ValueError("write a mapping of levels to shares above 0 and up to 1, such as {low: 0.98}")
+    if not isinstance(value, dict):
+        raise wrong
+    try:
+        found = {level(name): float(share) for name, share in value.items()}
+    except (TypeError, ValueError):
+        raise wrong from None
+    if not all(0 < share <= 1 for share in found.values()):
+        raise wrong
+    return found
+
+
+def address(example: str, *schemes: str) -> Callable[[object], str]:
+    def parse(value: object) -> str:
+        url = text(value)
+        if url and urlsplit(url).scheme not in schemes:
+            raise ValueError(f"write an address such as {example}")
+        return url
+
+    return parse
