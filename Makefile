@@ -38,7 +38,7 @@ lock:
 
 # -- deployment: docs/quickstart.md, docs/deployment.md ---------------------------------------------------------------
 
-.PHONY: secrets demo dev demo-down manifests deploy-tools verify verify-static verify-image verify-compose verify-grants coverage bandit audit smoke release
+.PHONY: secrets demo dev demo-down manifests deploy-tools verify verify-static verify-image verify-compose verify-k8s verify-grants coverage bandit audit smoke release
 secrets:
 	deploy/secrets.sh
 
@@ -76,6 +76,10 @@ verify-image: deploy-tools
 
 verify-compose: secrets
 	deploy/verify/compose.sh
+
+# The production overlay on a real API server, scheduler and autoscaler; compiles them once, so it takes minutes the first time.
+verify-k8s: setup
+	deploy/verify/k8s.sh
 
 # What one Redis carries, measured; docs/scaling.md
 verify-grants: setup

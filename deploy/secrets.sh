@@ -14,7 +14,8 @@ if [ ! -e redis_url ] || [ ! -e redis_auth ] || [ ! -e redis_password_map ]; the
   password="$(random)"
   write redis_url "redis://:$password@redis:6379/0"
   write redis_auth "requirepass $password"
-  write redis_password_map "{\"redis://redis:6379\": \"$password\"}"
+  # As the exporter calls it in compose, and in a pod beside it.
+  write redis_password_map "{\"redis://redis:6379\": \"$password\", \"redis://localhost:6379\": \"$password\"}"
 fi
 if [ ! -e tls_cert ] && command -v openssl >/dev/null; then
   openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 \

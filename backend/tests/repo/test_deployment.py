@@ -201,6 +201,18 @@ def test_files_that_the_environment_names_are_mounted_there() -> None:
         assert given == keys
 
 
+def test_the_exporter_finds_its_password_by_the_address_that_it_uses() -> None:
+    made = (ROOT / "deploy/secrets.sh").read_text()
+    exporter = next(
+        it
+        for it in k8s("components/redis/redis.yaml")[0]["spec"]["template"]["spec"]["containers"]
+        if it["name"] == "exporter"
+    )
+    in_pod = next(it["value"] for it in exporter["env"] if it["name"] == "REDIS_ADDR")
+    for address in (in_pod, COMPOSE["services"]["redis-exporter"]["environment"]["REDIS_ADDR"]):
+        assert f'\\"{address}\\": ' in made
+
+
 def test_no_service_can_leak_its_variables_into_the_gateways_environment() -> None:
     assert pod()["enableServiceLinks"] is False
 
