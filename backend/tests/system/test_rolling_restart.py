@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def wait_for(port: int, path: str, process: "subprocess.Popen[bytes]") -> None:
 class Stack:
     """The provider, three replicas and nginx, as processes."""
 
-    def __init__(self, folder: Path, redis_url: str) -> None:
+    def __init__(self, folder: Path, redis_url: str, name: str, quota: object) -> None:
         self.folder = folder
         self.ports = [free_port() for _ in range(3)]
         self.provider_port = free_port()
@@ -59,11 +59,11 @@ class Stack:
         self.replicas: list[subprocess.Popen[bytes]] = []
         self.others: list[subprocess.Popen[bytes]] = []
         target = {
-            "name": "sim",
+            "name": name,
             "provider": "gemini",
             "api_key": "k",
             "base_url": f"http://127.0.0.1:{self.provider_port}",
-            "quota": {"rpm": 1_000_000},
+            "quota": quota,
         }
         (folder / "gateway.json").write_text(
             json.dumps(
@@ -181,18 +181,24 @@ class Callers:
 
 
 @pytest.fixture
-def stack(tmp_path: Path, redis_url: str) -> Iterator[Stack]:
+def stack(tmp_path: Path, redis_url: str) -> Iterator[Callable[[str, object], Stack]]:
+    """Starts a stack whose one target has this name and this quota."""
     if NGINX is None:
         pytest.skip("NOT VERIFIED: nginx is not installed here, so no rolling restart was tried")
-    found = Stack(tmp_path, redis_url)
     with ExitStack() as ending:
-        ending.callback(found.stop)
-        found.start()
-        yield found
+
+        def start(name: str, quota: object) -> Stack:
+            found = Stack(tmp_path, redis_url, name, quota)
+            ending.callback(found.stop)
+            found.start()
+            return found
+
+        yield start
 
 
-def test_a_rolling_restart_fails_no_request_and_cuts_no_stream(stack: Stack) -> None:
-    callers = Callers(stack.port)
+def test_a_rolling_restart_fails_no_request_and_cuts_no_stream(stack: Callable[[str, object], Stack]) -> None:
+    running = stack("roomy", {"rpm": 1_000_000})
+    callers = Callers(running.port)
     threads = [
         threading.Thread(target=callers.run, args=(kind,)) for kind in ["stream"] * STREAMS + ["unary"] * 4
     ]
@@ -207,7 +213,7 @@ def test_a_rolling_restart_fails_no_request_and_cuts_no_stream(stack: Stack) -> 
                     break
                 time.sleep(0.05)
             live.append(callers.live)
-            stack.restart(index)
+            running.restart(index)
     finally:
         callers.done.set()
         for thread in threads:
@@ -216,3 +222,23 @@ def test_a_rolling_restart_fails_no_request_and_cuts_no_stream(stack: Stack) -> 
     assert min(live) >= STREAMS * 0.95, live
     assert callers.finished > 2 * STREAMS
     assert callers.answered > 50
+
+
+def test_whoever_waits_for_quota_in_a_replica_that_ends_is_answered_by_another(
+    stack: Callable[[str, object], Stack],
+) -> None:
+    running = stack("tight", [{"count": "requests", "limit": 3, "window": "4s"}])
+    callers = Callers(running.port)
+    threads = [
+        threading.Thread(target=callers.unary) for _ in range(9)
+    ]  # most have to wait, in three replicas
+    for thread in threads:
+        thread.start()
+    time.sleep(1.5)
+    waiting = len(threads) - callers.answered
+    running.restart(0)
+    for thread in threads:
+        thread.join(60)
+    assert waiting >= 4
+    assert callers.faults == []
+    assert callers.answered == len(threads)
