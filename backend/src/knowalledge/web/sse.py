@@ -64,6 +64,7 @@ class Stream:
         self._first: Event | _Mark = _BEAT
         self._timer: Any = None
         self._over = False
+        self._struck = False
         self._puller = gevent.spawn(self._pull)
         self._unwatch = on_leaving(environ, self._leave)
 
@@ -119,16 +120,22 @@ class Stream:
         return self._over
 
     def close(self) -> None:
-        """End the source, wherever it waits. May be called again."""
+        """End the source, wherever it waits, and wait until it has ended. May be called again."""
         self._over = True
         self._unwatch()
         if self._timer is not None:
             self._timer.stop()
             self._timer.close()
             self._timer = None
-        if not self._puller.dead:
-            self._puller.kill(ClientGone(LEFT))
+        self._end_source()
+        self._puller.join()
         self._close_events()  # a puller that never ran did not
+
+    def _end_source(self) -> None:
+        """Once: a second blow would strike it while it gives back what it holds."""
+        if not self._struck and not self._puller.dead:
+            self._struck = True
+            self._puller.kill(ClientGone(LEFT), block=False)
 
     def _rendered(self, found: Event | BaseException | _Mark) -> bytes:
         if isinstance(found, _Mark):
@@ -144,15 +151,21 @@ class Stream:
     def _pull(self) -> None:
         end: BaseException | _Mark = _END
         try:
-            for event in self._events:
-                self._queue.put(event)
+            try:
+                for event in self._events:
+                    if self._struck:  # and something on the way has taken the blow
+                        return
+                    self._queue.put(event)
+            except ClientGone:
+                raise
+            except Exception as error:  # noqa: BLE001 - a stream that has begun can only end by an event
+                end = error
+            if not self._struck:
+                self._queue.put(end)
         except ClientGone:
-            return
-        except Exception as error:  # noqa: BLE001 - a stream that has begun can only end by an event
-            end = error
+            pass  # nobody is left to tell
         finally:
             self._close_events()
-        self._queue.put(end)
 
     def _close_events(self) -> None:
         close = getattr(self._events, "close", None)
@@ -166,7 +179,7 @@ class Stream:
             pass
 
     def _leave(self) -> None:
-        self._puller.kill(ClientGone(LEFT), block=False)
+        self._end_source()
         try:
             self._queue.put_nowait(_LEFT)
         except Full:  # then it is being written to, which fails by itself

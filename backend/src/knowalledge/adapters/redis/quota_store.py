@@ -196,8 +196,12 @@ class RedisQuotaStore:
                 asking.arrived,
                 it.epoch,
             )
-        except BaseException:
+        except (Gone, Forgotten):
             self._forget(it, asking.id)
+            raise
+        except BaseException:
+            # The caller was interrupted, and the script may yet run: what it takes, nobody will use.
+            gevent.spawn(self._give_up, it, waiter, Ending.CANCELLED)
             raise
         levels = self._levels(it, rest)
         if what == 1:
