@@ -33,6 +33,9 @@ from knowalledge.web import register
 from knowalledge.web.edge import Edge
 from knowalledge.web.operations import Dependency, Operations
 
+# How far ahead of an even pace a level may spend that is held back: two seconds of a minute.
+PACED_BURST = 1 / 30
+
 
 def create_app(settings: Settings) -> Flask:
     """Everything built and joined; connects to nothing yet."""
@@ -79,6 +82,7 @@ def create_app(settings: Settings) -> Flask:
         new_id=lambda: uuid4().hex,
         now=clock.now,
         anonymous=Principal(max_priority=settings["queue.max_level_anonymous"]),
+        tenant_header=wsgi_name(settings["auth.tenant_header"]),
         max_body=settings["server.max_body"],
         heartbeat_s=settings["server.heartbeat"],
         max_timeout_s=settings["request.max_timeout"],
@@ -100,6 +104,11 @@ def create_app(settings: Settings) -> Flask:
         app.register_blueprint(routes)
     app.extensions["knowalledge"] = life
     return app
+
+
+def wsgi_name(header: str) -> str:
+    """A header's name as WSGI spells it."""
+    return f"HTTP_{header.upper().replace('-', '_')}" if header else ""
 
 
 class Life:
@@ -180,7 +189,7 @@ def rules_of(settings: Settings) -> Rules:
         capacity=settings["queue.capacity"],
         aging_s=settings["queue.aging"],
         lanes={
-            level: Lane(share, burst=1 - share)
+            level: Lane(share, burst=PACED_BURST)
             for level, share in settings["queue.holdback"].items()
             if share < 1
         },

@@ -74,6 +74,13 @@ def level(value: object) -> Priority:
         raise ValueError("choose one of critical, high, medium, low") from None
 
 
+def header_name(value: object) -> str:
+    name = text(value)
+    if name and not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,63}", name):
+        raise ValueError("write a header's name such as X-Tenant")
+    return name
+
+
 def shares(value: object) -> dict[Priority, float]:
     """{low: 0.98} or low=0.98,medium=1"""
     if isinstance(value, str):

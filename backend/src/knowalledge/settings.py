@@ -27,6 +27,7 @@ from knowalledge.parsers import (
     address,
     boolean,
     duration,
+    header_name,
     level,
     natural,
     one_of,
@@ -90,7 +91,7 @@ TABLE: tuple[Setting, ...] = (
     Setting(
         "queue.holdback",
         shares,
-        {Priority.LOW: 0.98},
+        {Priority.LOW: 0.995},
         "The share of each limit that a level may use; it is also paced, so that the urgent always find room.",
     ),
     Setting(
@@ -125,6 +126,12 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting("cdn.zone", text, "", "Cloudflare's zone, or Fastly's service."),
     Setting("cdn.token", text, "", "The key of the CDN's API.", True),
+    Setting(
+        "auth.tenant_header",
+        header_name,
+        "",
+        "The header in which a trusted front names the tenant; empty: all callers are one tenant.",
+    ),
     Setting("auth.mode", one_of("none", "required"), "none", "Whether callers must say who they are."),
     Setting(
         "log.level", one_of("debug", "info", "warning", "error"), "info", "The least level that is logged."

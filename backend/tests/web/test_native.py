@@ -5,7 +5,10 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from knowalledge import app as wiring
 from knowalledge.domain import errors as e
+from knowalledge.domain.ports import Decision, Reservation
+from knowalledge.settings import Settings
 from tests.web.conftest import Scripted
 
 
@@ -141,3 +144,26 @@ def test_health_readiness_and_metrics_answer(client: FlaskClient) -> None:
     text = client.get("/metrics").text
     assert 'knowalledge_requests_total{model="m",outcome="ok",priority="medium"} 1.0' in text
     assert 'knowalledge_quota_used{target="t",window="rpm"} 1.0' in text
+
+
+def test_a_tenant_is_who_a_trusted_front_says_and_nobody_else_may_say(
+    provider: Scripted, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "knowalledge.adapters.memory.quota_store.MemoryQuotaStore.ask",
+        lambda self, target, asking: (
+            asked.append(asking.tenant),
+            Decision(Reservation(target, "i", asking.need)),
+        )[1],
+    )
+    monkeypatch.setattr(wiring.providers, "build", lambda *_: provider)
+    for configured in ("auth: {tenant_header: X-Tenant}\n", ""):
+        config = tmp_path / "t.yaml"
+        config.write_text(configured + "models: {m: {targets: [{name: t, provider: gemini, api_key: k}]}}")
+        client = wiring.create_app(Settings.load(environ={}, config=str(config))).test_client()
+        client.post("/api/v1/generate", json={"prompt": "hi"}, headers={"X-Tenant": "acme"})
+        if configured:
+            hostile = client.post("/api/v1/generate", json={"prompt": "hi"}, headers={"X-Tenant": "a b"})
+            assert hostile.status_code == 400
+    assert asked == ["acme", "anonymous"]

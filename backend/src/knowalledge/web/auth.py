@@ -28,6 +28,15 @@ def request_id(request: Request, new_id: Callable[[], str]) -> str:
     return found
 
 
+def tenant(name: str | None, principal: Principal) -> Principal:
+    """The principal in the tenant of this name. Raises ``InvalidRequest`` for one that is not fit to be a label."""
+    if name is None:
+        return principal
+    if not _SAFE_ID.fullmatch(name):
+        raise InvalidRequest("a tenant's name is up to 128 letters, digits, dots, colons, dashes")
+    return Principal(name, principal.max_priority)
+
+
 def priority(request: Request, body: str | None, principal: Principal) -> Priority:
     """The level from the body, X-Priority or Priority (RFC 9218 urgency); never above what the principal may claim.
 

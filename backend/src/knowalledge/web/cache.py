@@ -88,7 +88,7 @@ def blueprint(
             raise InvalidRequest("give one of pattern, tag or key", param="pattern")
         if body.pattern is None and set("*?[") & set(given[0]) and given[0] != "*":
             raise InvalidRequest("a tag or key holds no wildcard; give a pattern", param="tag")
-        found = invalidate(given[0], edge.anonymous.tenant, auth.request_id(request, edge.new_id))
+        found = invalidate(given[0], edge.principal(request).tenant, auth.request_id(request, edge.new_id))
         return json_response(Invalidated(found.removed, found.cdn), edge.head(request))
 
     return routes

@@ -83,6 +83,7 @@ class Edge(Struct, frozen=True):
     new_id: Callable[[], str]
     now: Callable[[], float]
     anonymous: Principal
+    tenant_header: str  # as WSGI names it; empty: nobody names tenants
     max_body: int
     heartbeat_s: float
     max_timeout_s: float
@@ -107,6 +108,12 @@ class Edge(Struct, frozen=True):
     def _too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(f"the body is larger than {self.max_body} bytes")
 
+    def principal(self, request: Request) -> Principal:
+        """Who asks: anonymous, in the tenant that a trusted front has named."""
+        if not self.tenant_header:
+            return self.anonymous
+        return auth.tenant(request.environ.get(self.tenant_header), self.anonymous)
+
     def question(
         self,
         request: Request,
@@ -123,7 +130,7 @@ class Edge(Struct, frozen=True):
             id=auth.request_id(request, self.new_id),
             model=model,
             prompt=prompt,
-            principal=self.anonymous,
+            principal=self.principal(request),
             priority=auth.priority(request, priority, self.anonymous),
             timeout_s=self._patience(environ.get("HTTP_X_SERVER_TIMEOUT"))
             if timeout_s is None
@@ -146,7 +153,7 @@ class Edge(Struct, frozen=True):
         key = auth.request_id(request, self.new_id)
         request.environ[_ASKED] = True
         with while_present(request.environ):
-            found, target = self.completer.embed(model, texts, dimensions, self.anonymous, key)
+            found, target = self.completer.embed(model, texts, dimensions, self.principal(request), key)
         return found, [*self.head(request), ("X-Target", target)]
 
     def count(self, request: Request, question: Question) -> int:

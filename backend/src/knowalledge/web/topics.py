@@ -130,7 +130,7 @@ def blueprint(edge: Edge, topics: Topics, policy: Policy, memo: Memo, timeout_s:
     def asker() -> Asker:
         return Asker(
             auth.request_id(request, edge.new_id),
-            edge.anonymous,
+            edge.principal(request),
             auth.priority(request, None, edge.anonymous),
             timeout_s,
         )
