@@ -1,6 +1,8 @@
 """One provider quota, spent by three gateways: against the strict simulator with true sliding windows."""
 
+import json
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -46,6 +48,7 @@ def run(quick: bool) -> list[Row]:
     cases: list[Case] = [steady, unpredictable, killed, emptied, frozen, learnt]
     with ThreadPoolExecutor(len(cases)) as pool:
         found = list(pool.map(lambda case: _alone(case, seconds), cases))
+    found.append(_alone(cost, seconds))
     return [row for rows in found for row in rows]
 
 
@@ -137,7 +140,7 @@ def frozen(stage: Stage, _: float) -> list[Row]:
 
 def learnt(stage: Stage, seconds: float) -> list[Row]:
     """Nobody publishes the limit, and it moves; refusals name neither quota nor time, as Vertex does."""
-    each = max(120.0, seconds / 2)
+    each = max(120.0, seconds * 0.6)
     moves = [(0.0, 100), (each, 40), (2 * each, 160)]
     fleet = Fleet(stage, "learn", LIMITS | {"rpm": 100, "tpm": 0, "bare_429": True})
     # Three times the highest limit; the trace's mean is about 400 tokens.
@@ -172,3 +175,31 @@ def _note_ceiling(fleet: Fleet, ceilings: dict[int, float], limit: int) -> None:
     ceilings[limit] = min(
         (it["limit"] * 60 / it.get("span_s", 60) for it in windows if it["count"] == "requests"), default=0.0
     )
+
+
+def cost(stage: Stage, _: float) -> list[Row]:
+    redis = stage.redis()
+    command = [sys.executable, "-m", "bench.cost", str(redis.port)]
+    found = json.loads(
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    )
+    few, many = found["10"], found["10000"]
+    sums = [it["process_us"] + it["redis_us"] for it in (few, many)]
+    ratio = max(sums) / min(sums)
+    return [
+        Row(
+            3,
+            "CPU of one grant + settle, one at a time, four windows, the mirror included: at 10,000 a minute",
+            f"{many['process_us']:.0f} us in the process + {many['redis_us']:.0f} us in Redis; at 10 a minute "
+            f"{few['process_us']:.0f} + {few['redis_us']:.0f}: ratio {ratio:.2f}",
+            "ratio <= 1.3",
+            ratio <= 1.3,
+        ),
+        Row(
+            3,
+            "memory in Redis of a target with four windows",
+            f"{many['bytes'] / 1024:.0f} KiB; at 10 a minute {few['bytes'] / 1024:.0f} KiB",
+            "constant, < 200 KiB",
+            many["bytes"] < 200 * 1024 and abs(many["bytes"] / few["bytes"] - 1) < 0.1,
+        ),
+    ]

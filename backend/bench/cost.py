@@ -1,0 +1,93 @@
+"""What one grant and its settlement cost, in the process and in Redis, and what a target keeps in Redis.
+
+Time is given, so that a minute of ten requests is as quick to measure as one of ten thousand. Run in a process of its
+own, patched as the gateway is: ``python -m bench.cost REDIS_PORT``; prints one JSON object.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import json  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+
+import psutil  # noqa: E402
+from redis import Redis  # noqa: E402
+
+from knowalledge.adapters.memory.quota_store import MemoryQuotaStore  # noqa: E402
+from knowalledge.adapters.redis.pipe import Pipe  # noqa: E402
+from knowalledge.adapters.redis.quota_store import RedisQuotaStore  # noqa: E402
+from knowalledge.adapters.replica import ReplicaQuotaStore  # noqa: E402
+from knowalledge.domain.admission import Rules  # noqa: E402
+from knowalledge.domain.model import Priority  # noqa: E402
+from knowalledge.domain.ports import Asking  # noqa: E402
+from knowalledge.domain.quota import SECOND, Count, Need, Window  # noqa: E402
+
+TARGET = "one"
+WINDOWS = (
+    Window("rpm", Count.REQUESTS, 10**6, 60),
+    Window("tpm", Count.TOKENS, 10**9, 60),
+    Window("rpd", Count.REQUESTS, 10**9, 86_400, zone="America/Los_Angeles"),
+    Window("tpd", Count.TOKENS, 10**12, 86_400),
+)
+
+
+class Given:
+    """A clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.seconds = 1_790_000_000.0
+
+    def now(self) -> float:
+        return self.seconds
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+def measure(port: int, server: psutil.Process, a_minute: int, times: int) -> dict[str, float]:
+    """Microseconds a grant with its settlement at this rate."""
+    with Redis(port=port) as redis:
+        redis.flushall()
+        clock = Given()
+        rules = Rules()
+        pipe = Pipe(f"redis://127.0.0.1:{port}/0", 5.0, redis.pubsub)
+        windows = {TARGET: WINDOWS}
+        shared = RedisQuotaStore(
+            pipe, windows, rules, clock, "bench", moment=lambda: str(int(clock.now() * SECOND)), pumps=False
+        )
+        store = ReplicaQuotaStore(shared, MemoryQuotaStore(windows, rules, clock), windows, clock)
+
+        def go(count: int) -> None:
+            for index in range(count):
+                clock.seconds += 60 / a_minute
+                decision = store.ask(TARGET, Asking(f"{index}", Need(300, 200), Priority.MEDIUM))
+                assert decision.reservation is not None, decision
+                store.settle(decision.reservation, Need(310, 150))
+                store.stop()  # brings the settlement to Redis now, not in the background
+
+        go(times // 5)
+        before = server.cpu_times()
+        began = time.process_time()
+        go(times)
+        mine = time.process_time() - began
+        after = server.cpu_times()
+        theirs = after.user + after.system - before.user - before.system
+        size = sum(int(redis.memory_usage(key) or 0) for key in redis.scan_iter("kn:*"))
+        pipe.close()
+        return {"process_us": mine / times * 1e6, "redis_us": theirs / times * 1e6, "bytes": size}
+
+
+def main(port: int) -> None:
+    with Redis(port=port) as redis:
+        server = psutil.Process(redis.info("server")["process_id"])
+    found = {str(rate): measure(port, server, rate, 5000) for rate in (10, 10_000, 10, 10_000)}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
