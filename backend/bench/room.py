@@ -1,6 +1,8 @@
 """The waiting room: who waits how long when there is not enough for all."""
 
+import json
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +29,7 @@ Case = Callable[[Stage, float], list[Row]]
 def run(quick: bool) -> list[Row]:
     """The long ones side by side, then those that load the machine."""
     seconds = 150.0 if quick else 300.0
-    beside: list[Case] = [urgent, lost_replica, come_back]
+    beside: list[Case] = [urgent, tenants, lost_replica, come_back]
     with ThreadPoolExecutor(len(beside)) as pool:
         found = list(pool.map(lambda case: _alone(case, seconds), beside))
     found.append(_alone(many_waiters, seconds))
@@ -84,6 +86,26 @@ def urgent(stage: Stage, seconds: float) -> list[Row]:
             "the same: time told to LOW on entering against the real wait",
             f"median ratio {statistics.median(ratios or [0]):.2f}; {near:.0%} of {len(ratios)} within 20%",
         ),
+    ]
+
+
+def tenants(stage: Stage, seconds: float) -> list[Row]:
+    redis = stage.redis()
+    command = [sys.executable, "-m", "bench.tenants", str(redis.port), str(seconds)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 120).stdout
+    found = json.loads(output)
+    shares = found["tokens"]
+    total = sum(shares.values())
+    light = shares.get("light", 0) / max(1, total)
+    ends = ", ".join(f"{n} {name}" for name, n in sorted(found["ends"].items()))
+    return [
+        Row(
+            4,
+            "two tenants in one level, one asking ten times as often, both for more than half",
+            f"the one who asks less got {light:.1%} of the tokens ({ends})",
+            "within 5% of equal",
+            abs(light - 0.5) <= 0.025,
+        )
     ]
 
 
