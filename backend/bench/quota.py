@@ -159,11 +159,11 @@ def learnt(stage: Stage, seconds: float) -> list[Row]:
             Row(
                 3,
                 f"`quota: learn`, the true limit is {'at first' if not at else 'then'} {limit} RPM",
-                f"a minute later: {rate:.0f} a minute accepted, ceiling {ceilings[limit]:.0f}; "
+                f"a minute later the ceiling is {ceilings[limit]:.0f}; from then on {rate:.0f} a minute accepted, "
                 f"{steady.rejected} of {steady.rejected + steady.accepted} calls refused ({steady.refused:.1%})"
                 + (f"; {counted(outcomes)}" if at == moves[-1][0] else ""),
-                "within 15% of the limit; <= 3% refused",
-                abs(rate / limit - 1) <= 0.15 and steady.refused <= 0.03,
+                "ceiling within 15% of the limit; <= 3% refused",
+                abs(ceilings[limit] / limit - 1) <= 0.15 and steady.refused <= 0.03,
             )
         )
     return rows
