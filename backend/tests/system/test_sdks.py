@@ -113,6 +113,12 @@ def test_openai_reads_a_stream(ours: openai.OpenAI) -> None:
     assert chunks[-1].usage.completion_tokens == 16
 
 
+def test_openai_is_not_disturbed_by_signs_of_life(ours: openai.OpenAI) -> None:
+    with ours.chat.completions.create(model="slow", messages=HI, stream=True) as stream:
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    assert text == "one two three and 0 images"
+
+
 def test_openai_asks_concurrently(url: str) -> None:
     async def ask() -> tuple[str, list[str]]:
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client:
