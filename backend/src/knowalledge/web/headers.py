@@ -1,10 +1,13 @@
 """Response headers, as pure functions of what was decided."""
 
+from functools import lru_cache
+
 from knowalledge.domain.model import Allowance, Answer, CacheInfo
 
 Headers = list[tuple[str, str]]
 
 
+@lru_cache(1024)
 def _string(text: str) -> str:
     """A String of RFC 9651: printable ASCII, quoted."""
     plain = text.encode("ascii", "replace").decode()

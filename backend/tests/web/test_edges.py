@@ -1,0 +1,170 @@
+"""The small pure functions of the web edge: who asks how urgently, what headers say, how schemas are read."""
+
+import json
+from typing import Any
+
+import pytest
+from flask import Request
+
+from knowalledge.domain import errors as e
+from knowalledge.domain.model import Allowance, CacheInfo, Principal, Priority
+from knowalledge.web import auth, errors, headers
+from knowalledge.web.google_schema import json_schema
+from knowalledge.web.schemas import base64_bytes, json_object, reference
+
+ANYBODY = Principal(max_priority=Priority.CRITICAL)
+
+
+def asking(**fields: str) -> Request:
+    return Request({f"HTTP_{name.upper()}": value for name, value in fields.items()})
+
+
+@pytest.mark.parametrize(
+    ("field", "level"),
+    [
+        ("u=0", Priority.CRITICAL),
+        ("u=1", Priority.CRITICAL),
+        ("u=2", Priority.HIGH),
+        ("u=3", Priority.HIGH),
+        ("u=4, i", Priority.MEDIUM),
+        ("i, u=5;x=1", Priority.MEDIUM),
+        ("i,u = 6", Priority.LOW),
+        ("u=0, u=7", Priority.LOW),
+        ("i", Priority.MEDIUM),
+        ("menu=1", Priority.MEDIUM),
+        ("", Priority.MEDIUM),
+    ],
+)
+def test_urgency_becomes_a_level(field: str, level: Priority) -> None:
+    assert auth.priority(asking(priority=field), None, ANYBODY) is level
+
+
+@pytest.mark.parametrize("field", ["u=8", "u=-1", "u=", "u=high", "u=00", "u=\u0665"])
+def test_an_urgency_that_does_not_exist_is_refused(field: str) -> None:
+    with pytest.raises(e.InvalidRequest, match="0 to 7"):
+        auth.priority(asking(priority=field), None, ANYBODY)
+
+
+def test_the_body_goes_before_x_priority_and_that_before_priority() -> None:
+    request = asking(x_priority=" High ", priority="u=7")
+    assert auth.priority(request, "critical", ANYBODY) is Priority.CRITICAL
+    assert auth.priority(request, None, ANYBODY) is Priority.HIGH
+    with pytest.raises(e.InvalidRequest, match="critical, high, medium, low"):
+        auth.priority(asking(x_priority="urgent"), None, ANYBODY)
+
+
+def test_nobody_claims_more_than_they_may() -> None:
+    assert auth.priority(asking(priority="u=0"), None, Principal(max_priority=Priority.LOW)) is Priority.LOW
+
+
+def test_a_request_has_one_id_however_often_it_is_asked_for() -> None:
+    ids = iter("abc")
+    request = asking(x_request_id="not safe\n")
+    assert {auth.request_id(request, lambda: next(ids)) for _ in range(3)} == {"a"}
+
+
+def test_rate_limits_are_structured_fields_whatever_windows_are_called() -> None:
+    windows = (Allowance("rpm", 10, 3, 60, 7), Allowance('a"b\\c\u00e9', 1, 0, 86_400, 5))
+    policy, state = headers.rate_limit(windows)
+    assert policy == ("RateLimit-Policy", '"rpm";q=10;w=60, "a\\"b\\\\c?";q=1;w=86400')
+    assert state == ("RateLimit", '"rpm";r=3;t=7, "a\\"b\\\\c?";r=0;t=5')
+    assert headers.rate_limit(()) == []
+
+
+@pytest.mark.parametrize(
+    ("info", "told"),
+    [
+        (CacheInfo("hit", "memory"), "knowalledge-memory; hit"),
+        (CacheInfo("stale", "redis"), "knowalledge-redis; hit; detail=stale"),
+        (CacheInfo("shared"), "knowalledge; fwd=miss; collapsed"),
+        (CacheInfo("miss"), "knowalledge; fwd=miss"),
+        (CacheInfo("bypass"), "knowalledge; fwd=bypass"),
+    ],
+)
+def test_cache_status_tells_what_the_caches_did(info: CacheInfo, told: str) -> None:
+    assert headers.cache_status(info) == told
+
+
+def _leaves(kind: type[e.KnowalledgeError]) -> list[type[e.KnowalledgeError]]:
+    found = [leaf for child in kind.__subclasses__() for leaf in _leaves(child)]
+    return [*([kind] if kind is not e.KnowalledgeError else []), *found]
+
+
+@pytest.mark.parametrize("kind", _leaves(e.KnowalledgeError), ids=lambda it: it.__name__)
+def test_every_error_has_a_status_of_its_own_and_a_body_in_every_form(kind: type[e.KnowalledgeError]) -> None:
+    error = kind("GET") if kind is errors.WrongMethod else kind("told", retry_after=1.2)
+    status = errors.status_of(error)
+    assert status != 500
+    assert errors.TITLES[status]
+    for form in ("native", "openai", "gemini"):
+        answer = errors.response(error, "r", form)
+        assert answer.status_code == status
+        assert ("Retry-After" in answer.headers) == (status in (429, 503))
+        assert "told" in answer.get_data(as_text=True) or kind is errors.WrongMethod
+    if status in (429, 503):
+        assert errors.retry_after(error, status) == 2
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(None, 1), (0.0, 1), (0.2, 1), (59.1, 60), (1e9, 86_400)])
+def test_a_refusal_always_says_when_to_come_back(seconds: float | None, told: int) -> None:
+    assert errors.retry_after(e.QuotaExhausted("x", retry_after=seconds), 429) == told
+
+
+def test_long_messages_are_cut() -> None:
+    assert len(errors.message(e.InvalidRequest("x" * 10_000))) == errors.MAX_MESSAGE
+
+
+@pytest.mark.parametrize(
+    ("google", "plain"),
+    [
+        ({"type": "STRING", "nullable": True}, {"type": ["string", "null"]}),
+        (
+            {"type": "STRING", "format": "enum", "enum": ["A"]},
+            {"type": "string", "format": "enum", "enum": ["A"]},
+        ),
+        ({"type": "TYPE_UNSPECIFIED", "anyOf": [{"type": "INTEGER"}]}, {"anyOf": [{"type": "integer"}]}),
+        (
+            {
+                "type": "OBJECT",
+                "properties": {"type": {"type": "NUMBER", "example": 1}},
+                "required": ["type"],
+            },
+            {"type": "object", "properties": {"type": {"type": "number"}}, "required": ["type"]},
+        ),
+        (
+            {"type": "ARRAY", "items": {"type": "BOOLEAN"}, "minItems": "1", "maxItems": 2},
+            {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 2},
+        ),
+        (
+            {"type": "object", "additionalProperties": False},
+            {"type": "object", "additionalProperties": False},
+        ),
+        ({"type": ["STRING", None], "items": 5}, {"type": ["string", None], "items": 5}),
+    ],
+)
+def test_googles_schemas_become_json_schemas(google: Any, plain: Any) -> None:
+    assert json.loads(json_schema(json.dumps(google), "x")) == plain
+
+
+def test_no_schema_stays_no_schema() -> None:
+    assert json_schema("", "x") == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["", "null", "[]", "5", "{", '{"a":1}}', '{"a":1},"b":{}', "{'a':1}", "[" * 9999]
+)
+def test_what_is_carried_is_one_json_object_or_refused(text: str) -> None:
+    with pytest.raises(e.InvalidRequest):
+        json_object(text, "x")
+    assert json_object(' {"a" : 1} ', "x") == ' {"a" : 1} '
+
+
+@pytest.mark.parametrize("text", ["_-8=", "/+8=", "_-8", "/+8", "/+\n8="])
+def test_both_alphabets_of_base64_are_read(text: str) -> None:
+    assert base64_bytes(text, "x") == b"\xff\xef"
+
+
+@pytest.mark.parametrize("url", ["ftp://x/y", "javascript:alert(1)", "//x/y", "x", "", "http://[::1"])
+def test_media_that_no_provider_could_fetch_is_refused(url: str) -> None:
+    with pytest.raises(e.InvalidRequest):
+        reference(url, "", "x")
