@@ -4,13 +4,14 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import overhead, quota, room
+from bench import cache, overhead, quota, room
 from bench.report import Row, merge, table
 
 CASES: dict[str, tuple[str, str, Callable[[bool], list[Row]]]] = {
     "overhead": (overhead.TITLE, overhead.WHY, overhead.run),
     "quota": (quota.TITLE, quota.WHY, quota.run),
     "room": (room.TITLE, room.WHY, room.run),
+    "cache": (cache.TITLE, cache.WHY, cache.run),
 }
 
 

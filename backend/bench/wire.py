@@ -91,7 +91,8 @@ class Channel(asyncio.Protocol):
             exchange.head = bytes(buffer[:end])
             self._body_at = end + 4
             match = _LENGTH.search(exchange.head.lower())
-            self._length = int(match[1]) if match else -2
+            without = exchange.status in (204, 304)  # these never have a body
+            self._length = 0 if without else int(match[1]) if match else -2
         if self._length == -2:
             if not buffer.endswith(b"0\r\n\r\n"):
                 return

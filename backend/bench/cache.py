@@ -1,0 +1,283 @@
+"""The cache layers: how often they answer, what an answer costs, and what they do when the provider is gone."""
+
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import time
+from http.client import HTTPConnection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+from redis import Redis
+
+from bench.eviction import clairvoyant, ranks
+from bench.processes import Child, Stage, free_port
+from bench.report import Row
+from knowalledge.adapters.clock import SystemClock
+from knowalledge.adapters.memory.flights import MemoryFlights
+from knowalledge.adapters.memory.response_cache import OVERHEAD, MemoryResponseCache
+from knowalledge.adapters.redis.outage import Outage
+from knowalledge.adapters.redis.response_cache import RedisResponseCache
+from knowalledge.domain.caching import Lifetimes, Stored
+from knowalledge.domain.model import Answer, Completion, Finish, Request, Text, Usage
+from knowalledge.domain.topics import query
+from knowalledge.service import prompts
+from knowalledge.service.layers import Layers
+from knowalledge.service.topics import Asker, Topics
+
+TITLE = "Caches"
+WHY = (
+    "Topics by Zipf's law go through three replicas' real layers and one Redis; all else is over real processes. CPU\n"
+    "is user and system time of the worker; *constant* is `/api/health` of the same application under the same load,\n"
+    "interleaved. `python -m bench.eviction` compares the eviction algorithms."
+)
+CONFIG = """
+redis_url: redis://127.0.0.1:{redis}/0
+cache: {{keep_warm: false, {cache}}}
+models: {{m: {{targets: [{{name: t, provider: gemini, api_key: k, base_url: "http://127.0.0.1:{sim}"}}]}}}}
+"""
+TOPICS = 10_000
+PATH = "/api/v1/topics/light/related?count=8"
+VCL = Path(__file__).parents[2] / "deploy" / "varnish" / "default.vcl"
+
+
+def run(quick: bool) -> list[Row]:
+    with Stage() as stage:
+        rows = hit_rate(stage, 20_000 if quick else 120_000)
+        redis, sim = stage.redis(), stage.simulator("--latency-ms", "800")
+        config = CONFIG.format(redis=redis.port, sim=sim.port, cache="browser_ttl: 5m")
+        replicas = [stage.gateway(config) for _ in range(3)]
+        rows += one_call(stage, replicas, sim)
+        sim.post("/_control", {"latency_ms": 0})
+        rows += cost(stage, replicas[0], 1.0 if quick else 2.0, 3 if quick else 7)
+        rows += outside(stage, replicas[0], 1 if quick else 3)
+    with Stage() as stage:
+        rows += provider_down(stage, 2.0 if quick else 10.0)
+    return rows
+
+
+# -- how often ---------------------------------------------------------------------------------------
+
+
+class Model:
+    """A model that answers at once; counts how often it had to."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def complete(self, request: Request) -> Answer:
+        self.calls += 1
+        text = msgspec.json.encode({"topics": [f"topic {index} " * 8 for index in range(8)]}).decode()
+        usage = Usage(60, 90)
+        return Answer("", request.model, "t", Completion((Text(text),), Finish.STOP, usage), usage)
+
+
+class Uncounted:
+    def cached(self, layer: str, result: str, entry: Stored | None = None) -> None:
+        """Nothing to tell."""
+
+
+def hit_rate(stage: Stage, length: int) -> list[Row]:
+    """Zipf(1.0) over 10,000 topics, three replicas in turn, each with memory for 1% of them."""
+    clock, model = SystemClock(), Model()
+    files = prompts.load()
+    redis = Redis(port=stage.redis().port)
+    entry = 1000 + OVERHEAD  # such an answer and what is around it, measured below
+    fleet = []
+    for _ in range(3):
+        shared = RedisResponseCache(redis, Outage(clock))
+        memory = MemoryResponseCache(TOPICS // 100 * entry, clock)
+        layers = Layers(memory, shared, Lifetimes(600, 3600, 3600), clock, Uncounted())
+        topics = Topics(model, layers, MemoryFlights(clock), clock, files, "m", Uncounted())
+        fleet.append((topics, memory))
+    asker = Asker("bench")
+    asked = list(itertools.islice(ranks(3, TOPICS), length))
+    near = 0
+    for index, rank in enumerate(asked):
+        topics, _ = fleet[index % 3]
+        near += topics.get(query("related", f"topic {rank}", {}), asker).cache.layer == "memory"
+    size = fleet[0][1].size()
+    redis.close()
+    hits = 1 - model.calls / length
+    bound = clairvoyant([(rank, 1) for rank in asked], 3 * TOPICS // 100)
+    every = 1 - len(set(asked)) / length
+    case = f"Zipf(1.0), {length:,} requests for {TOPICS:,} topics, 3 replicas with memory for {size.entries} each"
+    return [
+        Row(
+            5,
+            f"{case}: answered by memory or Redis",
+            f"{hits:.1%}; memory alone {near / length:.1%}",
+            "> 87%",
+            hits > 0.87,
+        ),
+        Row(
+            5,
+            "... of what a clairvoyant cache of the three memories' size gets",
+            f"{hits / bound:.0%} of {bound:.1%}",
+            ">= 95%",
+            hits >= 0.95 * bound,
+        ),
+        Row(5, "... of what an endless cache gets", f"{hits / every:.1%} of {every:.1%}"),
+    ]
+
+
+# -- once ----------------------------------------------------------------------------------------------
+
+
+def one_call(stage: Stage, replicas: list[Child], sim: Child) -> list[Row]:
+    loaders = [stage.loader() for _ in replicas]
+    counts = (334, 333, 333)
+    for replica, loader, count in zip(replicas, loaders, counts, strict=True):
+        loader.order(port=replica.port, path="/api/v1/topics/cold", method="GET", mode="burst", count=count)
+    found = [loader.result() for loader in loaders]
+    answered = sum(it["statuses"].get("200", 0) for it in found)
+    calls = int(sim.get("/_stats")["accepted"])
+    return [
+        Row(
+            5,
+            "1,000 clients ask the same cold topic at once, 3 replicas",
+            f"{calls} provider call{'s' * (calls != 1)}, {answered} answers, the last after "
+            f"{max(it['max_ms'] for it in found) / 1000:.1f} s (the provider takes 0.8 s)",
+            "exactly 1 call",
+            calls == 1 and answered == 1000,
+        )
+    ]
+
+
+# -- what it costs -------------------------------------------------------------------------------------
+
+
+def cost(stage: Stage, replica: Child, seconds: float, rounds: int) -> list[Row]:
+    loader = stage.loader()
+    etag = _ask(replica.port, PATH)[1]["etag"]
+    cases: dict[str, dict[str, Any]] = {
+        "constant": {"path": "/api/health"},
+        "hit": {"path": PATH},
+        "304": {"path": PATH, "headers": {"If-None-Match": etag}},
+    }
+    spent: dict[str, list[float]] = {name: [] for name in cases}
+    rates: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, order in cases.items():
+            before = replica.cpu()
+            found = loader.run(
+                port=replica.port, method="GET", mode="closed", concurrency=16, seconds=seconds, **order
+            )
+            right = found["statuses"].get("304" if name == "304" else "200", 0)
+            if right != found["count"]:
+                raise RuntimeError(f"{name}: {found['statuses']}")
+            spent[name].append((replica.cpu() - before) / found["count"] * 1e6)
+            rates[name].append(found["count"] / found["seconds"])
+    rows = [
+        Row(
+            5,
+            "a constant from the same application",
+            f"{median(spent['constant']):.0f} us, {median(rates['constant']):,.0f} requests/s",
+        )
+    ]
+    for name, title, most in (("hit", "memory hit (1 KB)", 1.5), ("304", "304 from memory", 1.2)):
+        # Neighbours in time, since the machine is shared.
+        ratio = median(a / b for a, b in zip(spent[name], spent["constant"], strict=True))
+        rows.append(
+            Row(
+                5,
+                f"{title} against it, CPU",
+                f"{ratio:.2f}x ({median(spent[name]):.0f} us)",
+                f"<= {most}x",
+                ratio <= most,
+            )
+        )
+    return rows
+
+
+def _ask(port: int, path: str) -> tuple[int, dict[str, str], bytes]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return (
+            response.status,
+            {name.lower(): value for name, value in response.getheaders()},
+            response.read(),
+        )
+    finally:
+        connection.close()
+
+
+# -- outside -------------------------------------------------------------------------------------------
+
+
+def outside(stage: Stage, replica: Child, rounds: int) -> list[Row]:
+    """The shipped Varnish configuration before the replica, both under wrk, interleaved."""
+    case = "through the CDN layer (Varnish), hot, against the worker's own"
+    varnishd = shutil.which("varnishd", path=os.environ.get("PATH", "") + ":/usr/sbin")
+    wrk = shutil.which("wrk")
+    if varnishd is None or wrk is None:
+        return [Row(5, case, "not measured: varnish or wrk is not installed", ">= 20x")]
+    port = free_port()
+    text = re.sub(r'"backend-\d"; \.port = "8080"', f'"127.0.0.1"; .port = "{replica.port}"', VCL.read_text())
+    stage.folder.chmod(0o755)
+    (stage.folder / "bench.vcl").write_text(text)
+    stage.start(
+        varnishd, "-F", "-n", str(stage.folder / "varnish"), "-f", str(stage.folder / "bench.vcl"),
+        "-a", f"127.0.0.1:{port}", "-s", "malloc,32m", *(["-j", "none"] if os.getuid() == 0 else []),
+    )  # fmt: skip
+    stage.listening(port)
+    while _ask(port, PATH)[1].get("x-cache") != "HIT":
+        time.sleep(0.05)
+    ratios, rates = [], []
+    for _ in range(rounds):
+        own, cdn = _wrk(wrk, replica.port), _wrk(wrk, port)
+        ratios.append(cdn / own)
+        rates.append(cdn)
+    ratio = median(ratios)
+    measured = f"{ratio:.1f}x: {median(rates):,.0f} requests/s, the load generator on the same cores"
+    return [Row(5, case, measured, ">= 20x", ratio >= 20)]
+
+
+def _wrk(wrk: str, port: int) -> float:
+    command = [wrk, "-t1", "-c32", "-d3s", f"http://127.0.0.1:{port}{PATH}"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    match = re.search(r"Requests/sec:\s+([\d.]+)", found)
+    if match is None or "Non-2xx" in found:
+        raise RuntimeError(found)
+    return float(match[1])
+
+
+# -- without the provider --------------------------------------------------------------------------------
+
+
+def provider_down(stage: Stage, seconds: float) -> list[Row]:
+    """Answers whose life is over in a second, and a provider that fails each call for a while."""
+    redis, sim = stage.redis(), stage.simulator()
+    cache = "redis_ttl: 1s, memory_ttl: 1s, stale_ttl: 10m"
+    replicas = [stage.gateway(CONFIG.format(redis=redis.port, sim=sim.port, cache=cache)) for _ in range(3)]
+    paths = [f"/api/v1/topics/topic-{index}/related?count=3" for index in range(100)]
+    for path in paths:
+        _ask(replicas[0].port, path)
+    sim.post("/_control", {"faults": {"503": 1.0}})
+    time.sleep(1.2)
+    asked = stale = 0
+    slowest = 0.0
+    end = time.monotonic() + seconds
+    for index in itertools.count():
+        if time.monotonic() > end and index >= len(paths):
+            break
+        began = time.monotonic()
+        status, headers, body = _ask(replicas[index % 3].port, paths[index % len(paths)])
+        slowest = max(slowest, time.monotonic() - began)
+        asked += 1
+        stale += status == 200 and b'"degraded":true' in body and "detail=stale" in headers["cache-status"]
+    return [
+        Row(
+            5,
+            f"provider down, {len(paths)} warm topics past their life, 3 replicas",
+            f"{stale / asked:.1%} of {asked:,} answered and marked stale, the slowest after {slowest:.2f} s",
+            "100% (stale for 10 minutes)",
+            stale == asked,
+        )
+    ]
