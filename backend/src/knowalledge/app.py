@@ -102,6 +102,7 @@ def create_app(settings: Settings) -> Flask:
     register(app, edge, operations)
     for routes in knowledge.routes:
         app.register_blueprint(routes)
+    app.wsgi_app = knowledge.short(app.wsgi_app)  # type: ignore[method-assign, assignment]
     app.extensions["knowalledge"] = life
     return app
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from flask import Blueprint
@@ -34,7 +34,10 @@ from knowalledge.web import cache as cache_routes
 from knowalledge.web import topics as topic_routes
 from knowalledge.web.cache import CacheStats, LayerStats, Saved
 from knowalledge.web.edge import Edge
-from knowalledge.web.topics import Policy
+from knowalledge.web.topics import Policy, Short
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
 
 # How soon a worker hears what was taken back elsewhere, in seconds.
 LISTEN_S = 0.25
@@ -88,6 +91,7 @@ class Knowledge(NamedTuple):
     """What is served from the caches: routes, and what runs beside them."""
 
     routes: tuple[Blueprint, ...]
+    short: "Callable[[WSGIApplication], WSGIApplication]"  # the way before the framework
     tasks: tuple[Task, ...]
     gauges: Callable[[], None]
 
@@ -122,12 +126,18 @@ def knowledge(
         public=settings["auth.mode"] == "none",
         shared=layers.shared is not None,
     )
-    routes = topic_routes.blueprint(edge, service, policy, Sieve(MEMO_BYTES), settings["request.timeout"])
+    memo: Sieve[str, topic_routes.Known] = Sieve(MEMO_BYTES)
+    routes = topic_routes.blueprint(edge, service, policy, memo, settings["request.timeout"])
     stats = partial(cache_stats, settings, caches, popular, telemetry)
     operating = cache_routes.blueprint(edge, stats, Invalidator(layers, purger(settings), audit))
     gauges = partial(_gauges, layers, telemetry)
     warming: tuple[Task, ...] = ((ROUND_S, popular.round),) if settings["cache.keep_warm"] else ()
-    return Knowledge((routes, operating), (*caches.tasks, *warming), gauges)
+    return Knowledge(
+        (routes, operating),
+        lambda inner: Short(inner, edge, service, policy, memo),
+        (*caches.tasks, *warming),
+        gauges,
+    )
 
 
 def has_spare(quota: QuotaStore, targets: tuple[str, ...]) -> bool:

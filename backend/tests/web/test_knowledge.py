@@ -511,3 +511,36 @@ def test_cache_control_of_the_request_says_whether_a_stored_answer_will_do(
         "/api/v1/generate", json={"prompt": "other"}, headers={"Cache-Control": "only-if-cached"}
     )
     assert (only.status_code, only.json["code"]) == (503, "cache_miss")
+
+
+def test_the_short_way_and_the_long_way_answer_alike(alone: FlaskClient) -> None:
+    path = "/api/v1/topics/light/related"
+    alone.get(path)
+    short = alone.get(path)
+    long = alone.get(path, headers={"Origin": "https://page.example"})
+    for one in (short, long):
+        one.headers.pop("X-Request-ID")
+    assert sorted(short.headers.items()) == sorted(
+        it for it in long.headers.items() if not it[0].startswith("Access-Control")
+    )
+    assert (short.data, short.status) == (long.data, long.status)
+    counted = 'knowalledge_http_responses_total{route="/api/v1/topics/<path:topic>/related",status="200"} 3.0'
+    assert counted in alone.get("/metrics").text
+
+
+def test_the_short_way_repeats_a_safe_request_id_and_no_other(alone: FlaskClient) -> None:
+    path = "/api/v1/topics/light/related"
+    alone.get(path)
+    assert alone.get(path, headers={"X-Request-ID": "mine"}).headers["X-Request-ID"] == "mine"
+    assert alone.get(path, headers={"X-Request-ID": "a b"}).headers["X-Request-ID"] != "a b"
+
+
+def test_an_answer_that_was_taken_back_is_not_given_by_the_short_way(
+    alone: FlaskClient, provider: Knowing
+) -> None:
+    path = "/api/v1/topics/light/related"
+    alone.get(path)
+    alone.get(path)
+    alone.post("/api/cache/invalidate", json={"tag": "topic:light"})
+    assert "fwd=miss" in alone.get(path).headers["Cache-Status"]
+    assert provider.calls == 2

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from flask import Request
 
@@ -18,7 +19,11 @@ _KEY = "knowalledge.request_id"
 
 def request_id(request: Request, new_id: Callable[[], str]) -> str:
     """The caller's id if it is safe to repeat, else a new one; the same one however often it is asked for."""
-    environ = request.environ
+    return id_of(request.environ, new_id)
+
+
+def id_of(environ: dict[str, Any], new_id: Callable[[], str]) -> str:
+    """The same, where there is no request object."""
     found: str | None = environ.get(_KEY)
     if found is None:
         found = environ.get("HTTP_X_REQUEST_ID", "")
