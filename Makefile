@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: setup run test bench lint format lock
+.PHONY: setup run test bench lint format reference lock
 setup: .venv/.dev
 
 .venv/.dev: backend/requirements/dev.lock backend/pyproject.toml
@@ -28,6 +28,15 @@ bench: setup
 
 lint: setup
 	cd backend && ../$(BIN)/ruff format --check . && ../$(BIN)/ruff check . && ../$(BIN)/mypy && ../$(BIN)/lint-imports --no-logo
+	cd backend && ../$(BIN)/bandit --quiet --recursive --severity-level medium src simulator
+
+format: setup
+	cd backend && ../$(BIN)/ruff format . && ../$(BIN)/ruff check --fix .
+
+# The pages of docs/reference and docs/openapi.json, from the tables that the code works with.
+reference: setup
+	$(BIN)/knowalledge reference docs/reference
+	$(BIN)/knowalledge openapi > docs/openapi.json
 
 lock:
 	cd backend && uv pip compile pyproject.toml --universal --python-version 3.11 --group dev --generate-hashes --no-emit-index-url --no-header -q -o requirements/dev.lock

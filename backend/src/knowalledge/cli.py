@@ -14,6 +14,7 @@ import click  # noqa: E402
 from knowalledge import planner  # noqa: E402
 from knowalledge.adapters.clock import SystemClock  # noqa: E402
 from knowalledge.doctor import examine, table  # noqa: E402
+from knowalledge.reference import pages  # noqa: E402
 from knowalledge.server import Server  # noqa: E402
 from knowalledge.settings import TABLE, Settings, SettingsError  # noqa: E402
 from knowalledge.warm import Warmer, topics_of  # noqa: E402
@@ -158,6 +159,15 @@ def plan(
         click.echo(line)
     if plot is not None:
         plot.write_text(planner.svg(plans))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+def reference(folder: Path) -> None:
+    """Write the reference pages of the documentation into FOLDER."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in pages(main).items():
+        (folder / name).write_text(text)
 
 
 @main.command()

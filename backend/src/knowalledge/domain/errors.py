@@ -34,7 +34,7 @@ Messages are fit for the caller: they never hold a prompt, a secret or a stack.
 
 
 class KnowalledgeError(Exception):
-    """Base of all. ``code`` is stable and documented."""
+    """Base of all; by itself a fault of ours. ``code`` is stable and documented."""
 
     code = "internal"
 
@@ -46,91 +46,133 @@ class KnowalledgeError(Exception):
 
 
 class InvalidRequest(KnowalledgeError):
+    """The request must be changed; ``param`` names what is wrong."""
+
     code = "invalid_request"
 
 
 class UnknownModel(InvalidRequest):
+    """No such model; the message names the nearest known one."""
+
     code = "unknown_model"
 
 
 class NeverFits(InvalidRequest):
+    """Larger than a whole window of the quota: waiting cannot help; the message names the limit."""
+
     code = "never_fits"
 
 
 class PayloadTooLarge(InvalidRequest):
+    """The body is larger than ``server.max_body``."""
+
     code = "payload_too_large"
 
 
 class ContentBlocked(InvalidRequest):
+    """The provider refuses the prompt's content."""
+
     code = "content_blocked"
 
 
 class Unauthenticated(KnowalledgeError):
+    """The caller did not say who it is."""
+
     code = "unauthenticated"
 
 
 class Forbidden(KnowalledgeError):
+    """The caller may not do this."""
+
     code = "forbidden"
 
 
 class NotFound(KnowalledgeError):
+    """There is nothing at this address."""
+
     code = "not_found"
 
 
 class IdempotencyConflict(KnowalledgeError):
+    """The first request with this idempotency key is still running."""
+
     code = "idempotency_conflict"
 
 
 class IdempotencyMismatch(KnowalledgeError):
+    """This idempotency key came with another body."""
+
     code = "idempotency_mismatch"
 
 
 class Limited(KnowalledgeError):
+    """Come back later."""
+
     code = "limited"
 
 
 class QuotaExhausted(Limited):
+    """The quota has no room, and the request does not wait."""
+
     code = "quota_exhausted"
 
 
 class QueueFull(Limited):
+    """The waiting room is full of requests that are no less urgent, or a more urgent one took this place."""
+
     code = "queue_full"
 
 
 class QueueTimeout(Limited):
+    """The turn did not come within the time that it may wait."""
+
     code = "queue_timeout"
 
 
 class DeadlineTooShort(Limited):
+    """The turn would come after the request's deadline, so it is refused at once."""
+
     code = "deadline_too_short"
 
 
 class Unavailable(KnowalledgeError):
+    """Not now, or not here."""
+
     code = "unavailable"
 
 
 class CircuitOpen(Unavailable):
+    """Every target of the model is resting after failures."""
+
     code = "circuit_open"
 
 
 class ShuttingDown(Unavailable):
+    """This replica is ending; another one will answer."""
+
     code = "shutting_down"
 
 
 class CacheMiss(Unavailable):
+    """Asked with ``cache: only``, and no answer is kept."""
+
     code = "cache_miss"
 
 
 class ClientGone(KnowalledgeError):
+    """Nobody is left to answer; seen in metrics only."""
+
     code = "client_gone"
 
 
 class ProviderError(KnowalledgeError):
+    """The provider did not do its part."""
+
     code = "provider_error"
 
 
 class ProviderRateLimited(ProviderError):
-    """``quota_id`` is Google's QuotaFailure quotaId where it was given, else empty."""
+    """The provider answered 429; ``quota_id`` is Google's QuotaFailure quotaId where it was given, else empty."""
 
     code = "provider_rate_limited"
 
@@ -140,20 +182,30 @@ class ProviderRateLimited(ProviderError):
 
 
 class ProviderUnavailable(ProviderError):
+    """The provider refused the connection, broke it off, or answered 5xx."""
+
     code = "provider_unavailable"
 
 
 class ProviderTimeout(ProviderError):
+    """The provider did not answer within the request's time."""
+
     code = "provider_timeout"
 
 
 class ProviderRejected(ProviderError):
+    """The provider does not take this request (4xx)."""
+
     code = "provider_rejected"
 
 
 class ProviderGarbage(ProviderError):
+    """The answer cannot be read, or ends in the middle."""
+
     code = "provider_garbage"
 
 
 class ProviderAuth(ProviderError):
+    """The gateway's own credentials do not work."""
+
     code = "provider_auth"
