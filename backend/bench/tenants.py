@@ -31,7 +31,9 @@ TARGET = "one"
 WINDOWS = (Window("tpm", Count.TOKENS, 100_000, 60),)
 MEAN = 400  # tokens a request
 REPLICAS = 3
-PATIENCE_S = 30.0
+# Longer than a window, and places for all that a window serves: so that both always have somebody waiting.
+PATIENCE_S = 100.0
+RULES = Rules(capacity=500)
 # Requests of each tenant, in parts of what the quota has room for: both want more than their half.
 OFFERED = {"light": 0.75, "heavy": 7.5}
 
@@ -90,8 +92,8 @@ def main(port: int, seconds: float) -> None:
     for index in range(REPLICAS):
         url = f"redis://127.0.0.1:{port}/0"
         pipe = Pipe(url, 5.0, Redis.from_url(url).pubsub)
-        shared = RedisQuotaStore(pipe, windows, Rules(), clock, f"replica-{index}")
-        store = ReplicaQuotaStore(shared, MemoryQuotaStore(windows, Rules(), clock), windows, clock)
+        shared = RedisQuotaStore(pipe, windows, RULES, clock, f"replica-{index}")
+        store = ReplicaQuotaStore(shared, MemoryQuotaStore(windows, RULES, clock), windows, clock)
         store.start()
         stores.append(store)
     callers = Callers(stores, seconds)

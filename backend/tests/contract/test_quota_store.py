@@ -273,6 +273,30 @@ def test_a_full_room_refuses_a_newcomer_that_is_below_everybody(make: Make) -> N
     assert refused.wait_s > 0
 
 
+def test_a_room_full_of_one_tenant_makes_room_for_another_until_both_have_as_much(make: Make) -> None:
+    store, _ = full(make)
+    old, _, new = [enter(store, tenant="a") for _ in range(3)]
+    enter(store, tenant="b")
+    if isinstance(store, RedisQuotaStore):
+        store.beat("t")
+    assert new.wait(0) is not None
+    assert old.wait(0) is None
+    for tenant in ("b", "a"):
+        assert ask(store, ONE, tenant=tenant, patience=1000).refusal is Refusal.FULL
+    enter(store, tenant="heavy")  # its weight is 2: two places count as one
+    assert ask(store, ONE, tenant="a", patience=1000).refusal is Refusal.FULL
+
+
+def test_a_deadline_is_judged_by_the_turns_that_tenants_take(make: Make) -> None:
+    store, _ = full(make, 1)
+    for _ in range(2):
+        enter(store, tenant="a")
+    assert (
+        ask(store, ONE, tenant="a", patience=150).refusal is Refusal.DEADLINE
+    )  # its turn would be the third
+    assert ask(store, ONE, tenant="b", patience=150).ticket is not None  # and this one's the second
+
+
 def test_one_whose_turn_comes_after_its_deadline_is_refused_at_once(make: Make) -> None:
     store, _ = full(make)
     refused = ask(store, ONE, patience=5.0)

@@ -175,11 +175,13 @@ class Room:
     def enter(self, waiter: Waiter) -> tuple[bool, Waiter | None]:
         """Take a place; whether there was one, and who was shed for it.
 
-        A full room sheds the newest waiter of the lowest level below the newcomer's.
+        A full room sheds the newest waiter of the lowest level below the newcomer's; else, so that nobody can keep
+        the others out by asking more often, the newest of the tenant with the most places in the newcomer's level, if
+        it has more than the newcomer's will.
         """
         shed = None
         if len(self._waiters) >= self.rules.capacity:
-            shed = self._newest_below(waiter.level)
+            shed = self._newest_below(waiter.level) or self._newest_of_most(waiter)
             if shed is None:
                 return False, None
             self.leave(shed.id, Ending.SHED)
@@ -193,6 +195,13 @@ class Room:
             if newest is not None:
                 return newest
         return None
+
+    def _newest_of_most(self, newcomer: Waiter) -> Waiter | None:
+        weights, queues = self.rules.weights, self._lines[newcomer.level].queues
+        places = {tenant: len(queue) / weights.get(tenant, 1.0) for tenant, queue in queues.items()}
+        most = max(places, key=lambda it: (places[it], it), default=None)
+        own = (len(queues.get(newcomer.tenant, ())) + 1) / weights.get(newcomer.tenant, 1.0)
+        return queues[most][-1] if most is not None and places[most] > own else None
 
     def leave(self, key: str, ending: Ending | None) -> Waiter | None:
         """Give up a place (no ending: to take it up elsewhere); None if it was not held any more."""
@@ -279,6 +288,18 @@ class Room:
             return count + elders, need.plus(share)
         return count + line.size, need.plus(line.need)
 
+    def before_in_turns(self, newcomer: Waiter) -> tuple[int, Need]:
+        """The same for a newcomer if all tenants of its level, taken for equals, were served one after the other."""
+        count, need = self.before(newcomer)
+        line = self._lines[newcomer.level]
+        tenants = len(line.queues) + (newcomer.tenant not in line.queues)
+        turns = (len(line.queues.get(newcomer.tenant, ())) + 1) * tenants - 1
+        if turns >= line.size:
+            return count, need
+        above = Need(need.input - line.need.input, need.output - line.need.output)
+        share = Need(line.need.input * turns // line.size, line.need.output * turns // line.size)
+        return count - line.size + turns, above.plus(share)
+
     def positions(self) -> dict[str, int]:
         """Everybody's position, from 1: by level, then by arrival."""
         ordered = sorted(self._waiters.values(), key=lambda it: (it.level, *_age(it)))
@@ -331,7 +352,7 @@ class Desk:
         position, eta, window = self.place(at, waiter)
         if patience_s <= 0:
             return Refused(Refusal.QUOTA, eta, window)
-        if eta > patience_s:
+        if eta > patience_s and self._eta(at, waiter, *self.room.before_in_turns(waiter))[0] > patience_s:
             return Refused(Refusal.DEADLINE, eta, window)
         admitted, shed = self.room.enter(waiter)
         if not admitted:
@@ -341,10 +362,13 @@ class Desk:
     def place(self, at: Moment, waiter: Waiter) -> tuple[int, float, str]:
         """Position from 1, seconds until its turn, and the window that it waits for."""
         count, need = self.room.before(waiter)
-        wait, window = self.ledger.wait(
-            at, need.plus(waiter.need), count + 1, self.room.rules.lane(waiter.level)
-        )
-        return count + 1, wait * self.room.slowed(at.now, waiter.level) / SECOND, window
+        return count + 1, *self._eta(at, waiter, count, need)
+
+    def _eta(self, at: Moment, waiter: Waiter, count: int, need: Need) -> tuple[float, str]:
+        """Seconds until the turn of one that has so many before it, who need so much; and the window."""
+        lane = self.room.rules.lane(waiter.level)
+        wait, window = self.ledger.wait(at, need.plus(waiter.need), count + 1, lane)
+        return wait * self.room.slowed(at.now, waiter.level) / SECOND, window
 
     def places(self, at: Moment) -> "Places":
         """Where everybody stands."""

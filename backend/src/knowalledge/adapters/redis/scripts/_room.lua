@@ -4,6 +4,7 @@
 --   P .. line:<L>        zset  waiter id by arrival, per level
 --   P .. line:<L>:<T>    zset  the same per tenant
 --   P .. served:<L>      zset  tenants with somebody waiting, by weighted tokens served
+--   P .. crowd:<L>       zset  the same tenants by how many wait, weighted
 --   P .. idle:<L>        zset  tenants without, bounded
 --   KEYS[1] also holds   e<L><ending> how many have left that way, n<L> waiting, i<L> and o<L> what they need, sa grants since the last aged one,
 --                        g<L> and f<L> grants in this look-back and in the one before, gt which one this is
@@ -41,6 +42,17 @@ local function count(level, by, input, output)
   redis.call('HINCRBY', KEYS[1], 'o' .. level, whole(by * output))
 end
 
+-- How many of a waiter's tenant wait has changed.
+local function crowd(w)
+  local n = redis.call('ZCARD', P .. 'line:' .. w.level .. ':' .. w.tenant)
+  local all = P .. 'crowd:' .. w.level
+  if n == 0 then
+    redis.call('ZREM', all, w.tenant)
+  else
+    redis.call('ZADD', all, string.format('%.17g', n / w.weight), w.tenant)
+  end
+end
+
 local function put(w)
   local line, served = P .. 'line:' .. w.level, P .. 'served:' .. w.level
   local own = line .. ':' .. w.tenant
@@ -56,6 +68,7 @@ local function put(w)
   local record = cmsgpack.pack({w.level, w.input, w.output, w.arrived, w.replica, w.weight, w.tenant})
   redis.call('HSET', P .. 'room', w.id, record)
   count(w.level, 1, w.input, w.output)
+  crowd(w)
 end
 
 local function take(w, ending)
@@ -66,6 +79,7 @@ local function take(w, ending)
   redis.call('ZREM', line, w.id)
   redis.call('ZREM', own, w.id)
   count(w.level, -1, w.input, w.output)
+  crowd(w)
   if redis.call('EXISTS', own) == 0 then
     local score = redis.call('ZSCORE', served, w.tenant)
     local idle = P .. 'idle:' .. w.level
@@ -193,6 +207,21 @@ local function before(level)
   return ahead, input, output
 end
 
+-- The same if all tenants of the level, taken for equals, were served one after the other.
+local function before_in_turns(level, tenant)
+  local ahead, input, output = before(level)
+  local got = redis.call('HMGET', KEYS[1], 'n' .. level, 'i' .. level, 'o' .. level)
+  local size = tonumber(got[1]) or 0
+  local own = redis.call('ZCARD', P .. 'line:' .. level .. ':' .. tenant)
+  local tenants = redis.call('ZCARD', P .. 'served:' .. level)
+  if own == 0 then tenants = tenants + 1 end
+  local turns = (own + 1) * tenants - 1
+  if turns >= size then return ahead, input, output end
+  return ahead - size + turns,
+    input - got[2] + math.floor(got[2] * turns / size),
+    output - got[3] + math.floor(got[3] * turns / size)
+end
+
 -- The newest waiter of the lowest level below this one.
 local function newest_below(level)
   for lower = 3, level + 1, -1 do
@@ -200,6 +229,14 @@ local function newest_below(level)
     if id then return waiter(id) end
   end
   return nil
+end
+
+-- The newest waiter of the tenant with the most places in a level, if it has more than this tenant would have.
+local function newest_of_most(level, tenant, weight)
+  local most = redis.call('ZREVRANGE', P .. 'crowd:' .. level, 0, 0, 'WITHSCORES')
+  local line = P .. 'line:' .. level .. ':'
+  if not most[1] or tonumber(most[2]) <= (redis.call('ZCARD', line .. tenant) + 1) / weight then return nil end
+  return waiter(redis.call('ZREVRANGE', line .. most[1], 0, 0)[1])
 end
 
 local function levels(reply)

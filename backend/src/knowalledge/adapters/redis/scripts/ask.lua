@@ -25,17 +25,21 @@ if busy == 0 or passes(level) then
     return levels({0, 0, 0, arrived})
   end
 end
+local function in_turns()
+  local ahead, more_input, more_output = before_in_turns(level, tenant)
+  return wait_for(ahead + 1, more_input + input, more_output + output, level) * slowed(level)
+end
 local ahead, more_input, more_output = before(level)
 local eta, worst = wait_for(ahead + 1, more_input + input, more_output + output, level)
 eta = eta * slowed(level)
 local reply
 if patience <= 0 then
   reply = {2, 'quota', eta, worst}
-elseif eta > patience then
+elseif eta > patience and in_turns() > patience then
   reply = {2, 'deadline', eta, worst}
 else
   local shed
-  if busy >= cfg[1] then shed = newest_below(level) end
+  if busy >= cfg[1] then shed = newest_below(level) or newest_of_most(level, tenant, weight) end
   if busy >= cfg[1] and not shed then
     reply = {2, 'full', eta, worst}
   else
