@@ -1,0 +1,184 @@
+"""The waiting room: who is next, and that nobody is lost or served twice."""
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from knowalledge.domain.admission import Desk, Ending, Granted, Refused, Room, Rules, Waiter, Waiting
+from knowalledge.domain.calendar import moment_of
+from knowalledge.domain.model import Priority
+from knowalledge.domain.quota import SECOND, Count, Entry, Moment, Need, Window
+
+RPM = Window("rpm", Count.REQUESTS, 5, 60)
+TPM = Window("tpm", Count.TOKENS, 500, 60)
+ONE = Need(1, 0)
+
+
+def waiter(
+    number: int, level: Priority = Priority.MEDIUM, tenant: str = "", need: Need = ONE, at: float = 0
+) -> Waiter:
+    return Waiter(f"{number:07}", level, tenant, need, int(at * SECOND))
+
+
+def served(room: Room, number: int, now: float = 0) -> list[str]:
+    found = []
+    for _ in range(number):
+        head = room.next(int(now * SECOND))
+        assert head is not None
+        room.served(int(now * SECOND), head)
+        found.append(head.tenant)
+    return found
+
+
+def test_tenants_get_equal_tokens_while_both_have_work() -> None:
+    room = Room(Rules(capacity=10_000))
+    for number in range(1000):
+        room.enter(waiter(number, tenant="many", need=Need(10, 0), at=number))
+    for number in range(1000, 1100):
+        room.enter(waiter(number, tenant="few", need=Need(30, 0), at=number))
+    tokens: Counter[str] = Counter()
+    for tenant in served(room, 300):
+        tokens[tenant] += 10 if tenant == "many" else 30
+    assert tokens["few"] == pytest.approx(tokens["many"], rel=0.05)
+
+
+def test_a_weight_of_two_is_served_twice_the_tokens() -> None:
+    room = Room(Rules(capacity=1000, weights={"paying": 2.0}))
+    for number in range(600):
+        room.enter(waiter(number, tenant=("paying", "free")[number % 2], need=Need(10, 0)))
+    assert Counter(served(room, 90)) == {"paying": 60, "free": 30}
+
+
+def test_a_tenant_that_comes_back_has_no_credit_for_having_been_away() -> None:
+    room = Room(Rules(capacity=1000))
+    room.enter(waiter(0, tenant="away"))
+    served(room, 1)
+    for number in range(1, 101):
+        room.enter(waiter(number, tenant="busy", need=Need(100, 0)))
+    served(room, 50)
+    for number in range(200, 300):
+        room.enter(waiter(number, tenant="away", need=Need(100, 0)))
+    assert Counter(served(room, 20)) == {"away": 10, "busy": 10}
+
+
+def test_no_inversion_within_a_tenant_and_level_over_a_hundred_thousand_operations() -> None:
+    draw = random.Random(7)
+    desk = Desk((Window("rpm", Count.REQUESTS, 50, 60), TPM), Rules(capacity=40, aging_s=3.0))
+    now, log, live = 0.0, [], []
+    arrived: dict[str, Waiter] = {}
+    for number in range(100_000):
+        now += draw.expovariate(2.0)
+        at = moment_of(desk.ledger.windows, int(now * SECOND))
+        kind = draw.random()
+        if kind < 0.6:
+            level, tenant = Priority(draw.randrange(4)), draw.choice("abc")
+            it = waiter(number, level, tenant, Need(draw.randrange(1, 40), draw.randrange(20)), now)
+            reply = desk.ask(at, it, 1e9)
+            if isinstance(reply, Granted):
+                log.append(it)
+                live.append(reply.entry)
+            elif isinstance(reply, Waiting):
+                arrived[it.id] = it
+                if reply.shed is not None:
+                    del arrived[reply.shed.id]
+        elif kind < 0.7 and arrived:
+            key = draw.choice(list(arrived))
+            del arrived[key]
+            assert desk.room.leave(key, Ending.CANCELLED) is not None
+        elif live:
+            entry = live.pop(draw.randrange(len(live)))
+            desk.ledger.settle(at, entry, entry.need)
+        for it, entry in desk.dispatch(at)[0]:
+            del arrived[it.id]
+            log.append(it)
+            live.append(entry)
+    last: dict[tuple[Priority, str], Waiter] = {}
+    for it in log:
+        before = last.get((it.level, it.tenant))
+        assert before is None or (before.arrived, before.id) < (it.arrived, it.id)
+        last[it.level, it.tenant] = it
+    assert len(log) > 10_000
+
+
+class RoomMachine(RuleBasedStateMachine):
+    """Everybody who asks ends in exactly one way."""
+
+    @initialize(capacity=st.integers(1, 6))
+    def open(self, capacity: int) -> None:
+        self.desk = Desk((RPM, TPM), Rules(capacity=capacity, aging_s=5.0))
+        self.now, self.number = 0, 0
+        self.waiting: set[str] = set()
+        self.ended: Counter[str] = Counter()
+        self.live: list[Entry] = []
+
+    def at(self) -> Moment:
+        return moment_of(self.desk.ledger.windows, self.now)
+
+    @rule(seconds=st.integers(0, 70_000).map(lambda ms: ms * 1000))
+    def time_passes(self, seconds: int) -> None:
+        self.now += seconds
+
+    @rule(
+        level=st.sampled_from(Priority),
+        tenant=st.sampled_from("ab"),
+        need=st.builds(Need, st.integers(1, 300), st.integers(0, 150)),
+        patience=st.sampled_from([0.0, 10.0, 1000.0]),
+    )
+    def ask(self, level: Priority, tenant: str, need: Need, patience: float) -> None:
+        self.number += 1
+        it = Waiter(f"{self.number:05}", level, tenant, need, self.now)
+        reply = self.desk.ask(self.at(), it, patience)
+        if isinstance(reply, Granted):
+            self.ended[it.id] += 1
+            self.live.append(reply.entry)
+        elif isinstance(reply, Refused):
+            self.ended[it.id] += 1
+            assert reply.wait_s > 0 or reply.reason
+        else:
+            self.waiting.add(it.id)
+            if reply.shed is not None:
+                assert reply.shed.level > level
+                self.waiting.remove(reply.shed.id)
+                self.ended[reply.shed.id] += 1
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data(), ending=st.sampled_from(Ending))
+    def leave(self, data: st.DataObject, ending: Ending) -> None:
+        key = data.draw(st.sampled_from(sorted(self.waiting)))
+        assert self.desk.room.leave(key, ending) is not None
+        assert self.desk.room.leave(key, ending) is None
+        self.waiting.remove(key)
+        self.ended[key] += 1
+
+    @precondition(lambda self: self.live)
+    @rule(more=st.integers(0, 50))
+    def complete(self, more: int) -> None:
+        entry = self.live.pop()
+        self.desk.ledger.settle(self.at(), entry, Need(entry.need.input, min(entry.need.output, more)))
+
+    @rule()
+    def dispatch(self) -> None:
+        granted, wait = self.desk.dispatch(self.at())
+        for it, entry in granted:
+            self.waiting.remove(it.id)
+            self.ended[it.id] += 1
+            self.live.append(entry)
+        assert (wait > 0) == bool(self.waiting)
+
+    @invariant()
+    def everybody_waits_or_has_ended_once(self) -> None:
+        if hasattr(self, "desk"):
+            assert set(self.desk.room.positions()) == self.waiting
+            assert len(self.desk.room) == len(self.waiting) <= self.desk.room.rules.capacity
+            assert all(count == 1 for count in self.ended.values())
+            assert not self.waiting & set(self.ended)
+            assert len(self.waiting) + len(self.ended) == self.number
+            assert sorted(self.desk.room.positions().values()) == list(range(1, len(self.waiting) + 1))
+
+
+TestNobodyIsLostOrServedTwice = RoomMachine.TestCase
+TestNobodyIsLostOrServedTwice.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
