@@ -15,6 +15,7 @@ from knowalledge.adapters.clock import SystemClock
 from knowalledge.adapters.logging import LoggedTelemetry, configure
 from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
 from knowalledge.adapters.providers import ProviderSpec
+from knowalledge.adapters.redis.connection import client, plain
 from knowalledge.adapters.redis.pipe import Pipe
 from knowalledge.adapters.redis.quota_store import Client, RedisQuotaStore
 from knowalledge.adapters.replica import ReplicaQuotaStore
@@ -154,20 +155,14 @@ def connect(settings: Settings) -> "Redis | None":
     """A client of the shared Redis, or None for a process on its own."""
     if not settings["redis_url"]:
         return None
-    timeout = settings["redis.timeout"]
-    return Redis.from_url(
-        settings["redis_url"],
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        # The library's own limit of 100 would make the 101st concurrent request look like an outage.
-        max_connections=settings["server.connections"],
-    )
+    # The library's own limit of 100 would make the 101st concurrent request look like an outage.
+    return client(settings["redis_url"], settings["redis.timeout"], settings["server.connections"])
 
 
 def shared_line(settings: Settings, redis: "Redis | None") -> Client | None:
     """What the scripts are run through: one line for all greenlets, unless the address asks for more than it can."""
     url = settings["redis_url"]
-    if redis is None or "?" in url:
+    if redis is None or not plain(url):
         return redis
     return Pipe(url, settings["redis.timeout"], redis.pubsub)
 

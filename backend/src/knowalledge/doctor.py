@@ -11,6 +11,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from knowalledge.adapters import providers
+from knowalledge.adapters.redis.connection import one_node
 from knowalledge.app import connect, provider_spec
 from knowalledge.domain.errors import KnowalledgeError
 from knowalledge.domain.ports import Clock
@@ -53,7 +54,7 @@ def _redis(redis: "Redis | None", clock: Clock) -> Iterator[Finding]:
         return
     began, started = clock.monotonic(), clock.now()
     try:
-        with redis:
+        with one_node(redis) as redis:
             seconds, micros = redis.time()
             took = clock.monotonic() - began
             version = redis.info("server").get("redis_version", "of unknown version")

@@ -58,7 +58,8 @@ class SettingsError(Exception):
         self.faults = faults
 
 
-REDIS = address("redis://127.0.0.1:6379/0", "redis", "rediss", "unix")
+SENTINEL, CLUSTER = "redis+sentinel", "redis+cluster"
+REDIS = address("redis://127.0.0.1:6379/0", "redis", "rediss", "unix", SENTINEL, CLUSTER)
 PROXY = address("http://user:password@host:3128", "http")
 
 
@@ -73,7 +74,13 @@ class Setting(NamedTuple):
 
 
 TABLE: tuple[Setting, ...] = (
-    Setting("redis_url", REDIS, "", "The Redis that replicas share; empty: everything in process.", True),
+    Setting(
+        "redis_url",
+        REDIS,
+        "",
+        "The Redis that replicas share (also redis+sentinel://, redis+cluster://); empty: everything in process.",
+        True,
+    ),
     Setting("redis.timeout", duration, 1.0, "A Redis that does not answer within this counts as gone."),
     Setting("default_model", text, "", "The model of requests that name none; empty: the first one."),
     Setting("request.timeout", duration, 60.0, "The patience for one request when the caller names none."),
