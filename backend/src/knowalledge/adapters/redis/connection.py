@@ -63,9 +63,10 @@ def client(url: str, timeout_s: float, connections: int) -> Redis:
 
 def one_node(redis: Redis) -> Redis:
     """A server of a Cluster to look at, or the server itself."""
-    found: Any = redis
-    if isinstance(found, RedisCluster):
-        return cast("Redis", found.get_redis_connection(found.get_random_node()))
+    cluster: Any = redis
+    if hasattr(cluster, "get_random_node"):
+        node: Redis = cluster.get_redis_connection(cluster.get_random_node())
+        return node
     return redis
 
 
