@@ -152,11 +152,15 @@ def purger(settings: Settings) -> Purger | None:
     kind, url = settings["cdn.kind"], settings["cdn.url"]
     urls = tuple(it.strip() for it in url.split(",") if it.strip())
     if kind == "varnish":
-        return cdn.Varnish(urls)
+        return cdn.Varnish(urls, settings["cdn.soft"])
     own = {"url": urls[0]} if urls else {}
     if kind == "cloudflare":
         return cdn.Cloudflare(settings["cdn.zone"], settings["cdn.token"], **own)
-    return cdn.Fastly(settings["cdn.zone"], settings["cdn.token"], **own) if kind == "fastly" else None
+    return (
+        cdn.Fastly(settings["cdn.zone"], settings["cdn.token"], soft=settings["cdn.soft"], **own)
+        if kind == "fastly"
+        else None
+    )
 
 
 def _gauges(layers: Layers, telemetry: Telemetry) -> None:

@@ -131,6 +131,12 @@ TABLE: tuple[Setting, ...] = (
     Setting(
         "cdn.url", text, "", "Varnish: its addresses, commas between; others: in place of their own API."
     ),
+    Setting(
+        "cdn.soft",
+        boolean,
+        False,
+        "Varnish, Fastly: what is purged still serves while it is fetched anew, or if that fails.",
+    ),
     Setting("cdn.zone", text, "", "Cloudflare's zone, or Fastly's service."),
     Setting("cdn.token", text, "", "The key of the CDN's API.", True),
     Setting(
