@@ -224,6 +224,13 @@ def sse(data: bytes) -> bytes:
     return b"data: " + data + b"\r\n\r\n"
 
 
+def until(true: Callable[[], bool]) -> None:
+    """Let the others run until it is so."""
+    with gevent.Timeout(20):
+        while not true():
+            gevent.sleep(0.002)
+
+
 def settle() -> None:
     """Let every other greenlet run until it waits."""
     for _ in range(5):

@@ -11,7 +11,7 @@ from tests.adapters.loopback import listening, replies, serving
 from tests.contract.provider_dialects import DIALECTS, Dialect, OpenAiDialect
 from tests.contract.test_provider import PROMPT
 
-S = 5.0
+S = 20.0
 PROXY = "KNOWALLEDGE_PROVIDER__PROXY"
 
 

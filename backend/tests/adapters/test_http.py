@@ -12,8 +12,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from gevent.event import Event
 from gevent.socket import SHUT_WR, create_connection, socket
 from gevent.ssl import SSLContext
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from knowalledge.adapters.clock import SystemClock
 from knowalledge.adapters.providers import http as client
@@ -22,9 +25,9 @@ from knowalledge.adapters.providers.http import IDLE_S, RACE_S, Http
 from knowalledge.adapters.providers.wire import Endpoint, header_lines
 from knowalledge.domain import errors as e
 from knowalledge.domain.ports import Clock
-from tests.adapters.loopback import Hands, Loopback, Talk, listening, replies, serving
+from tests.adapters.loopback import Hands, Loopback, Talk, listening, replies, serving, until
 
-S = 5.0
+S = 20.0
 SHORT = 0.05
 
 
@@ -155,12 +158,15 @@ def test_a_second_answer_to_one_request_is_never_read_as_the_next_one(
 
     def late(talk: Talk) -> None:
         talk.say(one + b"yes")
-        gevent.sleep(0.005)
+        heard.wait()
         talk.say(one + b"bad")
+        said.set()
 
+    heard, said = Event(), Event()
     server.behaviour = late
     assert get(http) == b"yes"
-    gevent.sleep(0.02)
+    heard.set()
+    said.wait()
     server.behaviour = replies(b"mine")
     assert get(http) == b"mine"
 
@@ -227,7 +233,7 @@ def test_no_way_of_failing_costs_the_pool_a_slot(
     next(stream)
     stream.close()
     server.behaviour = replies(b"yes")
-    assert get(http, 1.0) == b"yes"
+    assert get(http) == b"yes"
 
 
 def test_connections_that_idle_too_long_are_given_up(
@@ -239,15 +245,14 @@ def test_connections_that_idle_too_long_are_given_up(
     assert server.open == 5
     clock.time += IDLE_S + 1
     get(http)  # the newest is as good as any while it is open; the others have had their time
-    gevent.sleep(0.01)
-    assert server.open == 1
+    until(lambda: server.open == 1)
 
 
 def test_closing_the_client_closes_what_is_idle(client_of: Callable[..., Http], server: Loopback) -> None:
     http = client_of(server.url)
     gevent.joinall([gevent.spawn(get, http) for _ in range(3)], raise_error=True)
     http.close()
-    assert server.empty.wait(1)
+    assert server.empty.wait(S)
 
 
 def test_an_end_that_comes_late_on_a_kept_connection_is_a_failure_not_a_race(
@@ -385,7 +390,7 @@ def test_tls_connections_are_checked_kept_and_cut_like_plain_ones(
     secure.behaviour = lambda talk: (talk.say(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nyes"), talk.end())
     with pytest.raises(e.ProviderGarbage):
         get(http)
-    assert secure.empty.wait(1)
+    assert secure.empty.wait(S)
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused(
@@ -413,9 +418,9 @@ def test_a_server_that_does_not_speak_tls_is_unavailable_or_late(
     def plain(sock: socket) -> None:
         sock.sendall(b"HTTP/1.1 400 This is not TLS\r\n\r\n")
 
-    for handle, kind in ((deaf, e.ProviderTimeout), (plain, e.ProviderUnavailable)):
+    for handle, kind, patience in ((deaf, e.ProviderTimeout, SHORT), (plain, e.ProviderUnavailable, S)):
         with listening(handle) as port, pytest.raises(kind):
-            get(client_of(f"https://127.0.0.1:{port}", tls=trust), 2 * SHORT)
+            get(client_of(f"https://127.0.0.1:{port}", tls=trust), patience)
 
 
 # -- proxies -----------------------------------------------------------------------------------------------------------
@@ -522,3 +527,52 @@ def test_a_proxy_that_hangs_meets_the_deadline(client_of: Callable[..., Http], t
 def test_a_proxy_that_is_none_is_refused_at_once(client_of: Callable[..., Http], proxy: str) -> None:
     with pytest.raises(ValueError, match="proxy"):
         client_of("http://x", proxy=proxy)
+
+
+# -- anything at all ---------------------------------------------------------------------------------------------------
+
+PIECES = st.sampled_from(
+    [
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.0 200\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 204 No\r\n\r\n",
+        b"content-length: 5\r\n",
+        b"content-length: 99999999999999999999\r\n",
+        b"transfer-encoding: chunked\r\n",
+        b"transfer-encoding: gzip, chunked\r\n",
+        b"content-encoding: gzip\r\n",
+        b"connection: close\r\n",
+        b": no name\r\n",
+        b"folded: a\r\n b\r\n",
+        b"\r\n",
+        b"5\r\nhello\r\n",
+        b"0\r\n\r\n",
+        b"fffffffffffffffff\r\n",
+        b"data: {}\n\n",
+        b"\x1f\x8b\x08\x00",
+        b"hello",
+    ]
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(said=st.lists(PIECES | st.binary(max_size=12), max_size=8), cut=st.integers(1, 40))
+def test_whatever_a_server_says_is_an_answer_or_a_typed_error(said: list[bytes], cut: int) -> None:
+    data = b"".join(said)
+
+    def behave(talk: Talk) -> None:
+        for at in range(0, len(data), cut):
+            talk.say(data[at : at + cut])
+        talk.end()
+
+    with serving(behave) as server:
+        http = Http(server.url, SystemClock())
+        for ask in (get, lambda http: list(http.events("/", b"", b"", S))):
+            try:
+                ask(http)
+            except e.ProviderError:
+                pass
+        http.close()
+        assert server.empty.wait(S)
+        assert len(server.asked) == 2

@@ -24,7 +24,7 @@ from knowalledge.domain.ports import Provider
 from tests.adapters.loopback import Loopback, replies, sse, streams
 from tests.contract.provider_dialects import GeminiDialect, dump
 
-S = 5.0
+S = 20.0
 PROMPT = Prompt((Message("user", (Text("hi"),)),))
 ANSWER = GeminiDialect().answer()
 

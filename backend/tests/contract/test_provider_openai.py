@@ -15,7 +15,7 @@ from knowalledge.domain.ports import Provider
 from tests.adapters.loopback import Loopback, replies, sse, streams
 from tests.contract.provider_dialects import OpenAiDialect, dump
 
-S = 5.0
+S = 20.0
 PROMPT = Prompt((Message("user", (Text("hi"),)),))
 FORM = OpenAiDialect()
 
@@ -249,7 +249,7 @@ def test_nothing_after_the_last_word_is_waited_for(server: Loopback, provider: P
     server.behaviour = behave
     with gevent.Timeout(S / 2):
         assert "".join(chunk.text for chunk in provider.stream(PROMPT, S)) == "ab"
-    assert server.empty.wait(1)
+    assert server.empty.wait(S)
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------
