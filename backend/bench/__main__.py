@@ -10,7 +10,10 @@ from bench.report import Row, merge, table
 CASES: dict[str, tuple[str, str, Callable[[bool], list[Row]]]] = {
     "overhead": (overhead.TITLE, overhead.WHY, overhead.run),
     "quota": (quota.TITLE, quota.WHY, quota.run),
+    "quota-learn": (quota.TITLE_LEARN, quota.WHY_LEARN, quota.run_learn),
+    "quota-cost": (quota.TITLE_COST, quota.WHY_COST, quota.run_cost),
     "room": (room.TITLE, room.WHY, room.run),
+    "room-waiters": (room.TITLE_WAITERS, room.WHY_WAITERS, room.run_waiters),
     "cache": (cache.TITLE, cache.WHY, cache.run),
 }
 

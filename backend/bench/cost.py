@@ -85,8 +85,12 @@ def measure(port: int, server: psutil.Process, a_minute: int, times: int) -> dic
 def main(port: int) -> None:
     with Redis(port=port) as redis:
         server = psutil.Process(redis.info("server")["process_id"])
-    found = {str(rate): measure(port, server, rate, 5000) for rate in (10, 10_000, 10, 10_000)}
-    print(json.dumps(found))
+    # In turns, and the best of each: what else the machine does only ever adds.
+    rounds = [{rate: measure(port, server, rate, 2000) for rate in (10, 10_000)} for _ in range(5)]
+    best = {
+        rate: {name: min(it[rate][name] for it in rounds) for name in rounds[0][rate]} for rate in rounds[0]
+    }
+    print(json.dumps(best))
 
 
 if __name__ == "__main__":

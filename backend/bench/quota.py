@@ -21,6 +21,13 @@ WHY = (
     "completion. Callers whose connection breaks go to another replica, as behind a load balancer. Use is of the\n"
     "provider's limit, after the first minute."
 )
+TITLE_LEARN = "A limit that nobody publishes"
+WHY_LEARN = (
+    "`quota: learn` on three replicas at three times the highest limit; the true limit moves, and the provider's\n"
+    "refusals name neither quota nor time, as Vertex AI's do."
+)
+TITLE_COST = "What a grant costs"
+WHY_COST = "The stores of a replica and their Redis without the rest; time is given. The best of five rounds."
 RPM, TPM = 300, 100_000
 QUOTA = f"[{{count: requests, limit: {RPM}, window: 60s}}, {{count: tokens, limit: {TPM}, window: 60s}}]"
 LIMITS = {
@@ -44,11 +51,21 @@ Case = Callable[[Stage, float], list[Row]]
 
 def run(quick: bool) -> list[Row]:
     """The cases that take minutes run side by side: each is mostly waiting."""
-    seconds = 150.0 if quick else 300.0
-    cases: list[Case] = [steady, unpredictable, killed, emptied, frozen, learnt]
+    return beside([steady, unpredictable, killed, emptied, frozen], 150.0 if quick else 300.0)
+
+
+def run_learn(quick: bool) -> list[Row]:
+    return beside([learnt], 360.0 if quick else 540.0)
+
+
+def run_cost(_: bool) -> list[Row]:
+    return beside([cost], 0.0)
+
+
+def beside(cases: list[Case], seconds: float) -> list[Row]:
+    """Each case on a stage of its own, all at the same time."""
     with ThreadPoolExecutor(len(cases)) as pool:
         found = list(pool.map(lambda case: _alone(case, seconds), cases))
-    found.append(_alone(cost, seconds))
     return [row for rows in found for row in rows]
 
 
@@ -140,7 +157,7 @@ def frozen(stage: Stage, _: float) -> list[Row]:
 
 def learnt(stage: Stage, seconds: float) -> list[Row]:
     """Nobody publishes the limit, and it moves; refusals name neither quota nor time, as Vertex does."""
-    each = max(120.0, seconds * 0.6)
+    each = seconds / 3
     moves = [(0.0, 100), (each, 40), (2 * each, 160)]
     fleet = Fleet(stage, "learn", LIMITS | {"rpm": 100, "tpm": 0, "bare_429": True})
     # Three times the highest limit; the trace's mean is about 400 tokens.

@@ -5,7 +5,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
@@ -15,33 +14,24 @@ import msgspec
 from bench.fleet import Arrival, Fleet, Replay, counted, prompt, trace
 from bench.load import quantile
 from bench.processes import Stage
-from bench.quota import LIMITS, QUOTA, TPM
+from bench.quota import LIMITS, QUOTA, TPM, beside
 from bench.report import Row
 
 TITLE = "The waiting room"
-WHY = (
-    "The same quota, provider and trace as above. Waits are the gateway's own word (`queue.waited_ms`). A hub\n"
-    "counts as blocked when gevent's monitor, a native thread in the worker, says so."
+WHY = "The same quota, provider and trace as above. Waits are the gateway's own word (`queue.waited_ms`)."
+TITLE_WAITERS = "Many waiters on one worker"
+WHY_WAITERS = (
+    "A quota of 2,000 a minute is spent, then 2,000 requests wait for the next minute. A hub counts as blocked when\n"
+    "gevent's monitor, a native thread in the worker, says so."
 )
-Case = Callable[[Stage, float], list[Row]]
 
 
 def run(quick: bool) -> list[Row]:
-    """The long ones side by side, then those that load the machine."""
-    seconds = 150.0 if quick else 300.0
-    beside: list[Case] = [urgent, tenants, lost_replica, come_back]
-    with ThreadPoolExecutor(len(beside)) as pool:
-        found = list(pool.map(lambda case: _alone(case, seconds), beside))
-    found.append(_alone(many_waiters, seconds))
-    return [row for rows in found for row in rows]
+    return beside([urgent, tenants, lost_replica, come_back], 150.0 if quick else 300.0)
 
 
-def _alone(case: Case, seconds: float) -> list[Row]:
-    with Stage() as stage:
-        rows = case(stage, seconds)
-        for row in rows:
-            print(f"{row.case}: {row.measured}", file=sys.stderr, flush=True)
-        return rows
+def run_waiters(_: bool) -> list[Row]:
+    return beside([many_waiters], 0.0)
 
 
 def urgent(stage: Stage, seconds: float) -> list[Row]:

@@ -22,7 +22,7 @@ from knowalledge.adapters.memory.quota_store import MemoryQuotaStore  # noqa: E4
 from knowalledge.adapters.redis.pipe import Pipe  # noqa: E402
 from knowalledge.adapters.redis.quota_store import RedisQuotaStore  # noqa: E402
 from knowalledge.adapters.replica import ReplicaQuotaStore  # noqa: E402
-from knowalledge.domain.admission import Rules  # noqa: E402
+from knowalledge.domain.admission import Ending, Rules  # noqa: E402
 from knowalledge.domain.model import Priority  # noqa: E402
 from knowalledge.domain.ports import Asking, Decision  # noqa: E402
 from knowalledge.domain.quota import Count, Need, Window  # noqa: E402
@@ -72,8 +72,10 @@ class Callers:
         ticket = decision.ticket
         if ticket is not None:
             found = ticket.wait(PATIENCE_S)
+            if found is None and not ticket.leave(Ending.TIMED_OUT):
+                found = ticket.wait(0)  # its turn came in this very moment
             if not isinstance(found, Decision):
-                self.ends[f"{tenant} {found or 'timed out'}"] += 1
+                self.ends[f"{tenant} {found.value if isinstance(found, Ending) else 'timed out'}"] += 1
                 return
             decision = found
         assert decision.reservation is not None
