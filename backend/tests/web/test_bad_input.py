@@ -94,6 +94,23 @@ class Endless:
         return self.read(size)
 
 
+class Broken:
+    """A body that ends before it is whole, as the server tells it."""
+
+    def read(self, size: int = -1) -> bytes:
+        raise OSError("unexpected end of file")
+
+
+@pytest.mark.parametrize("dialect", ALL)
+@pytest.mark.parametrize("extra", [{"CONTENT_LENGTH": "100"}, {"wsgi.input_terminated": True}])
+def test_a_body_that_ends_early_is_the_clients_fault(
+    open_client: FlaskClient, dialect: Dialect, extra: dict[str, Any]
+) -> None:
+    found = open_client.post(dialect.path, environ_overrides={"wsgi.input": Broken(), **extra})
+    assert (found.status_code, dialect.code(found.json)) == (400, "invalid_request")
+    assert outcomes(open_client) == {"invalid": 1}
+
+
 @pytest.mark.parametrize("dialect", [NATIVE, OPENAI, GEMINI])
 def test_unknown_fields_are_refused_in_our_own_dialect_and_tolerated_in_the_others(
     open_client: FlaskClient, dialect: Dialect

@@ -91,14 +91,17 @@ class Edge(Struct, frozen=True):
     def body(self, request: Request) -> bytes:
         """The request's body, bounded."""
         length = request.environ.get("CONTENT_LENGTH") or ""
-        if length.isdecimal():
-            if int(length) > self.max_body:
-                raise self._too_large()
-            body: bytes = request.environ["wsgi.input"].read(int(length))
-        else:  # in chunks, or absent: the framework knows which
-            body = request.stream.read(self.max_body + 1)
-            if len(body) > self.max_body:
-                raise self._too_large()
+        try:
+            if length.isdecimal():
+                if int(length) > self.max_body:
+                    raise self._too_large()
+                body: bytes = request.environ["wsgi.input"].read(int(length))
+            else:  # in chunks, or absent: the framework knows which
+                body = request.stream.read(self.max_body + 1)
+                if len(body) > self.max_body:
+                    raise self._too_large()
+        except OSError as error:
+            raise InvalidRequest("the body ended early, or its chunks are malformed") from error
         try:
             body.decode()
         except UnicodeDecodeError as error:
