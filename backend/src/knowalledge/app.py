@@ -29,7 +29,8 @@ from knowalledge.domain.routing import Breaker, RetryBudget
 from knowalledge.service.answers import Answers
 from knowalledge.service.complete import Completer
 from knowalledge.service.run import Deck, Plan, Route
-from knowalledge.settings import Settings, TargetSettings
+from knowalledge.settings import Settings
+from knowalledge.targets import TargetSettings
 from knowalledge.web import register
 from knowalledge.web.edge import Edge
 from knowalledge.web.operations import Dependency, Operations

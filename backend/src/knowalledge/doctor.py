@@ -15,7 +15,8 @@ from knowalledge.adapters.redis.connection import one_node
 from knowalledge.app import connect, provider_spec
 from knowalledge.domain.errors import KnowalledgeError
 from knowalledge.domain.ports import Clock
-from knowalledge.settings import Settings, TargetSettings
+from knowalledge.settings import Settings
+from knowalledge.targets import TargetSettings
 
 # Google refuses signed requests for a token that are five minutes off; long before that, something is wrong.
 MAX_SKEW_S = 5.0

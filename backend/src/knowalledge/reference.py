@@ -11,7 +11,8 @@ from knowalledge.adapters.telemetry import METRICS
 from knowalledge.domain import errors
 from knowalledge.domain.admission import Ending, Refusal
 from knowalledge.domain.outcomes import Outcome
-from knowalledge.settings import MODEL_KEYS, PREFIX, TABLE, TARGET_KEYS
+from knowalledge.settings import PREFIX, TABLE
+from knowalledge.targets import MODEL_KEYS, TARGET_KEYS
 from knowalledge.web.errors import TITLES, status_of
 
 _MADE = "<!-- made by `make reference`; do not edit -->"

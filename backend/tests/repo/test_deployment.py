@@ -307,7 +307,7 @@ def test_proxies_drop_idle_connections_before_the_gateway_does() -> None:
 
 
 def test_proxies_take_the_bodies_that_the_gateway_takes() -> None:
-    from knowalledge.settings import size
+    from knowalledge.parsers import size
 
     largest = next(row.default for row in TABLE if row.key == "server.max_body")
     nginx = (ROOT / "deploy/nginx/nginx.conf").read_text()

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from knowalledge.domain.quota import Count
-from knowalledge.settings import EMBEDDED_MODEL, Settings, SettingsError
+from knowalledge.settings import Settings, SettingsError
+from knowalledge.targets import EMBEDDED_MODEL
 
 TARGET = "name: us, provider: gemini, api_key: k"
 
