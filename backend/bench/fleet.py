@@ -277,7 +277,8 @@ def _outcome(arrival: Arrival, exchange: Exchange, sent: float, began: float, tr
         arrival,
         sent,
         exchange.ended - began,
-        exchange.status,
+        # An error after the first byte of a stream is an event; it counts as what it says.
+        int(body["status"]) if "told" in body and "status" in body else exchange.status,
         body,
         float(after[1]) if after else 0.0,
         tries,

@@ -3,6 +3,7 @@
 import gc
 import socket
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import gevent
@@ -11,6 +12,7 @@ from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler, PyWSGISe
 
 from knowalledge.app import create_app
 from knowalledge.settings import Settings
+from knowalledge.web.head import Head
 
 KEEPALIVE_S = 75.0  # an idle connection is dropped after this; proxies in front must drop theirs sooner
 HEADERS_S = 10.0  # a request's headers must have arrived after this
@@ -20,6 +22,7 @@ FRESH_S = 1.0  # when draining: a connection that has not asked anything yet may
 class Handler(PyWSGIHandler):  # type: ignore[misc]
     """A connection: bounded while it is silent, and closed after its answer once the server drains."""
 
+    MessageClass = Head
     asked = False  # at least one request has come
 
     def read_requestline(self) -> Any:
@@ -35,6 +38,10 @@ class Handler(PyWSGIHandler):  # type: ignore[misc]
     def read_request(self, raw_requestline: str) -> Any:
         with gevent.Timeout(HEADERS_S, ValueError("the headers took too long")):
             return super().read_request(raw_requestline)
+
+    def _headers(self) -> Iterator[tuple[str, str]]:
+        found: Iterator[tuple[str, str]] = self.headers.environ()
+        return found
 
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
         if self.server.draining:
