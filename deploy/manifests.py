@@ -69,7 +69,7 @@ PANELS: tuple[Panel, ...] = (
         (("", "sum(max by (target, priority) (knowalledge_queue_depth))"),),
     ),
     ("Replicas", "short", "stat", 4, (("", 'sum(up{job="knowalledge"})'),)),
-    ("Redis", "short", "stat", 4, (("", "max(redis_up) or vector(0)"),)),
+    ("Replicas without Redis", "short", "stat", 4, (("", "sum(knowalledge_quota_degraded)"),)),
     (
         "Spent of each window",
         "percentunit",
@@ -129,7 +129,10 @@ PANELS: tuple[Panel, ...] = (
         "short",
         "timeseries",
         6,
-        (("{{kind}} a second", f"sum by (kind) (rate(knowalledge_tokens_total{{{OF_MODEL}}}{RATE}))"),),
+        (
+            ("{{kind}} a second", f"sum by (kind) (rate(knowalledge_tokens_total{{{OF_MODEL}}}{RATE}))"),
+            ("saved by caches", f"sum(rate(knowalledge_cache_saved_tokens_total{{{OF_MODEL}}}{RATE}))"),
+        ),
     ),
     (
         "Cache lookups",
