@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import cache, overhead, quota, room
+from bench import cache, clients, overhead, quota, room
 from bench.report import Row, merge, table
 
 CASES: dict[str, tuple[str, str, Callable[[bool], list[Row]]]] = {
@@ -15,6 +15,7 @@ CASES: dict[str, tuple[str, str, Callable[[bool], list[Row]]]] = {
     "room": (room.TITLE, room.WHY, room.run),
     "room-waiters": (room.TITLE_WAITERS, room.WHY_WAITERS, room.run_waiters),
     "cache": (cache.TITLE, cache.WHY, cache.run),
+    "clients": (clients.TITLE, clients.WHY, clients.run),
 }
 
 

@@ -1,8 +1,8 @@
 """Which HTTP client calls providers best under gevent: what a call costs, and what happens when things go wrong.
 
-``python -m bench.clients`` prints two tables. Each client runs in a process of its own, patched and with 100 calls at
-once, against a server in another process that answers from memory; rounds are interleaved and the best one counts.
-Only the client's CPU time is measured. A client that is not installed is left out, and said to be.
+``make bench ONLY=clients``, or ``python -m bench.clients`` for the table alone. Each client runs in a process of its
+own, patched and with 100 calls at once, against a server in another process that answers from memory; rounds are
+interleaved and the best one counts. Only the client's CPU time is measured.
 """
 
 # ruff: noqa: PLC0415, ARG002 - a process imports only the client that it measures; Google's SDK takes no path
@@ -22,6 +22,8 @@ from importlib.util import find_spec
 from itertools import count
 from typing import Any
 from urllib.parse import urlsplit
+
+from bench.report import Row, table
 
 CALLS, STREAMS, AT_ONCE = 1000, 250, 100
 MODEL = "/v1beta/models/gemini-x"
@@ -403,40 +405,63 @@ def measured(task: str, name: str, url: str) -> dict[str, Any]:
     return found
 
 
+def measure(rounds: int) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, str]]]:
+    """By client: the best CPU milliseconds of each kind of call, and how each probe ended."""
+    here = [name for name, (_, module) in CLIENTS.items() if _installed(module)]
+    best: dict[str, dict[str, float]] = {}
+    with server() as url:
+        for _ in range(rounds):
+            for name in here:
+                for label, value in measured("cost", name, url).items():
+                    best.setdefault(name, {})[label] = min(value, best.get(name, {}).get(label, value))
+        return best, {name: measured("probes", name, url) for name in here if name in PROBED}
+
+
+TITLE = "HTTP clients towards providers"
+WHY = f"""Each in a process of its own under gevent, {AT_ONCE} calls at once, against a server that answers from memory;
+interleaved, the best round counts. The reasons for the choice are in [ADR 2](adr/0002-provider-http-client.md)."""
+# What this gateway's client must do in each probe.
+EXPECTED = (
+    "held",
+    "works",
+    "works",
+    "closed at once, then an answer",
+    "an answer (ended 1x)",
+    "1 connections",
+)
+
+
+def run(quick: bool) -> list[Row]:
+    best, found = measure(1 if quick else 3)
+    own = best["this gateway's"]
+    rows = []
+    for name, row in best.items():
+        ratios = " / ".join(f"{row[label] / own[label]:.1f}x" for label in row)
+        cpu = f"{row['unary']:.3f} ms / {row['stream']:.3f} ms ({ratios})"
+        rows.append(Row(2, f"{name}: CPU of a call / of a 20-chunk stream", cpu))
+    for case, expected in zip(found["this gateway's"], EXPECTED, strict=True):
+        ours = found["this gateway's"][case]
+        others = "; ".join(f"{name}: {it[case]}" for name, it in found.items() if it[case] != ours)
+        rows.append(Row(2, case, ours + (f" ({others})" if others else ""), expected, ours == expected))
+    missing = sorted(CLIENTS.keys() - best.keys())
+    return [*rows, *(Row(2, f"{name}: CPU of a call", "not installed") for name in missing)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.clients", description=__doc__)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--task", choices=["cost", "probes"], help=argparse.SUPPRESS)
     parser.add_argument("--name", default="", help=argparse.SUPPRESS)
     parser.add_argument("--url", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one round")
     asked = parser.parse_args()
     if asked.serve:
         asyncio.run(_serve())
-        return 0
-    if asked.task:
+    elif asked.task:
         task: Callable[[str, str], object] = cost if asked.task == "cost" else probes
         print(json.dumps(task(asked.name, asked.url)))
-        return 0
-    here = [name for name, (_, module) in CLIENTS.items() if _installed(module)]
-    best: dict[str, dict[str, float]] = {}
-    with server() as url:
-        for _ in range(asked.rounds):
-            for name in here:
-                for label, value in measured("cost", name, url).items():
-                    best.setdefault(name, {})[label] = min(value, best.get(name, {}).get(label, value))
-        found = {name: measured("probes", name, url) for name in here if name in PROBED}
-    own = best["this gateway's"]
-    print(f"\nCPU ms under gevent, {AT_ONCE} at once, best of {asked.rounds} rounds\n")
-    print("| client | unary | 20-chunk stream | against this gateway's |\n| --- | --- | --- | --- |")
-    for name, row in best.items():
-        ratios = " / ".join(f"{row[label] / own[label]:.1f}x" for label in row)
-        print(f"| {name} | {row['unary']:.3f} | {row['stream']:.3f} | {ratios} |")
-    print("\n| case | " + " | ".join(found) + " |\n| --- |" + " --- |" * len(found))
-    for case in next(iter(found.values())):
-        print(f"| {case} | " + " | ".join(found[name][case] for name in found) + " |")
-    for name in CLIENTS.keys() - set(here):
-        print(f"\nnot installed: {name}")
+    else:
+        print(table(run(asked.quick)))
     return 0
 
 
