@@ -21,6 +21,7 @@ from knowalledge.domain.topics import (
     normal,
     query,
     read,
+    schema_of,
 )
 from knowalledge.service import prompts
 from tests.knowing import fill
@@ -99,6 +100,11 @@ def test_an_answer_that_fills_the_schema_is_whole(view: str) -> None:
     second = degraded(body)
     assert msgspec.json.decode(second) == {**msgspec.json.decode(body), "degraded": True}
     assert etag_of(second) != etag_of(body)
+
+
+def test_a_model_is_asked_for_the_question_before_its_answer() -> None:
+    item = msgspec.json.decode(schema_of("quiz", 2))["properties"]["questions"]["items"]
+    assert list(item["properties"]) == ["question", "options", "answer", "explanation"]
 
 
 @given(st.text(max_size=200))

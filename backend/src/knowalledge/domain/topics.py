@@ -209,7 +209,9 @@ def schema_of(view: str, count: int) -> str:
         for field in found["properties"].values():
             if field.get("type") == "array":
                 field |= {"minItems": count, "maxItems": count}
-    return msgspec.json.encode(found, order="deterministic").decode()
+    return msgspec.json.encode(
+        found
+    ).decode()  # in the order of the fields: models write in the schema's order
 
 
 # What providers' schema dialects do not all take; the answer is held to it afterwards anyway.

@@ -15,6 +15,8 @@ from knowalledge.domain.topics import Query, schema_of
 
 NAMES = ("whole", "subtopics", "explanations", "quiz", "related", "image")
 MOST_TOKENS = 32_768
+# The same temperature would say the same again.
+REPAIR_TEMPERATURE = 0.7
 
 
 class PromptFile(Struct, frozen=True):
@@ -76,6 +78,7 @@ def repaired(prompt: Prompt, answer: str, wrong: str) -> Prompt:
     again = f"That was not a right answer: {wrong}. Answer again, with the whole JSON and nothing else."
     return msgspec.structs.replace(
         prompt,
+        temperature=REPAIR_TEMPERATURE,
         messages=(
             *prompt.messages,
             Message("assistant", (Text(answer or "{}"),)),
