@@ -33,9 +33,9 @@ TITLE = "Caches"
 WHY = (
     "Topics by Zipf's law go through three replicas' real layers and one Redis; all else is over real processes. CPU\n"
     "is user and system time of the worker; *constant* is `/api/health` of the same application under the same load,\n"
-    "interleaved. `python -m bench.eviction` compares the eviction algorithms. The CDN's share is what this machine can\n"
-    "do while its cores also run the load generator; a worker's own hit has become so cheap that twenty times its rate is\n"
-    "out of reach for anything on the same cores."
+    "interleaved. `python -m bench.eviction` compares the eviction algorithms. The CDN's share is what this machine\n"
+    "can do while its cores also run the load generator; a worker's own hit has become so cheap that twenty times its\n"
+    "rate is out of reach for anything on the same cores."
 )
 CONFIG = """
 redis_url: redis://127.0.0.1:{redis}/0
