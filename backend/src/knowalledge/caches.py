@@ -80,7 +80,7 @@ def build(
     return Caches(
         Layers(memory, shared, lifetimes, clock, telemetry, listen),
         # Followers block in Redis until there is something to read: on connections of their own.
-        RedisFlights(redis, outage, clock, lambda: uuid4().hex, pace),
+        RedisFlights(pipe, outage, clock, lambda: uuid4().hex, pace, blocking=redis),
         RedisPopularity(pipe, outage, HALF_LIFE_S, MOST_KNOWN),
         ((LISTEN_S, listen),),
         lambda: shared.unreadable,

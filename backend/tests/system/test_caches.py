@@ -1,6 +1,7 @@
 """Caches and flights over real replicas, with replicas and Redis killed as machines die."""
 
 import json
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -199,6 +200,19 @@ def test_a_stream_whose_callers_all_leave_is_finished_and_kept(fleet: Fleet) -> 
     ask = {"prompt": "tell [[out=30]]", "temperature": 0, "cache": "only"}
     wait_for(lambda: fleet.replicas[1].post("/api/v1/generate", ask).get("cache", {}).get("status") == "hit")
     assert fleet.calls == 1
+
+
+def test_a_frozen_redis_hangs_nobody(fleet: Fleet) -> None:
+    fleet.redis.signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        with ThreadPoolExecutor(20) as pool:
+            paths = [f"/api/v1/topics/frozen-{index}/related" for index in range(20)]
+            found = list(pool.map(lambda path: get(fleet.replicas[0], path)[0], paths))
+        assert found == [200] * 20
+        assert time.monotonic() - began < 8
+    finally:
+        fleet.redis.signal(signal.SIGCONT)
 
 
 def test_a_dead_redis_is_done_without_and_a_new_one_is_filled_again(fleet: Fleet) -> None:

@@ -1,6 +1,7 @@
 """Popular questions are kept warm: answered anew before their answer ends, with quota that nobody else needs."""
 
 from collections.abc import Callable
+from heapq import nlargest
 
 import msgspec
 
@@ -20,6 +21,8 @@ MOST_KNOWN = 1000
 DUE = 0.8
 # Questions that a worker makes anew in one round.
 A_ROUND = 4
+# Questions that it reports in one round, the most asked: a flood of others costs the shared store nothing.
+A_REPORT = 500
 # Different questions that a worker counts between two rounds; beyond, only those that it counts already.
 MOST_COUNTED = 10_000
 
@@ -55,8 +58,9 @@ class Popular:
     def round(self) -> int:
         """Tell the others what was asked here, and make anew what is due; returns how many were."""
         counts, self._counts = self._counts, {}
+        most = nlargest(A_REPORT, counts.items(), key=lambda it: it[1])
         found = self._popularity.count(
-            {_encode(question).decode(): count for question, count in counts.items()}, POPULAR_FROM
+            {_encode(question).decode(): count for question, count in most}, POPULAR_FROM
         )
         self.known = tuple(question for name in found if (question := _read(name)) is not None)
         made = 0

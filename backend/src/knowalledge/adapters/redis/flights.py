@@ -45,9 +45,12 @@ class RedisFlights(MemoryFlights):
         clock: Clock,
         new_id: Callable[[], str],
         pace: Pace = Pace(),  # noqa: B008 - frozen
+        blocking: Executes | None = None,
     ) -> None:
+        """``blocking``: a client with connections of its own, for reads that wait; ``client`` may share one."""
         super().__init__(clock)
         self._client = client
+        self._waits = blocking or client
         self._outage = outage
         self._new_id = new_id
         self._pace = pace
@@ -125,7 +128,7 @@ class RedisFlights(MemoryFlights):
             self._blocking -= 1
 
     def _read(self, block: int, log: bytes, at: str) -> Any:
-        return self._client.execute_command("XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", log, at)
+        return self._waits.execute_command("XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", log, at)
 
 
 def _log(lease: bytes, token: str) -> bytes:
