@@ -274,7 +274,7 @@ _PARAMETERS: dict[str, tuple[str, str]] = {
     "X-Priority": ("PriorityLevel", "critical, high, medium or low."),
     "Priority": ("Priority", "u=0 (most urgent) to u=7 (RFC 9218)."),
     "X-Server-Timeout": ("ServerTimeout", "Seconds that the caller will wait."),
-    "Cache-Control": ("RequestCacheControl", "no-cache, no-store or only-if-cached (RFC 9111)."),
+    "Cache-Control": ("RequestCacheControl", "no-cache, no-store, only-if-cached or max-age (RFC 9111)."),
 }
 
 
