@@ -1,6 +1,6 @@
 """The wiring: settings in, an application out. The only file that knows everybody; it does no IO."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from uuid import uuid4
 
@@ -30,7 +30,7 @@ from knowalledge.service.answers import Answers
 from knowalledge.service.complete import Completer
 from knowalledge.service.run import Deck, Plan, Route
 from knowalledge.settings import Settings
-from knowalledge.targets import TargetSettings
+from knowalledge.targets import Fault, TargetSettings
 from knowalledge.web import register
 from knowalledge.web.edge import Edge
 from knowalledge.web.operations import Dependency, Operations
@@ -191,6 +191,18 @@ def rules_of(settings: Settings) -> Rules:
             if share < 1
         },
     )
+
+
+def unusable(settings: Settings, clock: Clock) -> Iterator[Fault]:
+    """Targets that no provider can be made of: an address, a key or credentials that cannot be used."""
+    for model in settings.models:
+        for target in model.targets:
+            if target.provider != "embedded":
+                try:
+                    providers.build(provider_spec(target, settings), clock).close()
+                except ValueError as error:
+                    key = f"models.{model.name}.{target.name}"
+                    yield Fault(key, str(error), "correct the target, then try `knowalledge doctor`")
 
 
 def build_plans(settings: Settings, clock: Clock) -> Mapping[str, Plan]:

@@ -13,6 +13,7 @@ import click  # noqa: E402
 
 from knowalledge import planner  # noqa: E402
 from knowalledge.adapters.clock import SystemClock  # noqa: E402
+from knowalledge.app import unusable  # noqa: E402
 from knowalledge.doctor import examine, table  # noqa: E402
 from knowalledge.reference import pages  # noqa: E402
 from knowalledge.server import Server  # noqa: E402
@@ -23,11 +24,15 @@ from knowalledge.web.openapi import rendered  # noqa: E402
 
 def _load(config: str) -> Settings:
     try:
-        return Settings.load(config=config)
+        settings = Settings.load(config=config)
+        faults = list(unusable(settings, SystemClock()))
     except SettingsError as error:
-        for fault in error.faults:
+        faults = error.faults
+    if faults:
+        for fault in faults:
             click.echo(f"{fault.key}: {fault.wrong}\n    cure: {fault.cure}", err=True)
         sys.exit(2)
+    return settings
 
 
 @click.group()

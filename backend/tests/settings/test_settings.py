@@ -1,5 +1,7 @@
 """The settings table: every mistake found at once, each with its key and its cure."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,3 +154,13 @@ def test_a_file_that_is_no_configuration_is_a_fault_not_a_crash(tmp_path: Path, 
 
 def test_a_secret_is_not_repeated_in_a_fault(tmp_path: Path) -> None:
     assert "hush" not in str(faults(tmp_path, "redis_url: http://:hush@x"))
+
+
+def test_a_target_that_no_provider_can_be_made_of_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text('models: {m: {targets: [{name: t, provider: gemini, api_key: "a\\nb"}]}}')
+    command = [sys.executable, "-m", "knowalledge.cli", "config", "check", "--config", str(config)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert "models.m.t: " in found.stderr
+    assert "cure: " in found.stderr

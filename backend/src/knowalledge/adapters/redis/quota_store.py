@@ -50,7 +50,8 @@ _JOIN = Script("join", "_ledger", "_room")
 _DEPTHS = Script("depths", "_ledger", "_room")
 
 BEAT_S = 2.0  # how often a replica says that it lives
-LEASE_S = 6.0  # a replica that has not been heard for this long is dead
+LEASE_S = 6.0  # by then the places and the quota of a replica that has died are the others' ...
+SILENCE_S = LEASE_S - BEAT_S  # ... for after so much silence the next one to beat sweeps it
 REFRESH_S = 1.0  # how often a waiter's position is looked up
 
 
@@ -357,7 +358,7 @@ class RedisQuotaStore:
         try:
             pubsub.subscribe(f"kn:replica:{self._replica}")
             while True:
-                message = pubsub.get_message(timeout=LEASE_S)
+                message = pubsub.get_message(timeout=BEAT_S)
                 if message is not None:
                     self._heard(message["data"])
         except RedisError as error:
@@ -382,7 +383,7 @@ class RedisQuotaStore:
         """Say that this replica lives; find grants whose message was lost; sweep the dead."""
         it = self._targets[target]
         keys = [key for key, ticket in it.tickets.items() if ticket.position]
-        now, alive, *rest = self._run(_BEAT, it, self._replica, int(LEASE_S * SECOND), it.epoch, *keys)
+        now, alive, *rest = self._run(_BEAT, it, self._replica, int(SILENCE_S * SECOND), it.epoch, *keys)
         seen, others = rest[: 3 * len(it.windows)], rest[3 * len(it.windows) :]
         for key, record in zip(others[0::2], others[1::2], strict=True):
             name = key.decode()
@@ -408,7 +409,7 @@ class RedisQuotaStore:
                 _JOIN,
                 it,
                 self._replica,
-                int(LEASE_S * SECOND),
+                int(SILENCE_S * SECOND),
                 found,
                 f"{self._replica}.{self._now()}",
                 int(gate_s * SECOND),

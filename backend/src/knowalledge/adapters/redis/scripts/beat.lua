@@ -1,5 +1,5 @@
 -- A replica says that it lives, and asks about its waiters; the dead are swept.
--- ARGV[3] replica, [4] lease us, [5] epoch, [6..] ids of the waiters that it believes to have
+-- ARGV[3] replica, [4] us of silence after which it counts as dead, [5] epoch, [6..] ids of the waiters that it believes to have
 -- Returns {now us, replicas alive, then per window used, held, limit, and id, record, ... of each id that does not wait here: the
 --   record of its reservation if it was granted, else ''}. A grant message that was lost is found here.
 -- Atomic because a dead replica's quota and places must go to the living once.

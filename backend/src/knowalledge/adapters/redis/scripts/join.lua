@@ -1,6 +1,7 @@
 -- A replica joins this state: for the first time, or after it could not ask, or after Redis has lost the state. What
 -- it has spent meanwhile (all that it has spent, if the state is new to it) is charged; its reservations are put right.
--- ARGV[3] replica, [4] lease us, [5] the epoch that it has found, '' for none, [6] the epoch to write if there is none,
+-- ARGV[3] replica, [4] us of silence after which it counts as dead, [5] the epoch that it has found, or nothing,
+--   [6] the epoch to write if there is none,
 --   [7] us for which nothing is granted, so that every replica may join before the first grant
 --   [8] cmsgpack {charges, floors, limits, live, finished, pending}
 --     charges   per window {bucket, amount, ...}
