@@ -95,7 +95,7 @@ def _knowledge() -> Iterator[Operation]:
         tag="knowledge",
         name="topic_from_image",
         summary="What a picture shows, as a topic",
-        body=("image/png", "image/jpeg", "image/webp", "image/gif", "multipart/form-data"),
+        body=("image/png", "image/jpeg", "image/webp", "multipart/form-data"),
         answer=Answer(t.SeenImage, headers=("X-Request-ID", "Cache-Status")),
         query=tuple(it for it in _query("related") if it["name"] == "lang"),
         asks=True,
