@@ -14,7 +14,8 @@ WHY = (
     "One `knowalledge serve` worker with its quota in Redis, against direct calls to the simulator, interleaved.\n"
     "CPU is user and system time of the worker process. *plain* is a Flask application that answers a constant\n"
     "under the same server and load: it says how fast the machine is. The targets were set where plain takes about\n"
-    "0.105 ms: on a machine that is slower, or shared while it measures, read the multiples of plain."
+    "0.105 ms, so CPU is judged in multiples of plain; times are judged as they are, and a machine that is slower,\n"
+    "or shared while it measures, misses them."
 )
 # What `plain` took where the targets were set.
 REFERENCE_PLAIN_MS = 0.105
@@ -61,7 +62,10 @@ class Overhead:
         rows, saturation = self._saturation()
         rows += self._at_half(saturation)
         rows += self._streams()
-        rows += self._many_streams()
+        rows += self._many_streams(1000)
+        fair = round(1000 * REFERENCE_PLAIN_MS / self._plain_ms / 50) * 50
+        if fair < 900:
+            rows += self._many_streams(fair, f"what is 1,000 there, {fair} concurrent streams here")
         rows.append(
             Row(2, "answers that were not 200 in all of the above", str(self._wrong), "0", not self._wrong)
         )
@@ -125,8 +129,8 @@ class Overhead:
                 f"{ours:.3f} ms = {ours / plain:.1f} x plain ({plain:.3f} ms), which is "
                 f"{ours / plain * REFERENCE_PLAIN_MS:.2f} ms where plain takes {REFERENCE_PLAIN_MS} ms; "
                 f"Redis itself {redis:.3f} ms",
-                "<= 0.45 ms",
-                ours <= 0.45,
+                f"<= 0.45 ms there, {0.45 / REFERENCE_PLAIN_MS:.1f} x plain",
+                ours / plain <= 0.45 / REFERENCE_PLAIN_MS,
             ),
             Row(2, "the same with new prompts and the cache on", f"{miss:.3f} ms"),
             Row(
@@ -218,8 +222,8 @@ class Overhead:
                 f"stream of {CHUNKS} chunks, 5 ms apart ({rate:.0f} streams/s): CPU in the worker",
                 f"{cpu:.2f} ms = {cpu / self._plain_ms:.1f} x plain, which is "
                 f"{cpu / self._plain_ms * REFERENCE_PLAIN_MS:.2f} ms where plain takes {REFERENCE_PLAIN_MS} ms",
-                "<= 1.2 ms",
-                cpu <= 1.2,
+                f"<= 1.2 ms there, {1.2 / REFERENCE_PLAIN_MS:.1f} x plain",
+                cpu / self._plain_ms <= 1.2 / REFERENCE_PLAIN_MS,
             ),
             Row(
                 2,
@@ -230,9 +234,9 @@ class Overhead:
             ),
         ]
 
-    def _many_streams(self) -> list[Row]:
-        """All 1,000 are open at once: they start over 1.5 s, and the provider thinks for 2 s before its first token."""
-        count = 1000
+    def _many_streams(self, count: int, what: str = "") -> list[Row]:
+        """All are open at once: they start over 1.5 s, and the provider thinks for 2 s before its first token."""
+        what = what or f"{count:,} concurrent streams"
         self._sim.post("/_control", {"output_tokens": CHUNKS, "token_ms": 50, "latency_ms": 2000})
         order: dict[str, Any] = {"mode": "burst", "count": count, "ramp_s": 1.5}
         ask = {
@@ -265,7 +269,7 @@ class Overhead:
         return [
             Row(
                 2,
-                f"{count:,} concurrent streams of {CHUNKS} tokens at 50 ms: failed",
+                f"{what} of {CHUNKS} tokens at 50 ms: failed",
                 f"{failed} (CPU {spent:.2f} ms each)",
                 "0",
                 failed == 0,
