@@ -114,7 +114,7 @@ def lost_replica(stage: Stage, _: float) -> list[Row]:
     began = time.monotonic()
     spent.run()  # and two before the clock started
     with ThreadPoolExecutor(3) as pool:
-        pool.submit(Replay([first], [Arrival(index / 50, 10, 5) for index in range(ahead)], 1.0).run)
+        pool.submit(Replay([first], [Arrival(index / 50, 10, 5) for index in range(ahead)], 20.0).run)
         time.sleep(2)
         waiting = pool.submit(
             Replay([second], [Arrival(index / 50, 10, 5) for index in range(behind)], 250.0).run

@@ -35,8 +35,8 @@ from knowalledge.web import register
 from knowalledge.web.edge import Edge
 from knowalledge.web.operations import Dependency, Operations
 
-# How far ahead of an even pace a level may spend that is held back: two seconds of a minute.
-PACED_BURST = 1 / 30
+# How far ahead of an even pace a level may spend that is held back: two and a half seconds of a minute.
+PACED_BURST = 1 / 24
 
 
 def create_app(settings: Settings) -> Flask:

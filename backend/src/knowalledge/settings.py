@@ -89,7 +89,7 @@ TABLE: tuple[Setting, ...] = (
     Setting(
         "queue.holdback",
         shares,
-        {Priority.LOW: 0.995},
+        {Priority.LOW: 0.998},
         "The share of each limit that a level may use; it is also paced, so that the urgent always find room.",
     ),
     Setting(

@@ -1,0 +1,237 @@
+"""A request's way through the targets: which is asked, where it waits, and that no quota is left behind."""
+
+from collections.abc import Generator
+from typing import Any
+from uuid import uuid4
+
+import gevent
+import pytest
+
+from knowalledge.adapters.clock import SystemClock
+from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
+from knowalledge.domain import errors as e
+from knowalledge.domain.admission import Ending, Rules
+from knowalledge.domain.estimate import Estimator
+from knowalledge.domain.model import (
+    Chunk,
+    Completion,
+    Done,
+    Event,
+    Finish,
+    Message,
+    Prompt,
+    Queued,
+    Request,
+    Started,
+    Text,
+    Usage,
+)
+from knowalledge.domain.ports import Record
+from knowalledge.domain.quota import Count, Window
+from knowalledge.domain.routing import Breaker, RetryBudget
+from knowalledge.service.complete import Completer
+from knowalledge.service.run import Deck, Plan, Route
+
+PROMPT = Prompt((Message("user", (Text("hi"),)),))
+ONE = Window("rps", Count.REQUESTS, 1, 1)
+
+
+class Model:
+    """A provider that answers at once, unless it has errors to raise first."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.calls = 0
+
+    def complete(self, prompt: Prompt, timeout: float) -> Completion:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return Completion((Text("yes"),), Finish.STOP, Usage(1, 1))
+
+    def stream(self, prompt: Prompt, timeout: float) -> Generator[Chunk, None, None]:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        yield Chunk("yes")
+        yield Chunk(usage=Usage(1, 1), finish=Finish.STOP)
+
+
+class Told:
+    """Telemetry that remembers."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def request(self, record: Record) -> None:
+        self.records.append(record)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+class House:
+    """A gateway of models with targets, each target with a window or none."""
+
+    def __init__(self, patience: float = 30.0, **targets: tuple[str, int, Model, Window | None]) -> None:
+        windows = {name: (it[3],) if it[3] else () for name, it in targets.items()}
+        self.quota = MemoryQuotaStore(windows, Rules(), SystemClock())
+        self.told = Told()
+        models = list(dict.fromkeys(it[0] for it in targets.values()))
+        plans = {
+            model: Plan(
+                model,
+                tuple(Route(name, it[1], it[2]) for name, it in targets.items() if it[0] == model),  # type: ignore[arg-type]
+                tuple(models[index + 1 : index + 2]),
+            )
+            for index, model in enumerate(models)
+        }
+        self.gateway = Completer(
+            Deck(
+                plans=plans,
+                default_model=models[0],
+                quota=self.quota,
+                clock=SystemClock(),
+                new_id=lambda: uuid4().hex,
+                telemetry=self.told,
+                timeout_s=60,
+                patience_s=patience,
+                retries=RetryBudget(),
+                estimator=Estimator(),
+                breakers={name: Breaker() for name in targets},
+                headroom={},
+            )
+        )
+
+    def ask(self, **given: Any) -> Any:
+        return self.gateway.complete(Request("r", "", PROMPT, **given))
+
+    def stream(self) -> list[Event]:
+        return list(self.gateway.stream(Request("r", "", PROMPT)))
+
+    def left(self, target: str) -> int:
+        """What is still held or charged of a target's window."""
+        return self.quota.levels(target)[0].used
+
+
+def test_the_lowest_tier_is_asked_first_and_the_next_takes_over_when_it_is_full() -> None:
+    house = House(paid=("m", 1, Model(), None), reserved=("m", 0, Model(), ONE))
+    assert [house.ask().target for _ in range(3)] == ["reserved", "paid", "paid"]
+
+
+def test_another_model_answers_when_no_target_of_the_first_has_room_and_the_answer_says_so() -> None:
+    house = House(first=("big", 0, Model(), ONE), second=("small", 0, Model(), None))
+    assert (house.ask().model, house.ask().degraded) == ("big", True)
+
+
+def test_when_all_are_full_it_waits_where_its_turn_comes_soonest() -> None:
+    slow = Window("rpm", Count.REQUESTS, 1, 20)
+    house = House(slow=("m", 0, Model(), slow), fast=("m", 0, Model(), ONE))
+    house.ask()
+    house.ask()
+    answer = house.ask()
+    assert answer.target == "fast"
+    assert answer.queue.position == 1
+    assert answer.queue.waited_ms > 100
+
+
+def test_a_stream_tells_its_place_before_it_starts() -> None:
+    house = House(t=("m", 0, Model(), ONE))
+    house.ask()
+    kinds = [type(it) for it in house.stream()]
+    assert kinds[0] is Queued
+    assert kinds[-1] is Done
+    assert Started in kinds
+    assert house.told.records[-1].ending is Ending.GRANTED
+
+
+def test_a_429_is_waited_out_at_the_same_target_if_there_is_time() -> None:
+    model = Model(e.ProviderRateLimited("x", retry_after=0.2))
+    answer = House(t=("m", 0, model, ONE)).ask()
+    assert model.calls == 2
+    assert answer.queue.waited_ms >= 150
+
+
+def test_a_429_that_outlasts_the_patience_is_told_with_its_time() -> None:
+    house = House(t=("m", 0, Model(e.ProviderRateLimited("x", retry_after=99)), ONE))
+    with pytest.raises(e.ProviderRateLimited) as caught:
+        house.ask()
+    assert caught.value.retry_after == 99
+    assert house.left("t") == 0
+
+
+def test_a_failure_goes_on_to_the_next_target_once() -> None:
+    broken = Model(*[e.ProviderUnavailable("x")] * 9)
+    house = House(a=("m", 0, broken, None), b=("m", 1, Model(), None))
+    assert house.ask().target == "b"
+    assert broken.calls == 1
+
+
+def test_retries_are_a_tenth_of_the_calls_once_the_reserve_is_gone() -> None:
+    budget = RetryBudget()
+    assert [budget.take() for _ in range(11)] == [True] * 10 + [False]
+    for _ in range(25):
+        budget.called()
+    assert [budget.take() for _ in range(3)] == [True, True, False]
+
+
+def test_without_a_retry_left_the_failure_is_told() -> None:
+    house = House(a=("m", 0, Model(e.ProviderUnavailable("x")), None), b=("m", 1, Model(), None))
+    while house.gateway._deck.retries.take():
+        pass
+    with pytest.raises(e.ProviderUnavailable):
+        house.ask()
+
+
+def test_what_fails_before_an_answer_is_not_tried_again_after_its_first_piece() -> None:
+    class Cut(Model):
+        def stream(self, prompt: Prompt, timeout: float) -> Generator[Chunk, None, None]:
+            self.calls += 1
+            yield Chunk("half")
+            raise e.ProviderGarbage("cut")
+
+    model = Cut()
+    house = House(t=("m", 0, model, None), u=("m", 1, Model(), None))
+    with pytest.raises(e.ProviderGarbage):
+        house.stream()
+    assert model.calls == 1
+
+
+def test_whoever_leaves_while_waiting_leaves_nothing_behind() -> None:
+    house = House(t=("m", 0, Model(), Window("rpm", Count.REQUESTS, 1, 20)))
+    house.ask()
+    waiting = gevent.spawn(house.ask)
+    gevent.sleep(0.05)
+    assert sum(it.waiting for it in house.quota.depths("t")) == 1
+    waiting.kill(e.ClientGone("left"))
+    assert sum(it.waiting for it in house.quota.depths("t")) == 0
+    assert house.told.records[-1].ending is Ending.CANCELLED
+    assert house.left("t") == 1
+
+
+def test_a_turn_that_does_not_come_in_time_is_told_with_a_time_to_come_back() -> None:
+    house = House(0.5, t=("m", 0, Model(), Window("rps", Count.REQUESTS, 1, 1)))
+    house.ask()
+    with pytest.raises(e.DeadlineTooShort) as caught:
+        house.ask()
+    assert 0.5 < (caught.value.retry_after or 0) < 1.5
+
+
+def test_a_replica_that_ends_sends_its_waiters_away() -> None:
+    house = House(t=("m", 0, Model(), Window("rpm", Count.REQUESTS, 1, 20)))
+    house.ask()
+    waiting = gevent.spawn(house.ask)
+    gevent.sleep(0.05)
+    house.quota.shut()
+    with pytest.raises(e.ShuttingDown):
+        waiting.get(timeout=5)
+
+
+def test_every_target_resting_is_unavailable_and_says_for_how_long() -> None:
+    house = House(t=("m", 0, Model(*[e.ProviderUnavailable("x")] * 9), None))
+    for _ in range(5):
+        with pytest.raises(e.ProviderUnavailable):
+            house.ask()
+    with pytest.raises(e.CircuitOpen) as caught:
+        house.ask()
+    assert 0 < (caught.value.retry_after or 0) <= 5
