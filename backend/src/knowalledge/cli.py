@@ -128,6 +128,7 @@ def doctor(config: str, timeout: float) -> None:
 @click.option("--high", default=0.0, type=click.FloatRange(0, 1), help="This share HIGH, the rest LOW.")
 @click.option("--input-price", default=0.30, show_default=True, help="Dollars for a million tokens.")
 @click.option("--output-price", default=2.50, show_default=True, help="Dollars for a million tokens.")
+@click.option("--alone", default="", help="Also so many replicas that cannot ask each other, such as 10,100.")
 @click.option("--plot", default=None, type=click.Path(path_type=Path), help="Write a picture (SVG) here.")
 def plan(
     trace: Path,
@@ -139,19 +140,26 @@ def plan(
     high: float,
     input_price: float,
     output_price: float,
+    alone: str,
     plot: Path | None,
 ) -> None:
     """What the quota would do to a trace of requests, in virtual time, without a network."""
     settings = _load(config)
-    assume = planner.Assumptions(
-        speed=speed, requests=requests, high=high, input_price=input_price, output_price=output_price
-    )
     try:
         factors = [float(it) for it in times.split(",")]
-        if not all(0 < it <= 1e6 for it in factors):
+        replicas = tuple(int(it) for it in alone.split(",") if it)
+        if not all(0 < it <= 1e6 for it in factors) or not all(1 <= it <= 10_000 for it in replicas):
             raise ValueError
     except ValueError:
-        raise click.BadParameter("write numbers above 0 such as 1,2,5", param_hint="--times") from None
+        raise click.BadParameter("write numbers such as 1,2,5", param_hint="--times, --alone") from None
+    assume = planner.Assumptions(
+        speed=speed,
+        requests=requests,
+        high=high,
+        input_price=input_price,
+        output_price=output_price,
+        alone=replicas,
+    )
     if model and model not in {it.name for it in settings.models}:
         raise click.BadParameter(f"no model {model!r}", param_hint="--model")
     try:

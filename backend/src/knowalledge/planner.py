@@ -37,6 +37,7 @@ class Assumptions(Struct, frozen=True):
     token_ms: float = 8.0  # for each output token
     input_price: float = 0.30  # dollars for a million tokens
     output_price: float = 2.50
+    alone: tuple[int, ...] = ()  # also try so many replicas that cannot ask each other
 
 
 class Plan(Struct, frozen=True):
@@ -108,18 +109,20 @@ def plan(
     """The model's first target with so many times its quota. ``start`` in epoch seconds."""
     target = next(it for it in settings.models if it.name == model).targets[0]
     outputs = sorted(it.need.output for it in trace)
-    for factor in times:
+    held = outputs[int(len(outputs) * 0.8)]
+    for factor, alone in [*((it, 1) for it in times), *((1.0, it) for it in assume.alone)]:
         windows = larger(target.windows, factor)
         scenario = Scenario(
             windows=windows,
             rules=rules_of(settings),
             patience_s=settings["queue.timeout"],
             kept_s=settings["cache.redis_ttl"],
-            held_output=outputs[int(len(outputs) * 0.8)],
+            held_output=held,
         )
-        outcome = run(scenario, repeated(trace, assume.requests), int(start * SECOND))
+        outcome = run(scenario, repeated(trace, assume.requests), int(start * SECOND), alone)
         cost = (outcome.tokens.input * assume.input_price + outcome.tokens.output * assume.output_price) / 1e6
-        yield Plan(f"{factor:g} x quota ({_named(windows)})", outcome, cost)
+        apart = f", {alone} replicas without Redis" if alone > 1 else ""
+        yield Plan(f"{factor:g} x quota ({_named(windows)}){apart}", outcome, cost)
 
 
 def _named(windows: tuple[Window, ...]) -> str:

@@ -52,3 +52,10 @@ def test_an_equal_prompt_is_answered_from_the_cache_while_its_answer_is_kept() -
 def test_what_can_never_fit_is_refused() -> None:
     found = run(tried(Window("tpm", Count.TOKENS, 15, 60)), [Arrival(0, "p", Need(16, 1))], START)
     assert found.refused == {"never_fits": 1}
+
+
+def test_many_replicas_that_cannot_ask_each_other_serve_less_than_one_ledger() -> None:
+    quota = Window("rpm", Count.REQUESTS, 60, 60)
+    together, apart = (run(tried(quota), every(0.5, 2400), START, alone) for alone in (1, 60))
+    assert apart.served < together.served
+    assert apart.waits[Priority.MEDIUM].p95 >= together.waits[Priority.MEDIUM].p50

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from heapq import heappop, heappush
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from knowalledge.domain.admission import Desk, Ending, Granted, Refused, Rules, Waiter
 from knowalledge.domain.calendar import moment_of
@@ -156,31 +157,46 @@ class _Run:
         self.minutes[minute] = spent, len(self.waiting)
 
 
-def run(scenario: Scenario, arrivals: Iterable[Arrival], start: int) -> Outcome:
-    """Everything that comes of a trace, in order of arrival. ``start`` in microseconds of the epoch: days matter."""
-    it = _Run(scenario, start)
+def run(scenario: Scenario, arrivals: Iterable[Arrival], start: int, alone: int = 1) -> Outcome:
+    """Everything that comes of a trace, in order of arrival. ``start`` in microseconds of the epoch: days matter.
+
+    ``alone`` replicas that cannot ask each other take the requests in turn, each with its equal part of the quota; one
+    is what any number of replicas are that share a store.
+    """
+    part = replace(scenario, windows=larger(scenario.windows, 1 / alone))
+    replicas = [_Run(part, start) for _ in range(alone)]
     count = last = 0
     for arrival in arrivals:
+        replicas[count % alone].arrive(arrival)
         count += 1
         last = arrival.at
-        it.arrive(arrival)
-    it.pass_time(start + last + int((scenario.patience_s + 3600) * SECOND))
+    waits: dict[Priority, list[float]] = {level: [] for level in Priority}
+    refused: Counter[str] = Counter()
+    minutes: dict[int, tuple[Counter[str], int]] = {}
+    for it in replicas:
+        it.pass_time(start + last + int((scenario.patience_s + 3600) * SECOND))
+        refused.update(it.refused)
+        for level, found in it.waits.items():
+            waits[level].extend(found)
+        for minute, (spent, waiting) in it.minutes.items():
+            before, waited = minutes.get(minute, (Counter(), 0))
+            minutes[minute] = before + spent, waited + waiting
     seconds = max(1.0, last / SECOND)
     used = {
-        window.name: sum(spent[window.name] for spent, _ in it.minutes.values())
+        window.name: sum(spent[window.name] for spent, _ in minutes.values())
         / (window.limit * max(1.0, seconds / window.span_s))
         for window in scenario.windows
     }
     return Outcome(
         requests=count,
-        hits=it.hits,
-        served=sum(map(len, it.waits.values())),
-        refused=dict(it.refused),
-        waits={level: _waits(sorted(found)) for level, found in it.waits.items() if found},
+        hits=sum(it.hits for it in replicas),
+        served=sum(map(len, waits.values())),
+        refused=dict(refused),
+        waits={level: _waits(sorted(found)) for level, found in waits.items() if found},
         used=used,
-        tokens=Need(it.input, it.output),
+        tokens=Need(sum(it.input for it in replicas), sum(it.output for it in replicas)),
         seconds=seconds,
-        timeline=tuple(_timeline(scenario, it.minutes)),
+        timeline=tuple(_timeline(scenario, minutes)),
     )
 
 
