@@ -56,6 +56,6 @@ def test_what_can_never_fit_is_refused() -> None:
 
 def test_many_replicas_that_cannot_ask_each_other_serve_less_than_one_ledger() -> None:
     quota = Window("rpm", Count.REQUESTS, 60, 60)
-    together, apart = (run(tried(quota), every(0.5, 2400), START, alone) for alone in (1, 60))
-    assert apart.served < together.served
-    assert apart.waits[Priority.MEDIUM].p95 >= together.waits[Priority.MEDIUM].p50
+    # Their parts are whole: forty of one each, of sixty.
+    together, apart = (run(tried(quota), every(0.5, 2400), START, alone) for alone in (1, 40))
+    assert 0 < apart.served < together.served
