@@ -181,8 +181,8 @@ def learnt(stage: Stage, seconds: float) -> list[Row]:
                 f"`quota: learn`, the true limit is {'at first' if not at else 'then'} {limit} RPM",
                 f"a minute later the ceiling is {ceilings[limit]:.0f}; from then on {rate:.0f} a minute accepted, "
                 f"{steady.rejected} of {steady.rejected + steady.accepted} calls refused ({steady.refused:.1%})",
-                "ceiling within 15% of the limit",
-                abs(ceilings[limit] / limit - 1) <= 0.15,
+                "ceiling within 15% of the limit; <= 3% refused",
+                abs(ceilings[limit] / limit - 1) <= 0.15 and steady.refused <= 0.03,
             )
         )
     share = refused / max(1, calls)

@@ -144,9 +144,7 @@ def test_replicas_spend_one_quota_and_answer_everybody_whatever_breaks(
     if fault is freeze_redis:
         assert fleet.answers["connection"] == 0
     assert fleet.answers[200] > LIMIT
-    # Each replica loses Redis at another moment, within its timeout of half a second: what the others were granted in
-    # between is spent twice, once. Replicas that count for themselves are refused ten times as often.
-    assert spent["rejected"] <= LIMIT / WINDOW_S * 0.5
+    assert spent["rejected"] <= 0.01 * asked
     # Whatever broke, it is over: all replicas that are left share what Redis holds again.
     for port in fleet.ports:
         ready = requests.get(f"http://127.0.0.1:{port}/api/ready", timeout=5).json()
