@@ -211,6 +211,17 @@ def test_replicas_that_cannot_ask_each_other_never_spend_more_than_the_whole(
         assert used(whole, now)[0] <= 200
 
 
+def test_what_was_granted_since_the_last_look_is_not_taken_for_free() -> None:
+    ledger = Ledger((RPM,))
+    seen = ledger.levels(at(ledger, 1000.0))
+    ledger.looked()
+    for _ in range(4):
+        ledger.charge(at(ledger, 1000.0), Need(1, 0))
+    ledger.part(at(ledger, 1000.0), seen, 2)  # the other one is taken to have had four as well: two are free
+    granted = [reserve(ledger, 1000.0, Need(1, 0)).entry is not None for _ in range(3)]
+    assert granted == [True, False, False]
+
+
 def test_a_replica_alone_comes_to_an_equal_part_within_a_window() -> None:
     ledger = Ledger((RPM,))
     spent = Level(RPM, used=10, held=0, resets_s=60, limit=10)  # by the others

@@ -108,7 +108,7 @@ class ReplicaQuotaStore:
                 except Gone:
                     self._lose()
                 else:
-                    self._seen[target] = decision.levels
+                    self._look(target, decision.levels)
                     return decision
         found = self._mirror.ask(target, asking)
         if target not in self._windows:
@@ -173,6 +173,11 @@ class ReplicaQuotaStore:
     def shut(self) -> None:
         self._shared.shut()
         self._mirror.shut()
+
+    def _look(self, target: str, levels: tuple[Level, ...]) -> None:
+        self._seen[target] = levels
+        if target in self._windows:
+            self._mirror.looked(target)
 
     # -- the loss, and the way back --------------------------------------------------------------------------------
 
@@ -279,7 +284,7 @@ class ReplicaQuotaStore:
                         break
                     else:
                         self._alive = pulse.alive
-                        self._seen[target] = pulse.levels
+                        self._look(target, pulse.levels)
                         self._mirror.skew_us = pulse.clock_us - int(self._clock.now() * SECOND)
             gevent.sleep(BEAT_S)
 

@@ -185,7 +185,7 @@ class Ring:
         self.held = 0
         self.apart: Apart | None = None
         self.others = 0  # not ours to take while the other replicas cannot be asked
-        self.granted = 0  # since they cannot
+        self.granted = 0  # since they were last looked at, or since they cannot be
         self.last = 0  # absolute index of the newest bucket
         self.line = 0.0  # granted ahead of an even pace
         self.lined = 0  # the moment at which `line` was true
@@ -391,13 +391,21 @@ class Ledger:
         if moment > self.gate:
             self.gate, self.gate_window = moment, window
 
+    def looked(self) -> None:
+        """All replicas together have been looked at: whatever this one was granted is in what was seen."""
+        for ring in self.rings:
+            ring.granted = 0
+
     def part(self, at: Moment, levels: tuple[Level, ...], replicas: int) -> None:
-        """Go on alone: with this replica's part of each window, as all together last saw them."""
+        """Go on alone: with this replica's part of each window, as all together last saw them.
+
+        What it was granted since that look is not in it, and the others are taken to have been granted as much each.
+        """
         self.advance(at)
         for ring, level in zip(self.rings, levels, strict=True):
             if ring.ceiling is not None:
                 ring.ceiling.learnt(level.limit)
-            limit, own, all_used = ring.limit, ring.total + ring.held, level.used
+            limit, own, all_used = ring.limit, ring.total + ring.held, level.used + replicas * ring.granted
             free = max(0, limit - max(own, all_used))
             part = max(1.0, limit / replicas)
             until = at.now + SIZE * ring.width

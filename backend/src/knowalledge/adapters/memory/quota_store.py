@@ -192,6 +192,10 @@ class MemoryQuotaStore:
         it = self._targets[target]
         it.live[waiter.id] = Live(waiter, it.desk.ledger.charge(self._at(it), waiter.need))
 
+    def looked(self, target: str) -> None:
+        """The shared store has told what all replicas have used."""
+        self._targets[target].desk.ledger.looked()
+
     def part(self, target: str, levels: tuple[Level, ...], replicas: int) -> None:
         """Go on alone with this replica's part, until ``join``."""
         it = self._targets[target]
