@@ -111,7 +111,7 @@ class RoomMachine(RuleBasedStateMachine):
     def open(self, capacity: int) -> None:
         self.desk = Desk((RPM, TPM), Rules(capacity=capacity, aging_s=5.0))
         self.now, self.number = 0, 0
-        self.waiting: set[str] = set()
+        self.waiting: dict[str, Waiter] = {}
         self.ended: Counter[str] = Counter()
         self.live: list[Entry] = []
 
@@ -139,11 +139,24 @@ class RoomMachine(RuleBasedStateMachine):
             self.ended[it.id] += 1
             assert reply.wait_s > 0 or reply.reason
         else:
-            self.waiting.add(it.id)
             if reply.shed is not None:
-                assert reply.shed.level > level
-                self.waiting.remove(reply.shed.id)
+                self.may_be_shed_for(it, self.waiting.pop(reply.shed.id))
                 self.ended[reply.shed.id] += 1
+            self.waiting[it.id] = it
+
+    def may_be_shed_for(self, newcomer: Waiter, shed: Waiter) -> None:
+        """The newest of the lowest level below the newcomer, else the newest of whoever has more of its level."""
+        others = [*self.waiting.values(), shed]
+        assert len(others) == self.desk.room.rules.capacity
+        if shed.level > newcomer.level:
+            assert shed == max(
+                (it for it in others if it.level == max(o.level for o in others)), key=lambda it: it.id
+            )
+            return
+        assert max(it.level for it in others) == shed.level == newcomer.level
+        places = Counter(it.tenant for it in others if it.level == shed.level)
+        assert places[shed.tenant] == max(places.values()) > places[newcomer.tenant] + 1
+        assert shed.id == max(it.id for it in others if it.level == shed.level and it.tenant == shed.tenant)
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data(), ending=st.sampled_from(Ending))
@@ -151,7 +164,7 @@ class RoomMachine(RuleBasedStateMachine):
         key = data.draw(st.sampled_from(sorted(self.waiting)))
         assert self.desk.room.leave(key, ending) is not None
         assert self.desk.room.leave(key, ending) is None
-        self.waiting.remove(key)
+        del self.waiting[key]
         self.ended[key] += 1
 
     @precondition(lambda self: self.live)
@@ -164,7 +177,7 @@ class RoomMachine(RuleBasedStateMachine):
     def dispatch(self) -> None:
         granted, wait = self.desk.dispatch(self.at())
         for it, entry in granted:
-            self.waiting.remove(it.id)
+            del self.waiting[it.id]
             self.ended[it.id] += 1
             self.live.append(entry)
         assert (wait > 0) == bool(self.waiting)
@@ -172,10 +185,10 @@ class RoomMachine(RuleBasedStateMachine):
     @invariant()
     def everybody_waits_or_has_ended_once(self) -> None:
         if hasattr(self, "desk"):
-            assert set(self.desk.room.positions()) == self.waiting
+            assert set(self.desk.room.positions()) == set(self.waiting)
             assert len(self.desk.room) == len(self.waiting) <= self.desk.room.rules.capacity
             assert all(count == 1 for count in self.ended.values())
-            assert not self.waiting & set(self.ended)
+            assert not self.waiting.keys() & set(self.ended)
             assert len(self.waiting) + len(self.ended) == self.number
             assert sorted(self.desk.room.positions().values()) == list(range(1, len(self.waiting) + 1))
 
