@@ -32,6 +32,8 @@ sub vcl_recv {
     if (req.restarts == 0) {
         unset req.http.X-Stale;
         unset req.http.X-Fresh;
+        # Varnish adds the address of nginx; the gateway is to see the one that nginx saw.
+        set req.http.X-Forwarded-For = regsub(req.http.X-Forwarded-For, ",[^,]*$", "");
     }
     # hash_always_miss survives a restart, so it is set both ways each time.
     set req.hash_always_miss = req.http.X-Fresh == "1";

@@ -31,7 +31,8 @@ from knowalledge.service.complete import Completer
 from knowalledge.service.run import Deck, Plan, Route
 from knowalledge.settings import Settings
 from knowalledge.targets import Fault, TargetSettings
-from knowalledge.web import register
+from knowalledge.web import clients, register
+from knowalledge.web.clients import ClientRate
 from knowalledge.web.edge import Edge
 from knowalledge.web.operations import Dependency, Operations
 
@@ -104,6 +105,12 @@ def create_app(settings: Settings) -> Flask:
     register(app, edge, operations)
     for routes in knowledge.routes:
         app.register_blueprint(routes)
+    if settings["clients.rate"]:
+        pool = getattr(
+            redis, "connection_pool", None
+        )  # a Cluster has one a node: there each replica counts alone
+        rate = ClientRate(settings["clients.rate"], settings["clients.proxies"], edge.tenant_header, pool)
+        clients.limit(app, rate, clock.now)
     app.wsgi_app = knowledge.short(app.wsgi_app)  # type: ignore[method-assign, assignment]
     app.extensions["knowalledge"] = life
     return app

@@ -58,6 +58,14 @@ def boolean(value: object) -> bool:
     return found
 
 
+def rate(value: object) -> str:
+    """Whole requests a second, minute, hour or day."""
+    found = text(value).strip()
+    if found and not re.fullmatch(r"[1-9]\d{0,8}/(second|minute|hour|day)", found):
+        raise ValueError("write a rate such as 600/minute")
+    return found
+
+
 def one_of(*names: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         if value not in names:

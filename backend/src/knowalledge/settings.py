@@ -25,6 +25,7 @@ from knowalledge.parsers import (
     natural,
     one_of,
     positive,
+    rate,
     shares,
     size,
     text,
@@ -130,6 +131,18 @@ TABLE: tuple[Setting, ...] = (
     ),
     Setting("cdn.zone", text, "", "Cloudflare's zone, or Fastly's service."),
     Setting("cdn.token", text, "", "The key of the CDN's API.", True),
+    Setting(
+        "clients.rate",
+        rate,
+        "",
+        "How often one client (a tenant, else an address) may ask, such as 600/minute; empty: as often as it likes.",
+    ),
+    Setting(
+        "clients.proxies",
+        natural,
+        0,
+        "How many proxies in front are trusted to say in X-Forwarded-For who asks.",
+    ),
     Setting(
         "auth.tenant_header",
         header_name,

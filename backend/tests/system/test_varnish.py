@@ -34,6 +34,7 @@ class Origin:
         self.headers: dict[str, str] = dict(FRESH)
         self.status = 200
         self.asked = 0
+        self.forwarded = ""  # for whom it was asked last
         origin = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -44,6 +45,7 @@ class Origin:
                     self.end_headers()
                     return
                 origin.asked += 1
+                origin.forwarded = self.headers["X-Forwarded-For"]
                 body = f"answer {origin.asked}".encode()
                 self.send_response(origin.status)
                 for name, value in origin.headers.items():
@@ -220,6 +222,11 @@ def test_whoever_names_himself_is_answered_by_the_origin(cdn: Cdn, origin: Origi
 
 def test_other_routes_are_passed_and_never_kept(cdn: Cdn, origin: Origin) -> None:
     assert [cdn.ask("/api/quota/stats")[1] for _ in range(2)] == ["answer 1", "answer 2"]
+
+
+def test_the_origin_sees_the_one_address_that_the_proxy_in_front_saw(cdn: Cdn, origin: Origin) -> None:
+    cdn.ask("/api/v1/topics/whose", X_Forwarded_For="192.0.2.9")
+    assert origin.forwarded == "192.0.2.9"
 
 
 def test_an_answer_from_the_cache_does_not_carry_another_requests_id(cdn: Cdn, origin: Origin) -> None:

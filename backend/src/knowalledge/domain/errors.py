@@ -15,7 +15,8 @@
     │   ├── QuotaExhausted
     │   ├── QueueFull
     │   ├── QueueTimeout
-    │   └── DeadlineTooShort      the ETA is past the caller's deadline
+    │   ├── DeadlineTooShort      the ETA is past the caller's deadline
+    │   └── ClientLimited         this client asks too often
     ├── Unavailable               not now, not here
     │   ├── CircuitOpen
     │   ├── ShuttingDown
@@ -133,6 +134,12 @@ class DeadlineTooShort(Limited):
     """The turn would come after the request's deadline, so it is refused at once."""
 
     code = "deadline_too_short"
+
+
+class ClientLimited(Limited):
+    """This client has asked more often than ``clients.rate`` allows."""
+
+    code = "client_limited"
 
 
 class Unavailable(KnowalledgeError):
