@@ -335,7 +335,8 @@ def test_whatever_happens_every_caller_gets_one_whole_answer_and_runs_do_not_ove
     cuts = 0
     for action, who in steps:
         if action == "ask":
-            asked.append(gevent.spawn(everything, replicas[who].fly(k(), works[who])))
+            # Twelve waits are longer than anybody's usual patience.
+            asked.append(gevent.spawn(everything, replicas[who].fly(k(), works[who]), 30))
         elif action == "say":
             works[who].go.set()
         elif action == "cut":
