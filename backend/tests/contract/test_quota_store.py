@@ -304,6 +304,26 @@ def test_one_whose_turn_comes_after_its_deadline_is_refused_at_once(make: Make) 
     assert 60 <= refused.wait_s <= 61
 
 
+def test_the_time_to_a_turn_counts_on_what_answers_give_back(make: Make, clock: FakeClock) -> None:
+    store = make(WINDOWS[1])
+    for _ in range(20):
+        store.settle(take(store, Need(10, 40)), Need(10, 10))
+    clock.sleep(10)
+    for _ in range(4):
+        take(store, Need(10, 100))
+    # 840 of 1000 are spent, but of the 400 that are held 300 will come back, and 82 of each 110 after that.
+    waits = [ask(store, Need(110, 110), patience=1000).wait_s for _ in range(3)]
+    assert waits[:2] == pytest.approx([1.0, 1.0])
+    assert 50 <= waits[2] <= 51
+
+
+def test_those_before_it_in_a_paced_level_are_paced_too(make: Make) -> None:
+    store = make(Window("tpm", Count.TOKENS, 6000, 60))
+    assert ask(store, Need(600, 0), Priority.LOW).reservation is not None
+    waits = [ask(store, Need(300, 0), Priority.LOW, 1000).wait_s for _ in range(3)]
+    assert waits == pytest.approx([3.0, 6.0, 9.0], abs=0.01)
+
+
 def test_leaving_makes_room_for_the_next_and_is_counted(make: Make) -> None:
     store, _ = full(make)
     first, second = enter(store), enter(store)

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from knowalledge.domain.admission import Desk, Ending, Granted, Refused, Room, Rules, Waiter, Waiting
 from knowalledge.domain.calendar import moment_of
 from knowalledge.domain.model import Priority
-from knowalledge.domain.quota import SECOND, Count, Entry, Moment, Need, Window
+from knowalledge.domain.quota import SECOND, Count, Entry, Lane, Moment, Need, Window
 
 RPM = Window("rpm", Count.REQUESTS, 5, 60)
 TPM = Window("tpm", Count.TOKENS, 500, 60)
@@ -102,6 +102,34 @@ def test_no_inversion_within_a_tenant_and_level_over_a_hundred_thousand_operatio
         assert before is None or (before.arrived, before.id) < (it.arrived, it.id)
         last[it.level, it.tenant] = it
     assert len(log) > 10_000
+
+
+@pytest.mark.parametrize("level", [Priority.MEDIUM, Priority.LOW])
+def test_the_time_told_on_entering_is_the_time_waited_though_answers_give_back_half(level: Priority) -> None:
+    """Twice as much is asked for as there is; a hundred tokens of output are held for an answer of forty."""
+    lanes = {Priority.LOW: Lane(0.998, 1 / 24)}
+    desk = Desk((Window("tpm", Count.TOKENS, 6000, 60),), Rules(capacity=1000, lanes=lanes))
+    told: dict[str, float] = {}
+    live: list[tuple[int, Entry]] = []
+    ratios = []
+    for tick in range(2000):
+        now = tick * SECOND // 10
+        at = moment_of(desk.ledger.windows, now)
+        while live and live[0][0] <= now:
+            desk.ledger.settle(at, live.pop(0)[1], Need(60, 40))
+        if tick % 5 == 0:
+            it = Waiter(f"{tick:05}", level, "", Need(60, 100), now)
+            reply = desk.ask(at, it, 30.0)
+            if isinstance(reply, Granted):
+                live.append((now + 2 * SECOND, reply.entry))
+            elif isinstance(reply, Waiting):
+                told[it.id] = reply.eta_s
+        for it, entry in desk.dispatch(at)[0]:
+            live.append((now + 2 * SECOND, entry))
+            if told[it.id] > 3:
+                ratios.append((now - it.arrived) / SECOND / told[it.id])
+    assert len(ratios) > 100
+    assert sum(0.8 <= it <= 1.25 for it in ratios) > 0.9 * len(ratios)
 
 
 class RoomMachine(RuleBasedStateMachine):

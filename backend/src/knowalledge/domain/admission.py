@@ -16,11 +16,12 @@ microseconds and come in as arguments; the Lua scripts repeat it.
 from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
+from math import floor
 
 from msgspec import Struct
 
 from knowalledge.domain.model import Priority
-from knowalledge.domain.quota import SECOND, WHOLE, Entry, Lane, Ledger, Moment, Need, Window
+from knowalledge.domain.quota import SECOND, WHOLE, Before, Entry, Lane, Ledger, Moment, Need, Window
 
 # One grant in this many may go to an aged waiter of a lower level: 5% of the grants.
 AGED_EVERY = 20
@@ -30,6 +31,8 @@ REMEMBERED = 1000
 LOOK_BACK_S = 30
 # A turn is never said to be more than this many times further away than those ahead make it.
 SLOWEST = 10.0
+# One whose turn comes with what running answers are about to give back is told so many microseconds.
+SOON = SECOND
 # Grants in one go; what is left over follows at once in another.
 BATCH = 64
 
@@ -365,9 +368,16 @@ class Desk:
         return count + 1, *self._eta(at, waiter, count, need)
 
     def _eta(self, at: Moment, waiter: Waiter, count: int, need: Need) -> tuple[float, str]:
-        """Seconds until the turn of one that has so many before it, who need so much; and the window."""
-        lane = self.room.rules.lane(waiter.level)
-        wait, window = self.ledger.wait(at, need.plus(waiter.need), count + 1, lane)
+        """Seconds until the turn of one that has so many before it, who need so much; and the window.
+
+        Those before it, and those that are being answered, give back what answers gave back of late.
+        """
+        lane, outcome = self.room.rules.lane(waiter.level), self.ledger.outcome
+        likely = Before(count, Need(need.input, floor(need.output * outcome)), 1 - outcome)
+        wait, window = self.ledger.wait(at, waiter.need, lane, likely)
+        if not wait:
+            wait, window = self.ledger.wait(at, waiter.need, lane, Before(count, need))
+            wait = min(wait, SOON)
         return wait * self.room.slowed(at.now, waiter.level) / SECOND, window
 
     def places(self, at: Moment) -> "Places":
@@ -376,13 +386,12 @@ class Desk:
         if head is None:
             return Places(0.0, 0.0, {})
         self.ledger.advance(at)
-        lane = self.room.rules.lane
-        first, _ = self.ledger.wait(at, head.need, 1, lane(head.level))
+        first, _ = self._eta(at, head, 0, Need(0, 0))
         bottom = max(level for level in Priority if self.room.depth(level))
-        count, need = self.room.before(Waiter("", bottom, "", Need(0, 0), at.now))
-        last, _ = self.ledger.wait(at, need, count, lane(bottom))
-        slower = self.room.slowed(at.now, bottom)
-        return Places(first / SECOND, last * slower / SECOND, self.room.positions())
+        behind = Waiter("", bottom, "", Need(0, 0), at.now)
+        count, need = self.room.before(behind)
+        last, _ = self._eta(at, behind, count - 1, need)
+        return Places(first, last, self.room.positions())
 
     def dispatch(self, at: Moment) -> tuple[list[tuple[Waiter, Entry]], float]:
         """Grant what fits, in order; and the seconds until the next in line would fit, 0 if nobody waits."""

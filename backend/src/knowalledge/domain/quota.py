@@ -27,6 +27,7 @@ find room; and to an even pace, so that what it spends comes free again evenly i
 from bisect import bisect_left
 from enum import StrEnum
 from itertools import accumulate
+from math import floor
 
 from msgspec import Struct
 
@@ -42,6 +43,8 @@ GUARD_S = 0.3
 SECOND = 1_000_000
 # Windows up to this are paced. A day is not: who may ask 10,000 times a day need not ask every 8.6 seconds.
 PACED_SPAN_S = 120
+# What answers take of what is held for them is a mean over about the last 50, weighed by their length.
+OUTCOME_KEPT = 0.98
 # How far ahead of an even pace a learnt window may be spent: two seconds of a minute, and at least two requests.
 LEARNT_BURST = 1 / 30
 
@@ -281,28 +284,53 @@ class Ring:
         bucket = self.last - SIZE + 1 + bisect_left(freed, short)
         return max(1, (bucket + SIZE) * self.width - now)
 
-    def pace_in(self, amount: int, burst: float) -> int:
-        """Microseconds until ``amount`` more is no further ahead of an even pace than ``burst`` of the limit."""
+    def pace_in(self, amount: int, burst: float, before: int = 0) -> int:
+        """Microseconds until ``amount`` more, after ``before``, is no further ahead of an even pace than ``burst``."""
         if self.ceiling is not None:
             # What nobody publishes may well be counted by the second.
             burst = min(burst, LEARNT_BURST)
-        if burst >= 1 or self.window.span_s > PACED_SPAN_S or self.line <= 0:
+        line = self.line + before
+        if burst >= 1 or self.window.span_s > PACED_SPAN_S or line <= 0:
             return 0
-        ahead = self.line + amount - max(burst * self.limit, 2.0 if self.ceiling else 0.0)
+        ahead = line + amount - max(burst * self.limit, 2.0 if self.ceiling else 0.0)
         # What is larger than the burst itself goes as soon as the line is empty.
-        return int(min(ahead, self.line) / self.rate) + 1 if ahead > 0 else 0
+        return int(min(ahead, line) / self.rate) + 1 if ahead > 0 else 0
+
+
+class Before(Struct, frozen=True):
+    """What comes before a request: so many others, who need so much.
+
+    ``back`` is the part of all that is held now that will have been given back by then.
+    """
+
+    count: int
+    need: Need
+    back: float = 0.0
+
+
+NOBODY = Before(0, Need(0, 0))
 
 
 class Ledger:
     """All windows of one target."""
 
-    __slots__ = ("gate", "gate_window", "rings", "windows")
+    __slots__ = ("gate", "gate_window", "predicted", "produced", "rings", "windows")
 
     def __init__(self, windows: tuple[Window, ...]) -> None:
         self.windows = windows
         self.rings = [Ring(window) for window in windows]
         self.gate = 0  # nothing is granted before this moment: the provider said so
         self.gate_window = ""
+        self.predicted = 0.0  # output tokens of the answers of late ...
+        self.produced = 0.0  # ... and what they really were
+
+    @property
+    def outcome(self) -> float:
+        """What the answers of late took of the output that was held for them, at most 1; 1 while nothing is known.
+
+        Held is a high quantile, so an answer gives back a good part of it.
+        """
+        return min(1.0, self.produced / self.predicted) if self.predicted else 1.0
 
     def advance(self, at: Moment) -> tuple[int, ...]:
         """Bring every ring to the moment; their current buckets."""
@@ -311,9 +339,9 @@ class Ledger:
     def reserve(self, at: Moment, need: Need, lane: Lane = WHOLE) -> Verdict:
         """Charge every window, or none."""
         buckets = self.advance(at)
-        wait, window = self.wait(at, need, 1, lane)
+        wait, window = self.wait(at, need, lane)
         if wait and self._pressed(at):
-            wait, window = self.wait(at, need, 1, lane)
+            wait, window = self.wait(at, need, lane)
         if wait:
             return Verdict(None, wait / SECOND, window)
         return Verdict(self._charge(buckets, need))
@@ -341,16 +369,19 @@ class Ledger:
             ring.granted += charge + hold
         return Entry(need, buckets)
 
-    def wait(self, at: Moment, need: Need, requests: int, lane: Lane = WHOLE) -> tuple[int, str]:
-        """Microseconds until a need of so many requests fits, and the window that it waits for; (0, "") for now."""
+    def wait(self, at: Moment, need: Need, lane: Lane = WHOLE, before: Before = NOBODY) -> tuple[int, str]:
+        """Microseconds until a request fits, and the window that it waits for; (0, "") for now."""
         if at.now < self.gate:
             return self.gate - at.now, self.gate_window
         wait, worst = 0, ""
         for ring, end in zip(self.rings, at.ends, strict=True):
             window = ring.window
-            amount = window.charges(need, requests) + window.holds(need)
+            amount = window.charges(need) + window.holds(need)
+            first = window.charges(before.need, before.count) + window.holds(before.need)
+            first -= floor(ring.held * before.back)
             room = max(
-                ring.room_in(at.now, lane.wanted(ring.limit, amount), end), ring.pace_in(amount, lane.burst)
+                ring.room_in(at.now, lane.wanted(ring.limit, amount) + first, end),
+                ring.pace_in(amount, lane.burst, first),
             )
             if room > wait:
                 wait, worst = room, window.name
@@ -358,6 +389,8 @@ class Ledger:
 
     def settle(self, at: Moment, entry: Entry, true: Need) -> None:
         """Put the truth in the estimate's place."""
+        self.predicted = self.predicted * OUTCOME_KEPT + entry.need.output
+        self.produced = self.produced * OUTCOME_KEPT + true.output
         for ring, bucket, current in zip(self.rings, entry.buckets, self.advance(at), strict=True):
             window = ring.window
             ring.add(bucket, window.charges(true) - window.charges(entry.need))

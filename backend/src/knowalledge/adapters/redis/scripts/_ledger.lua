@@ -3,6 +3,7 @@
 -- State, all under one hash tag, constant in size:
 --   KEYS[1]  P .. quota  hash    ep epoch: names this state, gone when Redis has lost it; per window i: t<i> charged, h<i> held, l<i> newest bucket, p<i> ahead of the pace;
 --                                c<i> what is learnt of its limit, packed: limit, next step, moments of probe and cut;
+--                                oq output tokens of the answers of late, as predicted and as they were, packed;
 --                                xs xr xl reservations settled, released, refused by the provider, xd asked in vain,
 --                                xi xo input and output tokens by which the truth was more than the estimate;
 --                                lt moment of the paces; g gate, gw its window; and the room's counters
@@ -17,7 +18,7 @@
 local P = string.sub(KEYS[1], 1, -6)
 local SIZE = 601
 local PROBE, VERIFY, REPEAT, CUT, CLIMB, MOST = 40000000, 2000000, 20000000, 0.9, 6, 1000000 -- domain/learning.py
-local LEARNT_BURST = 1 / 30
+local LEARNT_BURST, OUTCOME_KEPT = 1 / 30, 0.98 -- domain/quota.py
 local cfg = {struct.unpack('<' .. string.rep('d', #ARGV[2] / 8), ARGV[2])}
 local now
 if ARGV[1] ~= '' then
@@ -28,6 +29,7 @@ else
 end
 
 local windows, gate, gate_window = {}, 0, ''
+local NOBODY = {0, 0, 0, 0}
 
 -- Whether this is another state than the one that the caller has joined: it must join again before it may spend.
 local function forgotten(epoch)
@@ -190,27 +192,49 @@ local function room_in(w, amount)
   return (SIZE - 1) * w.width + math.floor(short / w.rate)
 end
 
-local function pace_in(w, amount, burst)
+-- The same for an even pace: until `amount` fits after `first` more.
+local function pace_in(w, amount, burst, first)
   if w.learn then burst = math.min(burst, LEARNT_BURST) end
-  if burst >= 1 or w.paced == 0 or w.line <= 0 then return 0 end
-  local ahead = w.line + amount - math.max(burst * w.limit, w.learn and 2 or 0)
+  local line = w.line + first
+  if burst >= 1 or w.paced == 0 or line <= 0 then return 0 end
+  local ahead = line + amount - math.max(burst * w.limit, w.learn and 2 or 0)
   if ahead <= 0 then return 0 end
-  return math.floor(math.min(ahead, w.line) / w.rate) + 1
+  return math.floor(math.min(ahead, line) / w.rate) + 1
 end
 
--- Microseconds until a need of so many requests fits, and what it waits for: the index of a window, or the name that
--- the gate was closed with.
-local function wait_for(requests, input, output, level)
+-- Microseconds until a request fits after those before it, and what it waits for: the index of a window, or the name
+-- that the gate was closed with. `before`: {how many, input, output, the part of all that is held now that will have
+-- been given back by then}
+local function wait_for(input, output, level, before)
   if now < gate then return gate - now, gate_window end
   local share, burst = cfg[3 + 2 * level], cfg[4 + 2 * level]
   local wait, worst = 0, 0
   for n, w in ipairs(windows) do
-    local amount = w.req * requests + w.inp * input + w.out * output
+    local amount = w.req + w.inp * input + w.out * output
     local wanted = math.max(amount, math.min(w.limit, amount + w.limit - math.floor(w.limit * share)))
-    local room = math.max(room_in(w, wanted), pace_in(w, amount, burst))
+    local first = w.req * before[1] + w.inp * before[2] + w.out * before[3] - math.floor(w.held * before[4])
+    local room = math.max(room_in(w, wanted + first), pace_in(w, amount, burst, first))
     if room > wait then wait, worst = room, n end
   end
   return wait, worst
+end
+
+local function answers()
+  local kept = redis.call('HGET', KEYS[1], 'oq')
+  if not kept then return 0, 0 end
+  return struct.unpack('<dd', kept)
+end
+
+-- What the answers of late took of the output that was held for them, at most 1.
+local function outcome()
+  local predicted, produced = answers()
+  return predicted == 0 and 1 or math.min(1, produced / predicted)
+end
+
+local function answered(held, output)
+  local predicted, produced = answers()
+  predicted, produced = predicted * OUTCOME_KEPT + held, produced * OUTCOME_KEPT + output
+  redis.call('HSET', KEYS[1], 'oq', struct.pack('<dd', predicted, produced))
 end
 
 -- A request does not fit: whether a learnt ceiling gives way.
@@ -231,8 +255,8 @@ end
 
 -- The microseconds until one request fits, after a learnt ceiling has given way if it would.
 local function turn(input, output, level)
-  local wait, worst = wait_for(1, input, output, level)
-  if wait > 0 and pressed() then wait, worst = wait_for(1, input, output, level) end
+  local wait, worst = wait_for(input, output, level, NOBODY)
+  if wait > 0 and pressed() then wait, worst = wait_for(input, output, level, NOBODY) end
   return wait, worst
 end
 

@@ -12,7 +12,7 @@
 -- buckets}; one that is shed as {P, 'shed', id}.
 
 local AGED_EVERY, REMEMBERED, BATCH = 20, 1000, 64
-local LOOK_BACK, SLOWEST = 30000000, 10
+local LOOK_BACK, SLOWEST, SOON = 30000000, 10, 1000000
 
 local function tell(replica, ...)
   redis.call('PUBLISH', 'kn:replica:' .. replica, cmsgpack.pack({P, ...}))
@@ -220,6 +220,18 @@ local function before_in_turns(level, tenant)
   return ahead - size + turns,
     input - got[2] + math.floor(got[2] * turns / size),
     output - got[3] + math.floor(got[3] * turns / size)
+end
+
+-- Microseconds until the turn of one that has so many before it, who need so much; and what it waits for.
+local function eta(ahead, ahead_input, ahead_output, input, output, level)
+  local o = outcome()
+  local likely = {ahead, ahead_input, math.floor(ahead_output * o), 1 - o}
+  local wait, worst = wait_for(input, output, level, likely)
+  if wait == 0 then
+    wait, worst = wait_for(input, output, level, {ahead, ahead_input, ahead_output, 0})
+    wait = math.min(wait, SOON)
+  end
+  return wait * slowed(level), worst
 end
 
 -- The newest waiter of the lowest level below this one.

@@ -27,21 +27,20 @@ if busy == 0 or passes(level) then
 end
 local function in_turns()
   local ahead, more_input, more_output = before_in_turns(level, tenant)
-  return wait_for(ahead + 1, more_input + input, more_output + output, level) * slowed(level)
+  return (eta(ahead, more_input, more_output, input, output, level))
 end
 local ahead, more_input, more_output = before(level)
-local eta, worst = wait_for(ahead + 1, more_input + input, more_output + output, level)
-eta = eta * slowed(level)
+local wait, worst = eta(ahead, more_input, more_output, input, output, level)
 local reply
 if patience <= 0 then
-  reply = {2, 'quota', eta, worst}
-elseif eta > patience and in_turns() > patience then
-  reply = {2, 'deadline', eta, worst}
+  reply = {2, 'quota', wait, worst}
+elseif wait > patience and in_turns() > patience then
+  reply = {2, 'deadline', wait, worst}
 else
   local shed
   if busy >= cfg[1] then shed = newest_below(level) or newest_of_most(level, tenant, weight) end
   if busy >= cfg[1] and not shed then
-    reply = {2, 'full', eta, worst}
+    reply = {2, 'full', wait, worst}
   else
     if shed then
       take(shed, 'shed')
@@ -51,7 +50,7 @@ else
       id = id, level = level, input = input, output = output, arrived = arrived, replica = replica, weight = weight,
       tenant = tenant,
     })
-    reply = {1, ahead + 1, eta, arrived}
+    reply = {1, ahead + 1, wait, arrived}
   end
 end
 if reply[1] == 2 then redis.call('HINCRBY', KEYS[1], 'xd', 1) end

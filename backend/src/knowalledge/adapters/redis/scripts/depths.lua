@@ -24,7 +24,8 @@ for level = 0, 3 do
       left[#left + 1] = count
     end
   end
-  reply[#reply + 1] = {n[level], waited, wait_for(ahead + 1, input, output, level) * slowed(level), tenants, left}
+  local wait = eta(ahead, input, output, 0, 0, level)
+  reply[#reply + 1] = {n[level], waited, wait, tenants, left}
 end
 close()
 return reply

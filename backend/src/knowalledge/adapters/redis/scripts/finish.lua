@@ -26,6 +26,7 @@ if ARGV[9] == '1' then
 end
 if settled == 1 then
   how = 'xs'
+  answered(held, output)
   if input ~= est then redis.call('HINCRBY', KEYS[1], 'xi', input - est) end
   if output ~= held then redis.call('HINCRBY', KEYS[1], 'xo', output - held) end
   local served = P .. 'served:' .. level

@@ -8,10 +8,10 @@ if ahead > 0 then
   local top = 0
   while n[top] == 0 do top = top + 1 end
   local w = waiter(due(top, n) or next_of(top))
-  head = wait_for(1, w.input, w.output, w.level)
+  head = eta(0, 0, 0, w.input, w.output, w.level)
   local bottom = 3
   while n[bottom] == 0 do bottom = bottom - 1 end
-  last = wait_for(ahead, input, output, bottom) * slowed(bottom)
+  last = eta(ahead - 1, input, output, 0, 0, bottom)
 end
 local reply = {head, ahead, last}
 for i = 3, #ARGV do
