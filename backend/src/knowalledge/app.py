@@ -8,9 +8,9 @@ from flask import Flask
 from redis import Redis
 from redis.exceptions import RedisError
 
-from knowalledge import caches
+from knowalledge import __version__, caches
 from knowalledge.adapters import providers
-from knowalledge.adapters.background import Background
+from knowalledge.adapters.background import Background, Task
 from knowalledge.adapters.clock import SystemClock
 from knowalledge.adapters.logging import LoggedTelemetry, configure
 from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
@@ -20,6 +20,7 @@ from knowalledge.adapters.redis.pipe import Pipe
 from knowalledge.adapters.redis.quota_store import Client, RedisQuotaStore
 from knowalledge.adapters.replica import ReplicaQuotaStore
 from knowalledge.adapters.telemetry import Telemetry
+from knowalledge.adapters.tracing import FLUSH_S, Asked, Exporter, SpanTracer
 from knowalledge.domain.admission import Ending, Rules
 from knowalledge.domain.estimate import Estimator
 from knowalledge.domain.model import Principal
@@ -35,6 +36,7 @@ from knowalledge.web import clients, register
 from knowalledge.web.clients import ClientRate
 from knowalledge.web.edge import Edge
 from knowalledge.web.operations import Dependency, Operations
+from knowalledge.web.tracing import trace
 
 # How far ahead of an even pace a level may spend that is held back: two and a half seconds of a minute.
 PACED_BURST = 1 / 24
@@ -92,7 +94,9 @@ def create_app(settings: Settings) -> Flask:
     )
     waiting = partial(queue_stats, quota, targets, telemetry)
     knowledge = caches.knowledge(settings, edge, cached, completer, quota, clock, telemetry)
-    life = Life(quota, Background(knowledge.tasks))
+    spans = exporter(settings, telemetry)
+    sending: tuple[Task, ...] = ((FLUSH_S, spans.flush),) if spans else ()
+    life = Life(quota, Background((*knowledge.tasks, *sending)), spans.close if spans else _nothing)
     stats = partial(quota_stats, quota, targets, telemetry, life.alone)
     operations = Operations(
         ready=life.reasons,
@@ -112,8 +116,27 @@ def create_app(settings: Settings) -> Flask:
         rate = ClientRate(settings["clients.rate"], settings["clients.proxies"], edge.tenant_header, pool)
         clients.limit(app, rate, clock.now)
     app.wsgi_app = knowledge.short(app.wsgi_app)  # type: ignore[method-assign, assignment]
+    if spans:
+        asked = {it.name: Asked(it.provider, it.model) for model in settings.models for it in model.targets}
+        trace(app, SpanTracer(clock, settings["tracing.sample"], asked, spans.put), edge.new_id)
     app.extensions["knowalledge"] = life
     return app
+
+
+def _nothing() -> None:
+    """There is nothing to end."""
+
+
+def exporter(settings: Settings, telemetry: Telemetry) -> Exporter | None:
+    """The way of spans to their store, or None if there is none."""
+    if not settings["tracing.endpoint"]:
+        return None
+    resource = {
+        "service.name": "knowalledge",
+        "service.version": __version__,
+        "service.instance.id": uuid4().hex,
+    }
+    return Exporter(settings["tracing.endpoint"], settings["tracing.timeout"], resource, telemetry.spans)
 
 
 def wsgi_name(header: str) -> str:
@@ -124,9 +147,16 @@ def wsgi_name(header: str) -> str:
 class Life:
     """The process from its first request to its last: what runs beside requests, and the end."""
 
-    def __init__(self, quota: MemoryQuotaStore | ReplicaQuotaStore, background: Background) -> None:
+    def __init__(
+        self,
+        quota: MemoryQuotaStore | ReplicaQuotaStore,
+        background: Background,
+        last: Callable[[], None],
+    ) -> None:
+        """``last`` is done when all else is."""
         self._quota = quota
         self._background = background
+        self._last = last
         self._ending = False
 
     def start(self) -> None:
@@ -145,6 +175,7 @@ class Life:
         self._background.stop()
         if isinstance(self._quota, ReplicaQuotaStore):
             self._quota.stop()
+        self._last()
 
     def reasons(self) -> tuple[str, ...]:
         """Why this process should get no more requests."""

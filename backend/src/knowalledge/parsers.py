@@ -106,6 +106,37 @@ def shares(value: object) -> dict[Priority, float]:
     return found
 
 
+def share(value: object) -> float:
+    try:
+        found = -1.0 if isinstance(value, bool) else float(str(value))
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= 1:
+        raise ValueError("write a number from 0 to 1")
+    return found
+
+
+def http_address(value: object) -> str:
+    """An address of a server of ours: nothing secret in it, since it is shown and logged."""
+    url = text(value)
+    try:
+        parts = urlsplit(url)
+        good = not url or (
+            parts.scheme in ("http", "https")
+            and parts.hostname
+            and parts.port != 0
+            and not (parts.username or parts.password or parts.query or parts.fragment)
+            and url.isascii()
+            and url.isprintable()
+            and " " not in url
+        )
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError("write an address such as http://collector:4318, without a password")
+    return url
+
+
 def address(example: str, *schemes: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         url = text(value)

@@ -21,11 +21,13 @@ from knowalledge.parsers import (
     boolean,
     duration,
     header_name,
+    http_address,
     level,
     natural,
     one_of,
     positive,
     rate,
+    share,
     shares,
     size,
     text,
@@ -150,6 +152,19 @@ TABLE: tuple[Setting, ...] = (
         "The header in which a trusted front names the tenant; empty: all callers are one tenant.",
     ),
     Setting("auth.mode", one_of("none", "required"), "none", "Whether callers must say who they are."),
+    Setting(
+        "tracing.endpoint",
+        http_address,
+        "",
+        "Where spans go, by OTLP over HTTP in JSON, such as http://collector:4318; empty: nothing is traced.",
+    ),
+    Setting(
+        "tracing.sample",
+        share,
+        0.1,
+        "The share of requests that are traced, of those whose caller's traceparent does not say.",
+    ),
+    Setting("tracing.timeout", duration, 5.0, "A store of traces that does not answer within this is away."),
     Setting(
         "log.level", one_of("debug", "info", "warning", "error"), "info", "The least level that is logged."
     ),

@@ -173,7 +173,10 @@ def test_the_environment_of_containers_is_one_that_the_gateway_takes(tmp_path: P
     compose = COMPOSE["services"]["backend-1"]["environment"]
     cluster = {it["name"]: it["value"] for it in container()["env"]}
     for environ, config in ((compose, "deploy/config/gateway.yaml"), (cluster, "k8s/base/gateway.yaml")):
-        there = {name: str(secret) if name.endswith("_FILE") else value for name, value in environ.items()}
+        there = {
+            name: str(secret) if name.endswith("_FILE") else re.sub(r"\$\{\w+:-(.*)}", r"\1", value)
+            for name, value in environ.items()
+        }
         there["KNOWALLEDGE_CONFIG"] = str(ROOT / config)
         assert Settings.load(environ=there)["redis_url"] == "redis://r:6379/0"
 

@@ -39,7 +39,7 @@ def audit(event: str, fields: dict[str, object]) -> None:
 
 
 class LoggedTelemetry:
-    """A ``Telemetry`` that also writes one line a request: failures always, the rest at debug level."""
+    """A ``Telemetry`` that also tells the trace, and writes one line a request: failures always, the rest at debug."""
 
     def __init__(self, inner: Telemetry) -> None:
         self._inner = inner
@@ -47,6 +47,7 @@ class LoggedTelemetry:
 
     def request(self, record: Record) -> None:
         self._inner.request(record)
+        record.trace.told(record)
         say = self._log.debug if record.outcome in _QUIET else self._log.info
         say(
             "request",
@@ -60,6 +61,7 @@ class LoggedTelemetry:
             input_tokens=record.usage.input,
             output_tokens=record.usage.generated,
             error=record.error,
+            **({"trace_id": record.trace.id} if record.trace.live else {}),
         )
 
     def upstream(self, target: str, outcome: Outcome, seconds: float) -> None:

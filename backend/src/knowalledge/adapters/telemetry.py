@@ -102,6 +102,12 @@ METRICS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ),
     ("knowalledge_queue_depth", "gauge", ("target", "priority"), "Requests waiting for quota now."),
     ("knowalledge_queue_eta_seconds", "gauge", ("target", "priority"), "A newcomer's time to its turn."),
+    (
+        "knowalledge_trace_spans_total",
+        "counter",
+        ("result",),
+        "Spans that were sent, dropped for want of room while their store was away, or rejected by it.",
+    ),
 )
 
 
@@ -180,6 +186,10 @@ class Telemetry:
             if less:
                 direction = "over" if less > 0 else "under"
                 self._child("knowalledge_estimate_error_tokens_total", target, kind, direction).inc(abs(less))
+
+    def spans(self, result: str, number: int) -> None:
+        """Spans that came to the end of their way."""
+        self._child("knowalledge_trace_spans_total", result).inc(number)
 
     def degraded(self, alone: bool) -> None:
         """Whether the shared quota cannot be asked."""

@@ -10,6 +10,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from knowalledge.domain.tracing import UNTRACED, Trace
+
 
 class Priority(IntEnum):
     """Who goes first when the quota is full; lower is more urgent (RFC 9218 urgency 0-1, 2-3, 4-5, 6-7)."""
@@ -194,6 +196,7 @@ class Request(Struct, frozen=True):
     priority: Priority = Priority.MEDIUM
     timeout_s: float | None = None  # the caller's whole patience; None: the configured one
     cache: CacheMode | None = None  # None: not said; then only what is surely the same twice is cached
+    trace: Trace = UNTRACED
 
 
 class CacheInfo(Struct, frozen=True):

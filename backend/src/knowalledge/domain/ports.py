@@ -11,6 +11,7 @@ from knowalledge.domain.caching import Key, Sight, Stored, Take
 from knowalledge.domain.model import Chunk, Completion, Embeddings, Priority, Prompt, Usage
 from knowalledge.domain.outcomes import Outcome
 from knowalledge.domain.quota import Level, Need
+from knowalledge.domain.tracing import UNTRACED, Trace
 
 
 class Clock(Protocol):
@@ -173,6 +174,7 @@ class Record(Struct, frozen=True):
     ending: Ending | None = None  # how it left the waiting room, if it was in one
     first_token_s: float | None = None
     error: str = ""  # the error's code
+    trace: Trace = UNTRACED
 
 
 class Telemetry(Protocol):

@@ -31,6 +31,7 @@ from knowalledge.domain.model import (
 )
 from knowalledge.domain.outcomes import Outcome, outcome_of
 from knowalledge.domain.ports import CacheTelemetry, Clock, Flight, Flights, Record, Telemetry
+from knowalledge.domain.tracing import UNTRACED, Trace
 from knowalledge.service.complete import Completer, ModelInfo
 from knowalledge.service.layers import Found, Layers
 
@@ -74,8 +75,9 @@ class Answers:
         dimensions: int | None,
         principal: Principal,
         request_id: str,
+        trace: Trace = UNTRACED,
     ) -> tuple[Embeddings, str]:
-        return self._models.embed(model, inputs, dimensions, principal, request_id)
+        return self._models.embed(model, inputs, dimensions, principal, request_id, trace)
 
     def count_tokens(self, request: Request) -> int:
         return self._models.count_tokens(request)
@@ -153,7 +155,10 @@ class Answers:
         return answer_key(request.principal.tenant, model, request.prompt)
 
     def _find(self, key: Key, request: Request) -> Found:
+        began = self._clock.monotonic() if request.trace.live else 0.0
         found = self._layers.find(key)
+        if request.trace.live:
+            request.trace.looked(began, found.result, found.layer or "")
         if not found.fresh and request.cache is CacheMode.ONLY:
             error = e.CacheMiss("no fresh answer is cached", retry_after=1.0)
             self._failed(request, self._clock.monotonic(), False, error)
@@ -228,6 +233,7 @@ class Answers:
                 seconds=self._clock.monotonic() - began,
                 usage=Usage(),
                 cache=answer.cache.status,
+                trace=request.trace,
             )
         )
         return answer
@@ -246,6 +252,7 @@ class Answers:
                 usage=Usage(),
                 cache="shared",
                 error=getattr(error, "code", "internal"),
+                trace=request.trace,
             )
         )
 

@@ -18,6 +18,7 @@ from knowalledge.domain.model import (
     Request,
     Text,
 )
+from knowalledge.domain.tracing import UNTRACED, Trace
 from knowalledge.service.run import Deck, Run, drained
 
 
@@ -70,12 +71,13 @@ class Completer:
         dimensions: int | None,
         principal: Principal,
         request_id: str,
+        trace: Trace = UNTRACED,
     ) -> tuple[Embeddings, str]:
         """Vectors for texts, and the name of the target that made them."""
         if not inputs:
             raise InvalidRequest("no input to embed", param="input")
         prompt = Prompt((Message("user", tuple(map(Text, inputs))),), max_output_tokens=0)
-        request = Request(request_id, model, prompt, principal)
+        request = Request(request_id, model, prompt, principal, trace=trace)
         with Run(self._deck, request) as run:
             while True:
                 grant, timeout = drained(run.acquire())

@@ -20,6 +20,10 @@ class Found(Struct, frozen=True):
     generation: int  # to be given to what is made in its place
     age: float = 0.0
 
+    @property
+    def result(self) -> Literal["hit", "stale", "miss"]:
+        return "miss" if self.entry is None else "hit" if self.fresh else "stale"
+
 
 class Layers:
     """Memory in front of the shared store. Without one, or while it is away, memory alone."""

@@ -151,6 +151,7 @@ class Run:
         self._answer: Answer | None = None
         self._waited = 0.0  # seconds in the waiting room
         self._position = 0  # the place it entered at
+        self._passed: list[tuple[_Option, Decision]] = []  # targets without room, at the last try
         self._ending: Ending | None = None
         self.grant: Grant | None = None
 
@@ -174,11 +175,38 @@ class Run:
                 waited_s=self._waited,
                 ending=self._ending,
                 first_token_s=self._first_token - self._started if self._first_token else None,
-                error="" if error is None else getattr(error, "code", type(error).__name__),
+                error="" if error is None else _code(error),
+                trace=self._request.trace,
             )
         )
 
     def acquire(self) -> Generator[Queued, None, tuple[Grant, float]]:
+        """``_acquire``, of which the trace hears."""
+        return self._traced() if self._request.trace.live else self._acquire()
+
+    def _traced(self) -> Generator[Queued, None, tuple[Grant, float]]:
+        request, before, held = self._request, self._waited, self.grant
+        began, code = self._deck.clock.monotonic(), ""
+        try:
+            return (yield from self._acquire())
+        except BaseException as error:
+            code = _code(error)
+            raise
+        finally:
+            grant = None if self.grant is held else self.grant
+            waited = self._waited - before
+            request.trace.waited(
+                began,
+                grant.route.name if grant else "",
+                request.priority,
+                self._position if waited else 0,
+                waited,
+                passed=tuple(f"{it.route.name}: {decision.refusal}" for it, decision in self._passed),
+                degraded=grant.decision.degraded if grant else False,
+                error=code,
+            )
+
+    def _acquire(self) -> Generator[Queued, None, tuple[Grant, float]]:
         """Quota of the best target, and the seconds left to ask it; yields its place while it waits for its turn.
 
         Where a target has room the first one in order is taken; else it waits at the one whose turn comes soonest.
@@ -196,6 +224,7 @@ class Run:
                 "every target of this model is resting after failures", retry_after=resting
             )
         refusals: list[tuple[_Option, Decision]] = []
+        self._passed = refusals
         for option in options:
             # The only one is asked and waited for in one step.
             decision = self._ask(option, self._patience() if len(options) == 1 else 0.0)
@@ -340,9 +369,9 @@ class Run:
     def answered(self, completion: Completion) -> Answer:
         """The call ended well: settle by the truth, learn from it."""
         grant = self._granted()
+        self._told_upstream(grant, Outcome.OK, completion)
         usage = self._spend(grant, completion.usage, completion.text)
         self._deck.breakers[grant.route.name].succeeded()
-        self._told_upstream(grant, Outcome.OK)
         self._answer = Answer(
             id=self._request.id,
             model=grant.model,
@@ -362,14 +391,18 @@ class Run:
         grant = self._granted()
         deck, name, quota = self._deck, grant.route.name, self._deck.quota
         breaker = deck.breakers[name]
-        self._told_upstream(grant, outcome_of(error))
+        self._told_upstream(grant, outcome_of(error), error=error)
         if isinstance(error, e.ProviderRateLimited):
+            began = deck.clock.monotonic()
             quota.refused(grant.reservation)  # what it refuses, the provider does not count
+            self._request.trace.settled(began, name, "refused", grant.guess.need)
             hint = BARE_429_S if error.retry_after is None else min(error.retry_after, LONGEST_HINT_S)
             quota.close_until(name, hint, error.quota_id)
             breaker.succeeded()
         elif isinstance(error, e.ProviderRejected | e.ProviderAuth):
+            began = deck.clock.monotonic()
             quota.release(grant.reservation)
+            self._request.trace.settled(began, name, "released", grant.guess.need)
             breaker.succeeded()
             raise error
         elif isinstance(error, e.ProviderError):
@@ -395,19 +428,47 @@ class Run:
         else:
             deck.estimator.learn(grant.guess, Need(usage.input, usage.generated))
         true = Need(usage.input, usage.generated)
+        began = deck.clock.monotonic()
         deck.quota.settle(grant.reservation, true)
+        self._request.trace.settled(began, grant.route.name, "settled", grant.guess.need, true)
         deck.telemetry.settled(grant.route.name, grant.guess.need, true)
         self._spent = usage
         return usage
 
-    def _told_upstream(self, grant: Grant, outcome: Outcome) -> None:
+    def _told_upstream(
+        self,
+        grant: Grant,
+        outcome: Outcome,
+        completion: Completion | None = None,
+        error: BaseException | None = None,
+    ) -> None:
         deck = self._deck
         deck.telemetry.upstream(grant.route.name, outcome, deck.clock.monotonic() - grant.began)
+        if self._request.trace.live:
+            self._request.trace.tried(
+                grant.began,
+                grant.route.name,
+                grant.route.tier,
+                grant.reason,
+                self._tries - 1,
+                outcome,
+                usage=completion.usage if completion else self._usage,
+                finish=completion.finish if completion else None,
+                version=completion.model_version if completion else "",
+                first_token=self._first_token,
+                quota_id=getattr(error, "quota_id", ""),
+                error=_code(error) if error else "",
+            )
 
     def _granted(self) -> Grant:
         if self.grant is None:
             raise AssertionError("a call ended that was never granted")
         return self.grant
+
+
+def _code(error: BaseException) -> str:
+    code: str = getattr(error, "code", type(error).__name__)
+    return code
 
 
 _REFUSED: dict[Refusal, type[e.Limited]] = {

@@ -23,6 +23,7 @@ from knowalledge.domain.topics import (
     parse,
     read,
 )
+from knowalledge.domain.tracing import UNTRACED, Trace
 from knowalledge.service.layers import Layers
 from knowalledge.service.prompts import PromptFile, repaired
 
@@ -47,6 +48,7 @@ class Asker(Struct, frozen=True):
     principal: Principal = Principal()
     priority: Priority = Priority.MEDIUM
     timeout_s: float = 60.0
+    trace: Trace = UNTRACED
 
 
 class Document(Struct, frozen=True):
@@ -149,7 +151,9 @@ class Topics:
         return Recipe(file.about(asked), partial(_document, asked, file.version))
 
     def _serve(self, key: Key, recipe: Recipe, asker: Asker) -> Document:
+        began = self._clock.monotonic()
         found = self._layers.find(key)
+        asker.trace.looked(began, found.result, found.layer or "")
         if found.fresh and found.entry is not None:
             return self._document(key, found.entry, CacheInfo("hit", found.layer, int(found.age)))
         patience = asker.timeout_s if found.entry is None else min(asker.timeout_s, STALE_PATIENCE_S)
@@ -207,7 +211,13 @@ class Topics:
         for left in reversed(range(TRIES)):
             answer = self._models.complete(
                 Request(
-                    asker.request_id, self._model, prompt, asker.principal, asker.priority, asker.timeout_s
+                    asker.request_id,
+                    self._model,
+                    prompt,
+                    asker.principal,
+                    asker.priority,
+                    asker.timeout_s,
+                    trace=asker.trace,
                 )
             )
             spent[0] += answer.usage.input

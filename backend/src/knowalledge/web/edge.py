@@ -29,6 +29,7 @@ from knowalledge.web import auth, errors, sse
 from knowalledge.web.headers import Headers, rate_limit
 from knowalledge.web.presence import while_present
 from knowalledge.web.sse import Renderer
+from knowalledge.web.tracing import trace_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -139,6 +140,7 @@ class Edge(Struct, frozen=True):
             if timeout_s is None
             else min(timeout_s, self.max_timeout_s),
             cache=cache_mode(environ.get("HTTP_CACHE_CONTROL")) if cache is None else cache,
+            trace=trace_of(environ),
         )
         environ[_ASKED] = True
         return found
@@ -156,7 +158,9 @@ class Edge(Struct, frozen=True):
         key = auth.request_id(request, self.new_id)
         request.environ[_ASKED] = True
         with while_present(request.environ):
-            found, target = self.completer.embed(model, texts, dimensions, self.principal(request), key)
+            found, target = self.completer.embed(
+                model, texts, dimensions, self.principal(request), key, trace_of(request.environ)
+            )
         return found, [*self.head(request), ("X-Target", target)]
 
     def count(self, request: Request, question: Question) -> int:
@@ -183,6 +187,7 @@ class Edge(Struct, frozen=True):
                 seconds=0.0,
                 usage=Usage(),
                 error=errors.code_of(error),
+                trace=trace_of(request.environ),
             )
         )
 

@@ -22,6 +22,7 @@ from knowalledge.service.topics import Asker, Document, Topics
 from knowalledge.web import auth
 from knowalledge.web.edge import Edge
 from knowalledge.web.headers import Headers
+from knowalledge.web.tracing import TRACE, trace_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -138,11 +139,13 @@ def blueprint(edge: Edge, topics: Topics, policy: Policy, memo: Memo, timeout_s:
             edge.principal(request),
             auth.priority(request, None, edge.anonymous),
             timeout_s,
+            trace_of(request.environ),
         )
 
     def answer(view: View, topic: str) -> Response:
         found = known(view, topic)
-        document = topics.near(found.key)
+        # A traced request takes the long way, on which each step is told.
+        document = None if trace_of(request.environ).live else topics.near(found.key)
         if document is None:
             document = topics.get(found.asked, asker())
         else:
@@ -210,6 +213,7 @@ class Short:
             and environ["PATH_INFO"].startswith("/api/v1/topics/")
             and "HTTP_ORIGIN" not in environ
             and "HTTP_TRACEPARENT" not in environ
+            and TRACE not in environ
         ):
             known = self._memo.get(_address(environ))
             document = self._topics.near(known.key) if known else None
