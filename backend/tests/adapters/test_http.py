@@ -248,6 +248,14 @@ def test_connections_that_idle_too_long_are_given_up(
     until(lambda: server.open == 1)
 
 
+def test_a_deadline_ends_with_its_call(client_of: Callable[..., Http], server: Loopback) -> None:
+    http = client_of(server.url)
+    get(http, SHORT)
+    server.behaviour = lambda talk: (gevent.sleep(2 * SHORT), talk.reply(b"later"))
+    assert get(http) == b"later"
+    assert server.connections == 1
+
+
 def test_closing_the_client_closes_what_is_idle(client_of: Callable[..., Http], server: Loopback) -> None:
     http = client_of(server.url)
     gevent.joinall([gevent.spawn(get, http) for _ in range(3)], raise_error=True)

@@ -189,6 +189,7 @@ class Http:
         if not answer.message_complete or answer.should_close():
             connection.close()
             return
+        connection.rest()
         now = self.clock.monotonic()
         connection.idle_since = now
         idle = self._kept.idle

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from functools import cache
 from select import POLLIN
 from ssl import PROTOCOL_TLS_CLIENT, TLSVersion
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from gevent import Timeout
+from gevent import Timeout, get_hub, getcurrent
 from gevent.monkey import get_original
 from gevent.socket import (
     IPPROTO_TCP,
@@ -35,6 +36,7 @@ MAX_HEAD = 64 * 1024
 # An address that does not take a connection in this time is down; the rest of the patience may help elsewhere.
 CONNECT_S = 5.0
 BLOCK = 16 * 1024
+_READ = 1
 
 # The real one: it looks and never waits, so it must not pass through the hub.
 _poll = get_original("select", "poll")
@@ -133,25 +135,40 @@ class Answer(HTTPResponse):
 
 
 class Connection:
-    """A socket that carries one request at a time, within a deadline on the clock's monotonic scale."""
+    """A socket that carries one request at a time, within a deadline on the clock's monotonic scale.
+
+    One timer a call, not one a wait, holds the deadline: it strikes whoever waits on the socket at that moment.
+    """
 
     def __init__(self, endpoint: Endpoint, clock: Clock, deadline: float) -> None:
         self._clock = clock
         self.idle_since = 0.0
         self._deadline = deadline
+        self._timer: Any = None
+        self._waiting: Any = None  # the greenlet that waits on the socket
         self._socket = _open(endpoint, self._left())
+        # No limits of the socket's own, and asked when there is something: a look that finds nothing costs as much
+        # as one that does. Not with TLS, where what was read already may wait inside.
+        self._socket.settimeout(None)
+        self._hub = get_hub()
+        self._news = self._hub.loop.io(self._socket.fileno(), _READ) if endpoint.tls is None else None
         self._looks = _poll()
         self._looks.register(self._socket.fileno(), POLLIN)
 
     def ask(self, request: bytes, deadline: float) -> Answer:
-        """Send a request and read to the end of the answer's head. Raises ``ClosedUnanswered`` besides OSErrors."""
-        self._deadline = deadline
+        """Send a request and read to the end of the answer's head. Raises ``ClosedUnanswered`` besides OSErrors.
+
+        From here until ``rest`` or ``close`` the deadline runs.
+        """
+        self._run_until(deadline)
         answer = Answer()
-        self._socket.settimeout(self._left())
+        self._waiting = getcurrent()
         try:
             self._socket.sendall(request)
         except _ENDED:
             pass  # it may have answered before it closed: the reading tells
+        finally:
+            self._waiting = None
         heard = 0
         while not answer.headers_complete:
             try:
@@ -172,7 +189,7 @@ class Connection:
 
     def hasten(self, seconds: float) -> None:
         """Bring the deadline forward to ``seconds`` from now."""
-        self._deadline = min(self._deadline, self._clock.monotonic() + seconds)
+        self._run_until(min(self._deadline, self._clock.monotonic() + seconds))
 
     def whole(self, answer: Answer) -> bytes:
         while not answer.message_complete:
@@ -185,12 +202,41 @@ class Connection:
         """Whether an idle connection is still open: neither ended nor saying something unasked."""
         return not self._looks.poll(0)
 
+    def rest(self) -> None:
+        """The call is over: nothing strikes any more."""
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
+
     def close(self) -> None:
+        self.rest()
+        if self._news is not None:
+            self._news.close()
+            self._news = None
         self._socket.close()
 
     def _receive(self) -> bytes:
-        self._socket.settimeout(self._left())
-        return self._socket.recv(BLOCK)
+        self._left()
+        self._waiting = getcurrent()
+        try:
+            if self._news is not None:
+                self._hub.wait(self._news)
+            return self._socket.recv(BLOCK)
+        finally:
+            self._waiting = None
+
+    def _run_until(self, deadline: float) -> None:
+        self.rest()
+        self._deadline = deadline
+        self._timer = self._hub.loop.timer(self._left())
+        self._timer.start(self._strike)
+
+    def _strike(self) -> None:
+        """In the hub: the deadline has passed, for whoever waits, or will."""
+        self._deadline = 0.0  # the loop's time may be a little ahead of the clock's
+        if self._waiting is not None:
+            self._waiting.throw(ProviderTimeout("the provider did not answer in time"))
 
     def _left(self) -> float:
         left = self._deadline - self._clock.monotonic()
