@@ -1,6 +1,8 @@
 """The waiting room: who waits how long when there is not enough for all."""
 
+import json
 import statistics
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +30,7 @@ WHY_WAITERS = (
 
 
 def run(quick: bool) -> list[Row]:
-    return beside([urgent, tenants, lost_replica, come_back], 150.0 if quick else 300.0)
+    return beside([urgent, tenants, order, lost_replica, come_back], 150.0 if quick else 300.0)
 
 
 def run_waiters(_: bool) -> list[Row]:
@@ -122,6 +124,24 @@ def _note_fewest(fleet: Fleet, fewest: dict[str, int]) -> None:
     waiting = fleet.gateways[0].get("/api/queue/stats")["targets"]["one"]["medium"]["tenants"]
     for tenant in fewest:
         fewest[tenant] = min(fewest[tenant], waiting.get(tenant, 0))
+
+
+def order(stage: Stage, seconds: float) -> list[Row]:
+    """In a process of its own, for it runs the stores of three replicas itself."""
+    operations = 100_000 if seconds >= 300 else 20_000
+    command = [sys.executable, "-m", "bench.order", str(stage.redis().port), str(operations)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=1200).stdout
+    found = json.loads(output)
+    ends = ", ".join(f"{n} {name}" for name, n in sorted(found["ends"].items()))
+    return [
+        Row(
+            4,
+            f"order: the grants of {operations:,} random operations by three replicas' stores on one Redis, replayed",
+            f"{found['inversions']} inversions within a tenant and level among {found['served']:,} grants ({ends})",
+            "no inversion",
+            found["inversions"] == 0 and found["served"] >= operations / 10,
+        )
+    ]
 
 
 def lost_replica(stage: Stage, _: float) -> list[Row]:

@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 
 from bench.load import Load, quantile
+from bench.order import inversions
 from bench.report import Row, merge
 from bench.wire import Channel, Exchange, Pool
+from knowalledge.domain.admission import Waiter
+from knowalledge.domain.model import Priority
+from knowalledge.domain.quota import Need
 from simulator.knobs import Knobs, moved
 from simulator.provider import Provider
 from simulator.server import serve
@@ -30,6 +34,17 @@ def test_a_quantile_is_a_value_that_was_seen() -> None:
     assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
     assert quantile([1.0, 2.0], 0.99) == 2.0
     assert quantile([], 0.5) == 0.0
+
+
+def test_an_inversion_is_whoever_came_later_and_went_first_within_a_tenant_and_level() -> None:
+    a, b, c = (Waiter(str(at), Priority.LOW, "t", Need(1, 0), at) for at in range(3))
+    other = [
+        Waiter("9", level, tenant, Need(1, 0), 0)
+        for level, tenant in ((Priority.LOW, "u"), (Priority.HIGH, "t"))
+    ]
+    assert list(inversions([a, b, *other, c])) == []
+    assert list(inversions([a, c, b])) == [(c, b)]
+    assert list(inversions([a, a])) == [(a, a)]  # served twice
 
 
 def test_a_token_that_two_reads_share_is_counted_once() -> None:
