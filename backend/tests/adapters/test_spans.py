@@ -76,6 +76,12 @@ def test_callers_cannot_have_more_traced_than_a_bound() -> None:
     assert sum(kit.tracer.begin("GET", CALLER) is not None for _ in range(500)) == ASKED_A_SECOND
 
 
+def test_an_id_that_a_caller_has_chosen_does_not_help_it_past_the_bound() -> None:
+    kit = Kit(0.01)
+    lucky = f"00-{'1' * 18}{'0' * 14}-00f067aa0ba902b7-01"
+    assert sum(kit.tracer.begin("GET", lucky) is not None for _ in range(500)) < ASKED_A_SECOND + 50
+
+
 @pytest.mark.parametrize(
     ("status", "outcome", "error", "failed"),
     [
@@ -219,6 +225,17 @@ def test_a_store_that_says_nothing_is_given_up_in_time() -> None:
         at.held.set()
         it.flush()
         assert counts == {"sent": 1}
+        it.close()
+
+
+def test_what_cannot_be_written_does_not_keep_the_rest_from_being_sent() -> None:
+    with store() as at:
+        it, counts = exporter(at.url)
+        it.put(Span("1" * 32, "1" * 16, "", "x", 1, 1, 2, {"half": "\ud800"}))
+        it.flush()
+        it.put(span())
+        it.flush()
+        assert (len(at.spans), counts) == (1, {"rejected": 1, "sent": 1})
         it.close()
 
 

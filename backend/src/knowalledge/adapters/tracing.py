@@ -85,8 +85,8 @@ class SpanTracer:
             trace_id = token_hex(16)
             if not drawn(trace_id, self._share):
                 return None
-        elif not parent.sampled or not (self._may_ask() or drawn(parent.trace_id, self._share)):
-            return None
+        elif not parent.sampled or not (self._may_ask() or drawn(token_hex(16), self._share)):
+            return None  # by dice of our own: the caller chose the id, and could choose one that is drawn
         else:
             trace_id = parent.trace_id
         return ServedTrace(trace_id, parent, method, self._clock, self._targets, self._export)
@@ -181,6 +181,7 @@ class ServedTrace:
         retry: int,
         outcome: str,
         *,
+        operation: str = "chat",
         usage: Usage | None = None,
         finish: Finish | None = None,
         version: str = "",
@@ -196,6 +197,7 @@ class ServedTrace:
             "knowalledge.outcome": outcome,
         }
         asked = self._targets.get(target)
+        facts["gen_ai.operation.name"] = operation
         if asked is not None:
             facts["gen_ai.provider.name"] = _PROVIDERS.get(asked.provider, asked.provider)
             facts["gen_ai.request.model"] = asked.model
@@ -319,7 +321,12 @@ class Exporter:
                 for _ in self._sending:
                     self._waiting.popleft()
             try:
-                taken = self._send(message(self._resource, self._sending))
+                body = message(self._resource, self._sending)
+            except UnicodeEncodeError:  # half a character in what a provider named
+                self._ended("rejected")
+                continue
+            try:
+                taken = self._send(body)
             except (OSError, HTTPException, ValueError, gevent.Timeout) as error:
                 self._hang_up()
                 if not self._away:
@@ -328,11 +335,14 @@ class Exporter:
                         "the store of traces is away", host=self._host, error=type(error).__name__
                     )
                 return
-            self._counted("sent" if taken else "rejected", len(self._sending))
-            self._sending = ()
+            self._ended("sent" if taken else "rejected")
             if self._away:
                 self._away = False
                 self._log.warning("the store of traces is back", host=self._host)
+
+    def _ended(self, result: str) -> None:
+        self._counted(result, len(self._sending))
+        self._sending = ()
 
     def close(self) -> None:
         """The last that has ended; what cannot be sent within ``LAST_S`` is lost."""

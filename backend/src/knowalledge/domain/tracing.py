@@ -94,6 +94,7 @@ class Trace(Protocol):
         retry: int,
         outcome: str,
         *,
+        operation: str = "chat",
         usage: "Usage | None" = None,
         finish: "Finish | None" = None,
         version: str = "",
@@ -102,6 +103,8 @@ class Trace(Protocol):
         error: str = "",
     ) -> None:
         """A target was asked. ``reason`` is why it was chosen, ``retry`` 0 for the first try.
+
+        ``operation`` is chat or embeddings.
 
         ``usage``, ``finish`` and ``version`` are the provider's own words; ``first_token`` is the moment of it, 0 if
         there was none; ``quota_id`` is what a 429 named.

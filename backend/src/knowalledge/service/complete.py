@@ -78,7 +78,7 @@ class Completer:
             raise InvalidRequest("no input to embed", param="input")
         prompt = Prompt((Message("user", tuple(map(Text, inputs))),), max_output_tokens=0)
         request = Request(request_id, model, prompt, principal, trace=trace)
-        with Run(self._deck, request) as run:
+        with Run(self._deck, request, "embeddings") as run:
             while True:
                 grant, timeout = drained(run.acquire())
                 try:

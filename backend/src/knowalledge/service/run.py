@@ -136,8 +136,10 @@ class _Option(Struct, frozen=True):
 class Run:
     """One request while it runs. As a context it writes the one record at the end, whichever way it ends."""
 
-    def __init__(self, deck: Deck, request: Request) -> None:
+    def __init__(self, deck: Deck, request: Request, operation: str = "chat") -> None:
+        """``operation`` is chat or embeddings, for its trace."""
         self._deck = deck
+        self._operation = operation
         self._request = request
         self._started = deck.clock.monotonic()
         self._deadline = self._started + (request.timeout_s or deck.timeout_s)
@@ -452,6 +454,7 @@ class Run:
                 grant.reason,
                 self._tries - 1,
                 outcome,
+                operation=self._operation,
                 usage=completion.usage if completion else self._usage,
                 finish=completion.finish if completion else None,
                 version=completion.model_version if completion else "",

@@ -1,0 +1,135 @@
+"""What each kind of request tells its trace, over a real application and a scripted provider."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from knowalledge import app as wiring
+from knowalledge.adapters.tracing import Span
+from knowalledge.domain import errors as e
+from knowalledge.settings import Settings
+from tests.knowing import Knowing
+from tests.web.conftest import Scripted
+
+TARGET = "models: {m: {targets: [{name: t, provider: openai, model: theirs, api_key: k}]}}\n"
+TRACED = 'tracing: {endpoint: "http://127.0.0.1:1", sample: 1}\n'
+
+
+class Kept:
+    """Takes the place of the exporter."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+
+    def put(self, span: Span) -> None:
+        self.spans.append(span)
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def taken(self) -> dict[str, Span]:
+        """What has been put since the last look, by name."""
+        found = {it.name: it for it in self.spans}
+        self.spans.clear()
+        return found
+
+
+@pytest.fixture
+def kept() -> Kept:
+    return Kept()
+
+
+def client(provider: Any, kept: Kept, folder: Path, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
+    config = folder / "c.yaml"
+    config.write_text(TARGET + TRACED)
+    monkeypatch.setattr(wiring.providers, "build", lambda spec, clock: provider)
+    monkeypatch.setattr(wiring, "exporter", lambda settings, telemetry: kept)
+    return wiring.create_app(Settings.load(environ={}, config=str(config))).test_client()
+
+
+@pytest.fixture
+def scripted(provider: Scripted, kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
+    return client(provider, kept, tmp_path, monkeypatch)
+
+
+def test_a_topic_tells_of_its_look_also_where_an_untraced_one_takes_a_shorter_way(
+    kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = client(Knowing(), kept, tmp_path, monkeypatch)
+    name = "GET /api/v1/topics/<path:topic>"
+    asking.get("/api/v1/topics/sesame", buffered=True)
+    spans = kept.taken()
+    assert set(spans) == {name, "cache", "queue", "provider", "settle"}
+    assert spans["cache"].facts["knowalledge.cache.result"] == "miss"
+    for _ in range(2):
+        assert "hit" in asking.get("/api/v1/topics/sesame", buffered=True).headers["Cache-Status"]
+        spans = kept.taken()
+        assert set(spans) == {name, "cache"}
+        assert spans["cache"].facts == {
+            "knowalledge.cache.result": "hit",
+            "knowalledge.cache.layer": "memory",
+        }
+        assert spans["cache"].parent == spans[name].id
+    assert "sesame" not in repr(spans)
+
+
+def test_embeddings_are_told_as_such(scripted: FlaskClient, kept: Kept) -> None:
+    scripted.post("/v1/embeddings", json={"model": "m", "input": "x"})
+    facts = kept.taken()["provider"].facts
+    assert facts["gen_ai.operation.name"] == "embeddings"
+    assert facts["gen_ai.request.model"] == "theirs"
+    assert facts["gen_ai.usage.input_tokens"] == 4
+
+
+def test_a_refusal_of_the_provider_is_told_and_its_reservation_released(
+    scripted: FlaskClient, provider: Scripted, kept: Kept
+) -> None:
+    provider.error = e.ProviderRejected("no")
+    assert scripted.post("/api/v1/generate", json={"prompt": "x"}, buffered=True).status_code == 502
+    spans = kept.taken()
+    assert spans["provider"].facts["error.type"] == "provider_rejected"
+    assert spans["settle"].facts["knowalledge.settle.ending"] == "released"
+    assert spans["POST /api/v1/generate"].failed
+
+
+def test_a_stream_that_breaks_off_has_failed_whatever_its_status_says(
+    scripted: FlaskClient, provider: Scripted, kept: Kept
+) -> None:
+    provider.error, provider.after = e.ProviderGarbage("cut"), 1
+    answer = scripted.post("/api/v1/generate", json={"prompt": "x", "stream": True}, buffered=True)
+    assert answer.status_code == 200
+    assert b"event: error" in answer.data
+    root = kept.taken()["POST /api/v1/generate"]
+    assert (root.failed, root.facts["error.type"]) == (True, "provider_garbage")
+
+
+def test_a_stream_that_is_left_is_told_when_it_is_left(scripted: FlaskClient, kept: Kept) -> None:
+    answer = scripted.post("/api/v1/generate", json={"prompt": "x", "stream": True})
+    pieces: Iterator[bytes] = iter(answer.response)  # type: ignore[arg-type]
+    next(pieces)
+    assert "POST /api/v1/generate" not in kept.taken()
+    answer.close()
+    assert "POST /api/v1/generate" in kept.taken()
+
+
+def test_a_body_that_cannot_be_read_is_told_with_its_code(scripted: FlaskClient, kept: Kept) -> None:
+    scripted.post("/api/v1/generate", data=b"{", buffered=True)
+    (root,) = kept.taken().values()
+    assert root.facts["error.type"] == "invalid_request"
+    assert root.facts["knowalledge.outcome"] == "invalid"
+
+
+def test_without_an_address_for_spans_nothing_is_on_the_way_of_a_request(
+    provider: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(TARGET)
+    monkeypatch.setattr(wiring.providers, "build", lambda spec, clock: provider)
+    monkeypatch.setattr(wiring, "SpanTracer", None)
+    app = wiring.create_app(Settings.load(environ={}, config=str(config)))
+    assert "Traced" not in type(app.wsgi_app).__name__
+    assert app.test_client().post("/api/v1/generate", json={"prompt": "x"}).status_code == 200
