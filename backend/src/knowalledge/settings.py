@@ -252,7 +252,8 @@ def _value(setting: Setting, layers: tuple[tuple[str, dict[str, object]], ...], 
 
 
 def _shown(setting: Setting, value: object) -> str:
-    return "the value" if setting.secret else repr(value)[:80]
+    # With an @ an address may have a password, wherever one was not asked for.
+    return "the value" if setting.secret or "@" in str(value) else repr(value)[:80]
 
 
 def _from_environment(env: Mapping[str, str], faults: list[Fault]) -> Iterator[tuple[str, object]]:

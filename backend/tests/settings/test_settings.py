@@ -156,6 +156,35 @@ def test_a_secret_is_not_repeated_in_a_fault(tmp_path: Path) -> None:
     assert "hush" not in str(faults(tmp_path, "redis_url: http://:hush@x"))
 
 
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "collector:4318",
+        "grpc://c:4317",
+        "http://",
+        "http://me:hush@c:4318",
+        "http://c:99999",
+        "http://c/?a=b",
+        "http://c c",
+    ],
+)
+def test_spans_go_to_an_address_of_http_without_a_password(tmp_path: Path, endpoint: str) -> None:
+    found = faults(tmp_path, f'tracing: {{endpoint: "{endpoint}"}}')
+    assert "http://collector:4318" in found["tracing.endpoint"]
+    assert "hush" not in str(found)
+    assert (
+        load(tmp_path, 'tracing: {endpoint: "https://c:4318/otlp"}')["tracing.endpoint"]
+        == "https://c:4318/otlp"
+    )
+    assert load(tmp_path, "", KNOWALLEDGE_TRACING__ENDPOINT="")["tracing.endpoint"] == ""
+
+
+@pytest.mark.parametrize("sample", ["-0.1", "1.1", "nan", "true", "ten", "[]"])
+def test_a_share_is_a_number_from_0_to_1(tmp_path: Path, sample: str) -> None:
+    assert "from 0 to 1" in faults(tmp_path, f"tracing: {{sample: {sample}}}")["tracing.sample"]
+    assert load(tmp_path, "tracing: {sample: 1}")["tracing.sample"] == 1.0
+
+
 def test_a_target_that_no_provider_can_be_made_of_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text('models: {m: {targets: [{name: t, provider: gemini, api_key: "a\\nb"}]}}')
