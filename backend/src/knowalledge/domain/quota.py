@@ -242,7 +242,7 @@ class Ring:
 
     @property
     def limit(self) -> int:
-        return int(self.ceiling.limit) if self.ceiling else self.window.limit
+        return self.ceiling.limit if self.ceiling else self.window.limit
 
     @property
     def rate(self) -> float:
@@ -286,13 +286,15 @@ class Ring:
 
     def pace_in(self, amount: int, burst: float, before: int = 0) -> int:
         """Microseconds until ``amount`` more, after ``before``, is no further ahead of an even pace than ``burst``."""
+        least = 0.0
         if self.ceiling is not None:
-            # What nobody publishes may well be counted by the second.
-            burst = min(burst, LEARNT_BURST)
+            # What nobody publishes may well be counted by the second. While it climbs they go one by one, so that few
+            # are on their way when one is refused.
+            burst, least = (0.0, 1.0) if self.ceiling.climbing else (min(burst, LEARNT_BURST), 2.0)
         line = self.line + before
         if burst >= 1 or self.window.span_s > PACED_SPAN_S or line <= 0:
             return 0
-        ahead = line + amount - max(burst * self.limit, 2.0 if self.ceiling else 0.0)
+        ahead = line + amount - max(burst * self.limit, least)
         # What is larger than the burst itself goes as soon as the line is empty.
         return int(min(ahead, line) / self.rate) + 1 if ahead > 0 else 0
 
@@ -340,20 +342,21 @@ class Ledger:
         """Charge every window, or none."""
         buckets = self.advance(at)
         wait, window = self.wait(at, need, lane)
-        if wait and self._pressed(at):
+        if wait and self._pressed(at, need, lane):
             wait, window = self.wait(at, need, lane)
         if wait:
             return Verdict(None, wait / SECOND, window)
         return Verdict(self._charge(buckets, need))
 
-    def _pressed(self, at: Moment) -> bool:
+    def _pressed(self, at: Moment, need: Need, lane: Lane) -> bool:
         """Whether a learnt ceiling gives way to a request that does not fit."""
         gave = False
         if at.now >= self.gate:
             for ring in self.rings:
-                if ring.ceiling is not None and ring.ceiling.pressed(at.now):
-                    ring.repace(-1)
-                    gave = True
+                if ring.ceiling is not None:
+                    amount = ring.window.charges(need) + ring.window.holds(need)
+                    full = ring.used + lane.wanted(ring.limit, amount) > ring.limit
+                    gave = (full and ring.ceiling.pressed(at.now)) or gave
         return gave
 
     def charge(self, at: Moment, need: Need) -> Entry:
@@ -417,7 +420,7 @@ class Ledger:
         self.release(at, entry)
         for ring, bucket in zip(self.rings, entry.buckets, strict=True):
             if ring.ceiling is not None:
-                ring.ceiling.refused(at.now, bucket * ring.width, ring.total + ring.held)
+                ring.ceiling.refused(at.now, bucket * ring.width, ring.used)
 
     def close_until(self, moment: int, window: str = "") -> None:
         """A hard gate: the provider named a time. It only ever moves later, and ends by itself."""
@@ -437,7 +440,7 @@ class Ledger:
         self.advance(at)
         for ring, level in zip(self.rings, levels, strict=True):
             if ring.ceiling is not None:
-                ring.ceiling.learnt(level.limit)
+                ring.ceiling.learnt(at.now, level.limit)
             limit, own, all_used = ring.limit, ring.total + ring.held, level.used + replicas * ring.granted
             free = max(0, limit - max(own, all_used))
             part = max(1.0, limit / replicas)

@@ -17,7 +17,8 @@
 
 local P = string.sub(KEYS[1], 1, -6)
 local SIZE = 601
-local PROBE, VERIFY, REPEAT, CUT, CLIMB, MOST = 40000000, 2000000, 20000000, 0.9, 6, 1000000 -- domain/learning.py
+-- domain/learning.py
+local PROBE, VERIFY, STEP, REPEAT, CUT, CLIMB, MOST = 55000000, 3000000, 1000000, 20000000, 0.9, 6, 1000000
 local LEARNT_BURST, OUTCOME_KEPT = 1 / 30, 0.98 -- domain/quota.py
 local cfg = {struct.unpack('<' .. string.rep('d', #ARGV[2] / 8), ARGV[2])}
 local now
@@ -86,26 +87,36 @@ local function advance(w, lined)
   w.last = index
 end
 
-local function pace(w)
-  w.rate = w.limit / w.span
-  if w.learn and w.step > 1 then w.rate = w.rate * CLIMB end
+local function climbing(w)
+  return w.step > 1 or w.cut == 0
 end
 
--- A learnt ceiling is kept as a fraction; the limit is what is whole of it.
+local function pace(w)
+  w.rate = w.limit / w.span
+  if w.learn and climbing(w) then w.rate = w.rate * CLIMB end
+end
+
 local function recall(n, w)
   local kept = redis.call('HGET', KEYS[1], 'c' .. n)
   if kept then
-    w.ceiling, w.step, w.probe, w.cut = struct.unpack('<dddd', kept)
+    w.limit, w.step, w.probe, w.cut = struct.unpack('<dddd', kept)
   else
-    w.ceiling, w.step, w.probe, w.cut = w.limit, 1, 0, 0
+    w.step, w.probe, w.cut = 1, 0, 0
   end
-  w.limit = math.floor(w.ceiling)
 end
 
-local function learn(n, w, ceiling)
-  w.ceiling, w.limit = ceiling, math.floor(ceiling)
+local function learn(n, w, limit)
+  w.limit = limit
   pace(w)
-  redis.call('HSET', KEYS[1], 'c' .. n, struct.pack('<dddd', w.ceiling, w.step, w.probe, w.cut))
+  redis.call('HSET', KEYS[1], 'c' .. n, struct.pack('<dddd', w.limit, w.step, w.probe, w.cut))
+end
+
+-- What others had learnt before this state began.
+local function learnt(n, w, limit)
+  if limit ~= w.limit then
+    w.step, w.cut, w.probe = 1, now, now + PROBE
+    learn(n, w, math.max(1, limit))
+  end
 end
 
 -- Read every window and bring it to the moment.
@@ -194,12 +205,20 @@ end
 
 -- The same for an even pace: until `amount` fits after `first` more.
 local function pace_in(w, amount, burst, first)
-  if w.learn then burst = math.min(burst, LEARNT_BURST) end
+  local least = 0
+  if w.learn then
+    if climbing(w) then burst, least = 0, 1 else burst, least = math.min(burst, LEARNT_BURST), 2 end
+  end
   local line = w.line + first
   if burst >= 1 or w.paced == 0 or line <= 0 then return 0 end
-  local ahead = line + amount - math.max(burst * w.limit, w.learn and 2 or 0)
+  local ahead = line + amount - math.max(burst * w.limit, least)
   if ahead <= 0 then return 0 end
   return math.floor(math.min(ahead, line) / w.rate) + 1
+end
+
+-- What of a window must be free for `amount`: a level that is held to a share leaves the rest.
+local function wanted(w, amount, level)
+  return math.max(amount, math.min(w.limit, amount + w.limit - math.floor(w.limit * cfg[3 + 2 * level])))
 end
 
 -- Microseconds until a request fits after those before it, and what it waits for: the index of a window, or the name
@@ -207,13 +226,13 @@ end
 -- been given back by then}
 local function wait_for(input, output, level, before)
   if now < gate then return gate - now, gate_window end
-  local share, burst = cfg[3 + 2 * level], cfg[4 + 2 * level]
   local wait, worst = 0, 0
   for n, w in ipairs(windows) do
     local amount = w.req + w.inp * input + w.out * output
-    local wanted = math.max(amount, math.min(w.limit, amount + w.limit - math.floor(w.limit * share)))
     local first = w.req * before[1] + w.inp * before[2] + w.out * before[3] - math.floor(w.held * before[4])
-    local room = math.max(room_in(w, wanted + first), pace_in(w, amount, burst, first))
+    local room = math.max(
+      room_in(w, wanted(w, amount, level) + first), pace_in(w, amount, cfg[4 + 2 * level], first)
+    )
     if room > wait then wait, worst = room, n end
   end
   return wait, worst
@@ -238,16 +257,19 @@ local function answered(held, output)
 end
 
 -- A request does not fit: whether a learnt ceiling gives way.
-local function pressed()
+local function pressed(input, output, level)
   local gave = false
   if now < gate then return gave end
   for n, w in ipairs(windows) do
-    if w.learn and now >= w.probe and w.ceiling < MOST then
-      local step = w.step
-      w.step, w.probe = step * 2, now + VERIFY
-      learn(n, w, w.ceiling + step)
-      repace(w, -1)
-      gave = true
+    if w.learn and now >= w.probe and w.limit < MOST then
+      local amount = w.req + w.inp * input + w.out * output
+      if w.total + w.held + wanted(w, amount, level) > w.limit then
+        local step = math.max(1, w.step)
+        w.probe = now + (w.step > 1 and STEP or VERIFY)
+        w.step = 2 * step
+        learn(n, w, w.limit + step)
+        gave = true
+      end
     end
   end
   return gave
@@ -256,7 +278,7 @@ end
 -- The microseconds until one request fits, after a learnt ceiling has given way if it would.
 local function turn(input, output, level)
   local wait, worst = wait_for(input, output, level, NOBODY)
-  if wait > 0 and pressed() then wait, worst = wait_for(input, output, level, NOBODY) end
+  if wait > 0 and pressed(input, output, level) then wait, worst = wait_for(input, output, level, NOBODY) end
   return wait, worst
 end
 
@@ -264,13 +286,16 @@ end
 local function refused(buckets)
   for n, w in ipairs(windows) do
     if w.learn then
-      local ceiling = math.min(w.ceiling, w.total + w.held)
-      if buckets[n] * w.width >= w.cut then
-        if w.cut > 0 and now - w.cut < REPEAT then ceiling = ceiling * CUT end
-        w.cut = now
+      local limit = math.min(w.limit, w.total + w.held)
+      if w.step > 1 then
+        limit = math.max(limit, w.limit - w.step / 2)
+        w.step, w.cut = 1, now
+      elseif buckets[n] * w.width >= w.cut then
+        if w.step == 0 and now - w.cut < REPEAT then limit = math.floor(limit * CUT) end
+        w.step, w.cut = 0, now
       end
-      w.step, w.probe = 1, now + PROBE
-      learn(n, w, math.max(1, ceiling))
+      w.probe = now + PROBE
+      learn(n, w, math.max(1, limit))
     end
   end
 end

@@ -20,7 +20,7 @@ local charges, floors, finished = state[1], state[2], {}
 open()
 for n, w in ipairs(windows) do
   local own = charges[n]
-  if w.learn and epoch == '' then learn(n, w, state[3][n]) end
+  if w.learn and epoch == '' then learnt(n, w, state[3][n]) end
   if floors[n] > 0 then
     -- Some who spent of a long window are gone for good, so the parts do not add up: the last sight of the whole
     -- stands in for them.
