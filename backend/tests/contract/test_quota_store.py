@@ -4,7 +4,7 @@ from collections.abc import Callable
 from itertools import count
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
@@ -464,3 +464,53 @@ def test_the_scripts_and_the_arithmetic_agree_step_by_step(
             assert one_depth.tenants == other_depth.tenants
             assert one_depth.left == other_depth.left
             assert one_depth.eta_s == pytest.approx(other_depth.eta_s, abs=1e-5)
+
+
+learning = st.lists(
+    st.tuples(
+        st.sampled_from(["ask", "ask", "ask", "fill", "fill", "first", "last", "settle"]),
+        st.sampled_from([0.0, 0.1, 0.4, 1.0, 2.5, 3.0, 19.5, 55.0]),
+    ),
+    min_size=10,
+    max_size=40,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(history=[("fill", 1.0)] * 3 + [("last", 0.1)] + [("first", 0.1)] * 3, level=Priority.HIGH)
+@given(history=learning, level=st.sampled_from([Priority.HIGH, Priority.LOW]))
+def test_the_scripts_and_the_arithmetic_learn_the_same(
+    history: list[tuple[str, float]], level: Priority, redis_client: Redis
+) -> None:
+    redis_client.flushdb()
+    clock = FakeClock()
+    pair: tuple[Store, Store] = (
+        MemoryQuotaStore({"t": (LEARNT,)}, RULES, clock, pumps=False),
+        redis_store(redis_client, clock, LEARNT),
+    )
+    live: list[tuple[Reservation, Reservation]] = []
+
+    def asked() -> bool:
+        asking = Asking(f"{next(KEYS):06}", ONE, level, "", 0.0)
+        one, other = (store.ask("t", asking) for store in pair)
+        assert (one.refusal, one.levels) == (other.refusal, other.levels)
+        assert one.wait_s == pytest.approx(other.wait_s, abs=1e-5)
+        if one.reservation and other.reservation:
+            live.append((one.reservation, other.reservation))
+        return one.reservation is not None
+
+    for kind, seconds in history:
+        clock.sleep(seconds)
+        if kind == "ask":
+            asked()
+        elif kind == "fill":  # as fast as the pace allows, for a moment
+            for _ in range(20):
+                if not asked():
+                    clock.sleep(0.25)
+        elif live:
+            for store, reservation in zip(pair, live.pop(-1 if kind == "last" else 0), strict=True):
+                if kind == "settle":
+                    store.settle(reservation, ONE)
+                else:
+                    store.refused(reservation)
+        assert pair[0].levels("t") == pair[1].levels("t")

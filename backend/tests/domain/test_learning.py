@@ -9,7 +9,7 @@ import pytest
 from msgspec import Struct
 
 from knowalledge.domain.calendar import moment_of
-from knowalledge.domain.learning import CUT, PROBE_S, REPEAT_S, STEP_S, VERIFY_S, Ceiling
+from knowalledge.domain.learning import CLIMB, CUT, PROBE_S, REPEAT_S, STEP_S, VERIFY_S, Ceiling
 from knowalledge.domain.quota import SECOND, Count, Entry, Lane, Ledger, Level, Moment, Need, Window
 from simulator.window import Window as Judge
 
@@ -132,6 +132,14 @@ def test_a_full_window_is_probed_by_one_request_as_soon_as_the_pace_allows() -> 
     assert granted.count(True) == 1
     assert True in granted[:11]
     assert ledger.levels(at(1002.0))[0].limit == 21
+
+
+def test_while_it_climbs_requests_go_one_by_one_and_fast() -> None:
+    ledger = Ledger((NOBODY_SAYS,))
+    granted = [ledger.reserve(at(1000.0), ONE) for _ in range(2)]
+    assert [it.entry is not None for it in granted] == [True, False]
+    assert granted[1].wait_s == pytest.approx(1 / CLIMB, abs=1e-5)
+    assert ledger.reserve(at(1000.0 + granted[1].wait_s), ONE).entry is not None
 
 
 def test_a_level_that_leaves_a_share_to_others_probes_when_its_own_is_full() -> None:
