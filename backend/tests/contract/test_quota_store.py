@@ -384,6 +384,30 @@ def test_a_learnt_limit_is_probed_and_a_refusal_cuts_it_to_what_was_accepted(
     assert ask(store, ONE).refusal is Refusal.QUOTA
 
 
+def test_what_a_replica_had_learnt_is_kept_by_a_new_state_and_not_probed_at_once(
+    redis_client: Redis, clock: FakeClock
+) -> None:
+    store = RedisQuotaStore(
+        redis_client,
+        {"t": (LEARNT,)},
+        RULES,
+        clock,
+        "a",
+        moment=lambda: str(int(clock.now() * SECOND)),
+        pumps=False,
+    )
+    store.join("t", lambda everything: Spent(({},), (0,), (9,), (), ()), 0)
+    granted = 0
+    for _ in range(30):
+        granted += ask(store, ONE).reservation is not None
+        clock.sleep(1.0)
+    assert (granted, store.levels("t")[0].limit) == (6, 9)  # at its pace: two at once, then one in 60 s / 9
+    for _ in range(70):
+        ask(store, ONE)
+        clock.sleep(1.0)
+    assert store.levels("t")[0].limit > 9
+
+
 Step = tuple[str, int, int, int, int]
 steps = st.lists(
     st.tuples(
