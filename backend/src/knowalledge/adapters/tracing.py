@@ -31,7 +31,7 @@ Facts = dict[str, Fact]
 FLUSH_S = 0.5
 # How long the last ones may take when a process ends, in seconds.
 LAST_S = 2.0
-# Spans that wait to be sent; with more the oldest are let go. About 1 KB each.
+# Spans that wait to be sent; with more the oldest are let go. About 600 bytes each.
 MOST_WAITING = 4096
 # Spans of one message: its making holds the hub for less than 2 ms.
 MOST_SENT = 128
