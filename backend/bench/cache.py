@@ -111,20 +111,18 @@ def hit_rate(stage: Stage, length: int) -> list[Row]:
     case = f"Zipf(1.0), {length:,} requests for {TOPICS:,} topics, 3 replicas with memory for {size.entries} each"
     return [
         Row(
-            5,
             f"{case}: answered by memory or Redis",
             f"{hits:.1%}; memory alone {near / length:.1%}",
             "> 87%",
             hits > 0.87,
         ),
         Row(
-            5,
             "... of what a clairvoyant cache of the three memories' size gets",
             f"{hits / bound:.0%} of {bound:.1%}",
             ">= 95%",
             hits >= 0.95 * bound,
         ),
-        Row(5, "... of what an endless cache gets", f"{hits / every:.1%} of {every:.1%}"),
+        Row("... of what an endless cache gets", f"{hits / every:.1%} of {every:.1%}"),
     ]
 
 
@@ -141,7 +139,6 @@ def one_call(stage: Stage, replicas: list[Child], sim: Child) -> list[Row]:
     calls = int(sim.get("/_stats")["accepted"])
     return [
         Row(
-            5,
             "1,000 clients ask the same cold topic at once, 3 replicas",
             f"{calls} provider call{'s' * (calls != 1)}, {answered} answers, the last after "
             f"{max(it['max_ms'] for it in found) / 1000:.1f} s (the provider takes 0.8 s)",
@@ -177,7 +174,6 @@ def cost(stage: Stage, replica: Child, seconds: float, rounds: int) -> list[Row]
             rates[name].append(found["count"] / found["seconds"])
     rows = [
         Row(
-            5,
             "a constant from the same application",
             f"{median(spent['constant']):.0f} us, {median(rates['constant']):,.0f} requests/s",
         )
@@ -187,7 +183,6 @@ def cost(stage: Stage, replica: Child, seconds: float, rounds: int) -> list[Row]
         ratio = median(a / b for a, b in zip(spent[name], spent["constant"], strict=True))
         rows.append(
             Row(
-                5,
                 f"{title} against it, CPU",
                 f"{ratio:.2f}x ({median(spent[name]):.0f} us)",
                 f"<= {most}x",
@@ -220,7 +215,7 @@ def outside(stage: Stage, replica: Child, rounds: int) -> list[Row]:
     varnishd = shutil.which("varnishd", path=os.environ.get("PATH", "") + ":/usr/sbin")
     wrk = shutil.which("wrk")
     if varnishd is None or wrk is None:
-        return [Row(5, case, "not measured: varnish or wrk is not installed", ">= 20x")]
+        return [Row(case, "not measured: varnish or wrk is not installed", ">= 20x")]
     port = free_port()
     text = re.sub(r'"backend-\d"; \.port = "8080"', f'"127.0.0.1"; .port = "{replica.port}"', VCL.read_text())
     stage.folder.chmod(0o755)
@@ -246,7 +241,7 @@ def outside(stage: Stage, replica: Child, rounds: int) -> list[Row]:
         f"a request to {own_us:.0f} us); {median(ratios):.1f}x as reached with the load generator on the same cores "
         f"({median(rates):,.0f}/s)"
     )
-    return [Row(5, case, measured, ">= 20x", by_core >= 20)]
+    return [Row(case, measured, ">= 20x", by_core >= 20)]
 
 
 def _wrk(wrk: str, port: int, servers: list[psutil.Process]) -> tuple[float, float]:
@@ -287,7 +282,6 @@ def provider_down(stage: Stage, seconds: float) -> list[Row]:
         stale += status == 200 and b'"degraded":true' in body and "detail=stale" in headers["cache-status"]
     return [
         Row(
-            5,
             f"provider down, {len(paths)} warm topics past their life, 3 replicas",
             f"{stale / asked:.1%} of {asked:,} answered and marked stale, the slowest after {slowest:.2f} s",
             "100% (stale for 10 minutes)",

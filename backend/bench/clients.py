@@ -15,6 +15,7 @@ import resource
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -106,17 +107,17 @@ async def _serve() -> None:
 # -- the clients -------------------------------------------------------------------------------------------------------
 
 
-class Client:
+class Client(ABC):
     """``call`` gives the body of an answer, ``stream`` the data of its events; both POST."""
 
-    def __init__(self, url: str, size: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def __init__(self, url: str, size: int) -> None: ...
 
-    def call(self, path: str, timeout: float, body: bytes = ASK) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def call(self, path: str, timeout: float, body: bytes = ASK) -> bytes: ...
 
-    def stream(self, path: str, timeout: float) -> Iterator[bytes]:
-        raise NotImplementedError
+    @abstractmethod
+    def stream(self, path: str, timeout: float) -> Iterator[bytes]: ...
 
 
 class Own(Client):
@@ -438,13 +439,13 @@ def run(quick: bool) -> list[Row]:
     for name, row in best.items():
         ratios = " / ".join(f"{row[label] / own[label]:.1f}x" for label in row)
         cpu = f"{row['unary']:.3f} ms / {row['stream']:.3f} ms ({ratios})"
-        rows.append(Row(2, f"{name}: CPU of a call / of a 20-chunk stream", cpu))
+        rows.append(Row(f"{name}: CPU of a call / of a 20-chunk stream", cpu))
     for case, expected in zip(found["this gateway's"], EXPECTED, strict=True):
         ours = found["this gateway's"][case]
         others = "; ".join(f"{name}: {it[case]}" for name, it in found.items() if it[case] != ours)
-        rows.append(Row(2, case, ours + (f" ({others})" if others else ""), expected, ours == expected))
+        rows.append(Row(case, ours + (f" ({others})" if others else ""), expected, ours == expected))
     missing = sorted(CLIENTS.keys() - best.keys())
-    return [*rows, *(Row(2, f"{name}: CPU of a call", "not installed") for name in missing)]
+    return [*rows, *(Row(f"{name}: CPU of a call", "not installed") for name in missing)]
 
 
 def main() -> int:

@@ -32,6 +32,13 @@ models:
 DIRECT = "/v1beta/models/sim"
 DIRECT_BODY = json.dumps({"contents": [{"role": "user", "parts": [{"text": PROMPT}]}]})
 ASK = {"prompt": PROMPT, "cache": "bypass"}
+# The same as a stream, and how its tokens are told from what else comes.
+STREAM = {"path": "/api/v1/generate", "body": json.dumps(ASK | {"stream": True}), "token": "event: delta"}
+DIRECT_STREAM = {
+    "path": f"{DIRECT}:streamGenerateContent?alt=sse",
+    "body": DIRECT_BODY,
+    "token": 'data: {"cand',
+}
 IN_FLIGHT = 16
 CHUNKS = 20
 
@@ -67,12 +74,11 @@ class Overhead:
         if fair < 900:
             rows += self._many_streams(fair, f"what is 1,000 there, {fair} concurrent streams here")
         rows.append(
-            Row(2, "answers that were not 200 in all of the above", str(self._wrong), "0", not self._wrong)
+            Row("answers that were not 200 in all of the above", str(self._wrong), "0", not self._wrong)
         )
         rss, threads = self._idle
         rows.append(
             Row(
-                2,
                 "idle worker without the embedded model",
                 f"{rss:.0f} MB, {threads} threads",
                 "RSS <= 80 MB, <= 10 threads",
@@ -124,7 +130,6 @@ class Overhead:
         rate = statistics.median(rates["gateway"])
         rows = [
             Row(
-                2,
                 f"unary, quota checked in Redis, {IN_FLIGHT} in flight: CPU in the worker",
                 f"{ours:.3f} ms = {ours / plain:.1f} x plain ({plain:.3f} ms), which is "
                 f"{ours / plain * REFERENCE_PLAIN_MS:.2f} ms where plain takes {REFERENCE_PLAIN_MS} ms; "
@@ -132,9 +137,8 @@ class Overhead:
                 f"<= 0.45 ms there, {0.45 / REFERENCE_PLAIN_MS:.1f} x plain",
                 ours / plain <= 0.45 / REFERENCE_PLAIN_MS,
             ),
-            Row(2, "the same with new prompts and the cache on", f"{miss:.3f} ms"),
+            Row("the same with new prompts and the cache on", f"{miss:.3f} ms"),
             Row(
-                2,
                 "requests/s per core of one worker",
                 f"{1000 / ours:.0f} by CPU; {rate:.0f} reached beside the simulator, Redis and the load generator; "
                 f"plain {1000 / plain:.0f}; direct {statistics.median(rates['direct']):.0f}",
@@ -160,14 +164,12 @@ class Overhead:
         p50, p99, cpu, health = (statistics.median(seen[name]) for name in ("p50", "p99", "cpu", "health"))
         return [
             Row(
-                2,
                 f"unary at half of saturation ({rate:.0f}/s, random arrivals): added p50, p99",
                 f"{p50:.2f} ms, {p99:.2f} ms (CPU {cpu:.3f} ms)",
                 "<= 1 ms, <= 5 ms",
                 p50 <= 1 and p99 <= 5,
             ),
             Row(
-                2,
                 "/api/health and /api/ready beside that load: p99",
                 f"{health:.1f} ms",
                 "< 10 ms",
@@ -197,20 +199,10 @@ class Overhead:
         self._sim.post("/_control", {"output_tokens": CHUNKS, "token_ms": 5})
         rate = 60.0
         order: dict[str, Any] = {"mode": "open", "rate": rate, "seconds": self._slice_s, "warm": 32}
-        ask = {
-            "path": "/api/v1/generate",
-            "body": json.dumps(ASK | {"stream": True}),
-            "token": "event: delta",
-        }
-        direct = {
-            "path": f"{DIRECT}:streamGenerateContent?alt=sse",
-            "body": DIRECT_BODY,
-            "token": 'data: {"cand',
-        }
         seen: dict[str, list[float]] = {"cpu": [], "first": [], "first99": []}
         for round_ in range(self._rounds):
-            spent, ours = self._measured(self._gateway, self._loader, **(order | ask | {"seed": round_}))
-            _, theirs = self._measured(self._sim, self._loader, **(order | direct | {"seed": round_}))
+            spent, ours = self._measured(self._gateway, self._loader, **(order | STREAM | {"seed": round_}))
+            _, theirs = self._measured(self._sim, self._loader, **(order | DIRECT_STREAM | {"seed": round_}))
             self._wrong += sum(n for tokens, n in ours["tokens"].items() if tokens != str(CHUNKS))
             seen["cpu"].append(spent)
             seen["first"].append(ours["first_p50_ms"] - theirs["first_p50_ms"])
@@ -218,7 +210,6 @@ class Overhead:
         cpu, first, first99 = (statistics.median(seen[name]) for name in ("cpu", "first", "first99"))
         return [
             Row(
-                2,
                 f"stream of {CHUNKS} chunks, 5 ms apart ({rate:.0f} streams/s): CPU in the worker",
                 f"{cpu:.2f} ms = {cpu / self._plain_ms:.1f} x plain, which is "
                 f"{cpu / self._plain_ms * REFERENCE_PLAIN_MS:.2f} ms where plain takes {REFERENCE_PLAIN_MS} ms",
@@ -226,7 +217,6 @@ class Overhead:
                 cpu / self._plain_ms <= 1.2 / REFERENCE_PLAIN_MS,
             ),
             Row(
-                2,
                 "the same: first token added p50 (p99)",
                 f"{first:.2f} ms ({first99:.2f} ms)",
                 "p50 <= 1.5 ms",
@@ -239,21 +229,11 @@ class Overhead:
         what = what or f"{count:,} concurrent streams"
         self._sim.post("/_control", {"output_tokens": CHUNKS, "token_ms": 50, "latency_ms": 2000})
         order: dict[str, Any] = {"mode": "burst", "count": count, "ramp_s": 1.5}
-        ask = {
-            "path": "/api/v1/generate",
-            "body": json.dumps(ASK | {"stream": True}),
-            "token": "event: delta",
-        }
-        direct = {
-            "path": f"{DIRECT}:streamGenerateContent?alt=sse",
-            "body": DIRECT_BODY,
-            "token": 'data: {"cand',
-        }
-        theirs = self._loader.run(port=self._sim.port, **order, **direct)
+        theirs = self._loader.run(port=self._sim.port, **order, **DIRECT_STREAM)
         time.sleep(1)
         self._probe(4.0)
         before = self._gateway.cpu()
-        self._loader.order(port=self._gateway.port, **order, **ask)
+        self._loader.order(port=self._gateway.port, **order, **STREAM)
         peak = 0.0
         end = time.monotonic() + 4.0
         while time.monotonic() < end:
@@ -268,28 +248,24 @@ class Overhead:
         ratio = ours["gap_p99_ms"] / theirs["gap_p99_ms"]
         return [
             Row(
-                2,
                 f"{what} of {CHUNKS} tokens at 50 ms: failed",
                 f"{failed} (CPU {spent:.2f} ms each)",
                 "0",
                 failed == 0,
             ),
             Row(
-                2,
                 "the same: token gaps p99, against the provider's own",
                 f"{ours['gap_p99_ms']:.0f} ms / {theirs['gap_p99_ms']:.0f} ms = {ratio:.2f}",
                 "<= 2",
                 ratio <= 2,
             ),
             Row(
-                2,
                 "the same: first token p50 (p99) after the provider's own",
                 f"{ours['first_p50_ms'] - theirs['first_p50_ms']:.0f} ms "
                 f"({ours['first_p99_ms'] - theirs['first_p99_ms']:.0f} ms)",
             ),
-            Row(2, "the same: worker's RSS", f"{peak:.0f} MB", "< 250 MB", peak < 250),
+            Row("the same: worker's RSS", f"{peak:.0f} MB", "< 250 MB", peak < 250),
             Row(
-                2,
                 "/api/health and /api/ready beside the streams: p99",
                 f"{health:.1f} ms",
                 "< 10 ms",

@@ -84,7 +84,6 @@ def steady(stage: Stage, seconds: float) -> list[Row]:
     good = whole.rejected == 0 and judged.best >= 0.98
     return [
         Row(
-            3,
             f"RPM and TPM, {seconds / 60:.0f} minutes",
             f"{whole.refused:.2%} refused over all; then {judged.told()}; {counted(outcomes)}",
             "no call refused; use >= 98%",
@@ -100,7 +99,6 @@ def unpredictable(stage: Stage, seconds: float) -> list[Row]:
     judged, whole = fleet.stats(60, seconds), fleet.stats(0, seconds)
     return [
         Row(
-            3,
             "the same with output lengths drawn apart from the prompt (p99/p50 = 20)",
             f"{whole.refused:.2%} refused over all; then {judged.told()}; {counted(outcomes)}",
             "<= 0.1% refused; use >= 95%",
@@ -122,14 +120,12 @@ def _faulty(stage: Stage, name: str, hurt: Callable[[Fleet], None], heals_after:
     moved = sum(it.tries > 1 for it in outcomes)
     return [
         Row(
-            3,
             f"{name}: the minute after",
             f"{during.told()}; {lost} without an answer, {moved} taken to another replica; {counted(outcomes)}",
             "<= 1% refused; no request without an answer",
             during.refused <= 0.01 and lost == 0,
         ),
         Row(
-            3,
             f"{name}: the minute after that",
             after.told(),
             "no call refused; use >= 95%",
@@ -177,7 +173,6 @@ def learnt(stage: Stage, seconds: float) -> list[Row]:
         rate = steady.accepted / (each - 60) * 60
         rows.append(
             Row(
-                3,
                 f"`quota: learn`, the true limit is {'at first' if not at else 'then'} {limit} RPM",
                 f"a minute later the ceiling is {ceilings[limit]:.0f}; from then on {rate:.0f} a minute accepted, "
                 f"{steady.rejected} of {steady.rejected + steady.accepted} calls refused ({steady.refused:.1%})",
@@ -187,9 +182,7 @@ def learnt(stage: Stage, seconds: float) -> list[Row]:
         )
     share = refused / max(1, calls)
     measured = f"{refused} of {calls} calls refused ({share:.1%}); {counted(outcomes)}"
-    rows.append(
-        Row(3, "the same, more than a minute after each move", measured, "<= 3% refused", share <= 0.03)
-    )
+    rows.append(Row("the same, more than a minute after each move", measured, "<= 3% refused", share <= 0.03))
     return rows
 
 
@@ -212,7 +205,6 @@ def cost(stage: Stage, _: float) -> list[Row]:
     ratio = max(sums) / min(sums)
     return [
         Row(
-            3,
             "CPU of one grant + settle, one at a time, four windows, the mirror included: at 10,000 a minute",
             f"{many['process_us']:.0f} us in the process + {many['redis_us']:.0f} us in Redis; at 10 a minute "
             f"{few['process_us']:.0f} + {few['redis_us']:.0f}: ratio {ratio:.2f}",
@@ -220,7 +212,6 @@ def cost(stage: Stage, _: float) -> list[Row]:
             ratio <= 1.3,
         ),
         Row(
-            3,
             "memory in Redis of a target with four windows",
             f"{many['bytes'] / 1024:.0f} KiB; at 10 a minute {few['bytes'] / 1024:.0f} KiB",
             "constant, < 200 KiB",

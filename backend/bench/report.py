@@ -21,7 +21,6 @@ ORDER = ("overhead", "quota", "room", "cache", "clients")
 class Row(Struct, frozen=True):
     """One measurement. ``met`` is None where there is no target."""
 
-    issue: int
     case: str
     measured: str
     target: str = ""

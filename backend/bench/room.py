@@ -60,7 +60,6 @@ def urgent(stage: Stage, seconds: float) -> list[Row]:
     near = sum(0.8 <= it <= 1.25 for it in ratios) / max(1, len(ratios))
     return [
         Row(
-            4,
             "20% HIGH + 80% LOW at three times the quota: HIGH",
             f"p95 wait {p95:.2f} s (p50 {quantile([it.waited for it in high], 0.5):.2f} s); "
             f"{served} of {len(high)} served",
@@ -68,14 +67,12 @@ def urgent(stage: Stage, seconds: float) -> list[Row]:
             p95 <= 1.5 and served == len(high),
         ),
         Row(
-            4,
             "the same: the provider",
             f"{whole.refused:.2%} refused over all; then {judged.told()}; LOW: {counted(low)}",
             "no call refused; use >= 98%",
             whole.rejected == 0 and judged.best >= 0.98,
         ),
         Row(
-            4,
             "the same: time told to LOW on entering against the real wait",
             f"median ratio {statistics.median(ratios or [0]):.2f}; {near:.0%} of {len(ratios)} within 20%",
         ),
@@ -110,7 +107,6 @@ def tenants(stage: Stage, seconds: float) -> list[Row]:
     fared = "; ".join(f"{it}: {counted([o for o in outcomes if o.arrival.tag == it])}" for it in OFFERED)
     return [
         Row(
-            4,
             "two tenants in one level, one asking ten times as often, both for more than half",
             f"the one who asks less got {share:.1%} of the tokens; never fewer than "
             f"{' and '.join(f'{n} {name}' for name, n in fewest.items())} waited ({fared})",
@@ -135,7 +131,6 @@ def order(stage: Stage, seconds: float) -> list[Row]:
     ends = ", ".join(f"{n} {name}" for name, n in sorted(found["ends"].items()))
     return [
         Row(
-            4,
             f"order: the grants of {operations:,} random operations by three replicas' stores on one Redis, replayed",
             f"{found['inversions']} inversions within a tenant and level among {found['served']:,} grants ({ends})",
             "no inversion",
@@ -178,7 +173,6 @@ def lost_replica(stage: Stage, _: float) -> list[Row]:
     served = sum(it.status == 200 for it in outcomes)
     return [
         Row(
-            4,
             f"kill -9 a replica with {ahead} waiters ({before} waiting in all)",
             f"their places gone after {gone:.1f} s; the {behind} behind them: {served} served, the last after "
             f"{longest:.1f} s where {free:.0f} s + the lease are allowed",
@@ -214,7 +208,6 @@ def come_back(stage: Stage, _: float) -> list[Row]:
     worst = max(errors, key=abs)
     return [
         Row(
-            4,
             "Retry-After of a refusal against when there was room",
             f"{len(errors)} refusals, {min(errors):+.1%} to {max(errors):+.1%}",
             "within 20%",
@@ -262,7 +255,6 @@ def many_waiters(stage: Stage, _: float) -> list[Row]:
     blocked = stage.log(gateway).count("appears to be blocked") - blocked
     return [
         Row(
-            4,
             f"{waiting:,} waiters on one worker",
             f"{failed} failed; {each:.0f} KiB each; hub blocked for more than 50 ms {blocked} times; health beside "
             f"them p99 {health['p99_ms']:.0f} ms, at most {health['max_ms']:.0f} ms; the last answer "

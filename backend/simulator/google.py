@@ -96,10 +96,6 @@ class Google:
         found = [{"values": values} for values in vectors]
         return {"embedding": found[0]} if call.single else {"embeddings": found}
 
-    def counted(self, call: Call) -> dict[str, Any]:
-        details = [{"modality": "TEXT", "tokenCount": call.tokens}]
-        return {"totalTokens": call.tokens, "promptTokensDetails": details}
-
     def described(self, names: list[str], single: bool) -> dict[str, Any]:
         prefix = "publishers/google/models/" if self.vertex else "models/"
         found = [
@@ -246,6 +242,12 @@ def read(found: "re.Match[str]", query: str, document: dict[str, Any]) -> Call:
         candidates=config.get("candidateCount") or 1,
         said=schema.said(config.get("responseJsonSchema") or config.get("responseSchema")),
     )
+
+
+def counted(call: Call) -> dict[str, Any]:
+    """The answer to ``:countTokens``, which OpenAI's API has no like of."""
+    details = [{"modality": "TEXT", "tokenCount": call.tokens}]
+    return {"totalTokens": call.tokens, "promptTokensDetails": details}
 
 
 def _texts(contents: list[Any]) -> tuple[list[str], int]:

@@ -63,9 +63,6 @@ class OpenAi:
             "usage": {"prompt_tokens": call.tokens, "total_tokens": call.tokens},
         }
 
-    def counted(self, call: Call) -> dict[str, Any]:
-        raise NotImplementedError("this dialect has no such call")
-
     def described(self, names: list[str], single: bool) -> dict[str, Any]:
         found = [
             {"id": name, "object": "model", "created": 1_750_000_000, "owned_by": "simulator"}

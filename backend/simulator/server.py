@@ -211,7 +211,7 @@ class Connection(asyncio.Protocol):
         elif call.kind == "model":
             self.send(200, _encode(call.dialect.described([call.model], True)))
         elif call.kind == "count":
-            self.send(200, _encode(call.dialect.counted(call)))
+            self.send(200, _encode(google.counted(call)))
         else:
             transit = provider.transit()
             if transit:

@@ -1,4 +1,4 @@
-"""Fixtures for every test: a real Redis server, never a fake."""
+"""Fixtures for every test: a real Redis server, never a fake; and a clock that is one."""
 
 import socket
 import subprocess
@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+
+from tests.fakes import Hands
 
 
 def free_port() -> int:
@@ -61,3 +63,8 @@ def redis_client(redis_port: int) -> Iterator[Redis]:
     with Redis(port=redis_port) as client:
         client.flushdb()
         yield client
+
+
+@pytest.fixture
+def clock() -> Hands:
+    return Hands()

@@ -13,22 +13,6 @@ from gevent.socket import socket
 from gevent.ssl import SSLContext
 
 
-class Hands:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.time = 1000.0
-
-    def now(self) -> float:
-        return self.time
-
-    def monotonic(self) -> float:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.time += seconds
-
-
 class Asked(NamedTuple):
     """A request as it came in."""
 

@@ -8,8 +8,8 @@ from knowalledge.app import provider_spec
 from knowalledge.domain import errors as e
 from knowalledge.settings import Settings
 from tests.adapters.loopback import listening, replies, serving
+from tests.contract.conftest import PROMPT
 from tests.contract.provider_dialects import DIALECTS, Dialect, OpenAiDialect
-from tests.contract.test_provider import PROMPT
 
 S = 20.0
 PROXY = "KNOWALLEDGE_PROVIDER__PROXY"

@@ -22,8 +22,9 @@ from knowalledge.adapters.providers.gemini import Gemini
 from knowalledge.adapters.providers.http import Http
 from knowalledge.domain import errors as e
 from knowalledge.domain.model import Message, Prompt, Text
-from tests.adapters.loopback import Hands, Loopback, Talk, replies, until
+from tests.adapters.loopback import Loopback, Talk, replies, until
 from tests.contract.provider_dialects import VertexDialect, dump
+from tests.fakes import Hands
 
 S = 20.0
 SHORT = 0.05
@@ -49,11 +50,6 @@ class Mint:
         if self.error is not None:
             raise self.error
         return {"authorization": f"Bearer t{number}"}, self.clock.now() + self.life
-
-
-@pytest.fixture
-def clock() -> Hands:
-    return Hands()
 
 
 @pytest.fixture

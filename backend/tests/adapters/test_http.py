@@ -25,7 +25,8 @@ from knowalledge.adapters.providers.http import IDLE_S, RACE_S, Http
 from knowalledge.adapters.providers.wire import Endpoint, header_lines
 from knowalledge.domain import errors as e
 from knowalledge.domain.ports import Clock
-from tests.adapters.loopback import Hands, Loopback, Talk, listening, replies, serving, until
+from tests.adapters.loopback import Loopback, Talk, listening, replies, serving, until
+from tests.fakes import Hands
 
 S = 20.0
 SHORT = 0.05

@@ -20,9 +20,9 @@ from simulator.server import serve
 
 def test_a_section_is_replaced_in_its_place_and_the_others_stay(tmp_path: Path) -> None:
     path = tmp_path / "b.md"
-    merge("room", "Room", "why", "cmd", [Row(4, "a", "1")], path)
-    merge("overhead", "Overhead", "why", "cmd", [Row(2, "b", "2", "<= 3", True)], path)
-    merge("overhead", "Overhead", "why", "cmd", [Row(2, "b", "4", "<= 3", False)], path)
+    merge("room", "Room", "why", "cmd", [Row("a", "1")], path)
+    merge("overhead", "Overhead", "why", "cmd", [Row("b", "2", "<= 3", True)], path)
+    merge("overhead", "Overhead", "why", "cmd", [Row("b", "4", "<= 3", False)], path)
     text = path.read_text()
     assert text.count("## Overhead") == 1
     assert "| b | 4 | <= 3 | **no** |" in text

@@ -1,6 +1,7 @@
 """How each dialect says the same things, so that one suite can hold every adapter to one behaviour."""
 
 import json
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from knowalledge.adapters.clock import SystemClock
@@ -18,32 +19,32 @@ def dump(document: object) -> bytes:
     return json.dumps(document).encode()
 
 
-class Dialect:
+class Dialect(ABC):
     """Answers in one provider's form."""
 
-    name = ""
+    name: str
     usage = USAGE
     counts_tokens = True
     ping_answer = b"{}"
     vectors: bytes
     done: tuple[bytes, ...] = ()  # what follows the last event of a stream
 
-    def provider(self, url: str, clock: Clock = CLOCK) -> Provider:
-        raise NotImplementedError
+    @abstractmethod
+    def provider(self, url: str, clock: Clock = CLOCK) -> Provider: ...
 
+    @abstractmethod
     def counted(self, **changes: object) -> Any:
         """The usage document, with some of its fields replaced."""
-        raise NotImplementedError
 
-    def answer(self, text: str = "hello", finish: str = "", usage: Any = None, calls: Any = ()) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def answer(self, text: str = "hello", finish: str = "", usage: Any = None, calls: Any = ()) -> bytes: ...
 
-    def event(self, text: str = "", finish: str = "", usage: Any = None, calls: Any = ()) -> bytes:
+    @abstractmethod
+    def event(self, text: str = "", finish: str = "none", usage: Any = None, calls: Any = ()) -> bytes:
         """One event of a stream, as its data."""
-        raise NotImplementedError
 
-    def error(self, status: int) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def error(self, status: int) -> bytes: ...
 
     def stream(self, *texts: str) -> tuple[bytes, ...]:
         """A whole stream of events, framed."""
@@ -51,8 +52,8 @@ class Dialect:
         datas = [self.event(text) for text in first] + self.ending(last)
         return tuple(b"data: " + data + b"\r\n\r\n" for data in (*datas, *self.done))
 
-    def ending(self, text: str) -> list[bytes]:
-        raise NotImplementedError
+    @abstractmethod
+    def ending(self, text: str) -> list[bytes]: ...
 
 
 class _Google(Dialect):

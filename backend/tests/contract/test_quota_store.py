@@ -15,8 +15,8 @@ from knowalledge.domain.errors import NeverFits
 from knowalledge.domain.model import Priority
 from knowalledge.domain.ports import AskAgain, Asking, Decision, QuotaStore, Reservation, Ticket
 from knowalledge.domain.quota import SECOND, Count, Lane, Need, Window
+from tests.fakes import Hands
 
-START = 1_790_000_000.0
 WINDOWS = (
     Window("rpm", Count.REQUESTS, 10, 60),
     Window("tpm", Count.TOKENS, 1000, 60),
@@ -24,26 +24,10 @@ WINDOWS = (
     Window("rpd", Count.REQUESTS, 60, 86_400, zone="America/Los_Angeles"),
 )
 LEARNT = Window("learnt", Count.REQUESTS, 4, 60, learn=True)
-
-
-class FakeClock:
-    def __init__(self) -> None:
-        self.seconds = START
-
-    def now(self) -> float:
-        return self.seconds
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
-
-
 RULES = Rules(capacity=3, aging_s=5.0, weights={"heavy": 2.0}, lanes={Priority.LOW: Lane(0.9, 0.1)})
 
 
-def redis_store(client: Redis, clock: FakeClock, *windows: Window, rules: Rules = RULES) -> RedisQuotaStore:
+def redis_store(client: Redis, clock: Hands, *windows: Window, rules: Rules = RULES) -> RedisQuotaStore:
     """The Redis store under the test's clock instead of Redis' own."""
     store = RedisQuotaStore(
         client, {"t": windows}, rules, clock, "a", moment=lambda: str(int(clock.now() * SECOND)), pumps=False
@@ -63,13 +47,8 @@ Store = MemoryQuotaStore | RedisQuotaStore
 Make = Callable[..., Store]
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 @pytest.fixture(params=["memory", "redis"])
-def make(request: pytest.FixtureRequest, clock: FakeClock) -> Make:
+def make(request: pytest.FixtureRequest, clock: Hands) -> Make:
     if request.param == "memory":
         return lambda *windows: MemoryQuotaStore({"t": windows}, RULES, clock, pumps=False)
     client: Redis = request.getfixturevalue("redis_client")
@@ -105,7 +84,7 @@ def test_grants_exactly_the_limit(make: Make) -> None:
     assert granted == [True] * 10 + [False] * 2
 
 
-def test_a_refusal_names_the_window_and_the_moment_at_which_it_has_room(make: Make, clock: FakeClock) -> None:
+def test_a_refusal_names_the_window_and_the_moment_at_which_it_has_room(make: Make, clock: Hands) -> None:
     store = make(*WINDOWS[:2])
     take(store, Need(900, 0))
     clock.sleep(20)
@@ -117,7 +96,7 @@ def test_a_refusal_names_the_window_and_the_moment_at_which_it_has_room(make: Ma
     take(store, Need(200, 0))
 
 
-def test_settling_gives_back_what_was_not_used_and_charges_what_was(make: Make, clock: FakeClock) -> None:
+def test_settling_gives_back_what_was_not_used_and_charges_what_was(make: Make, clock: Hands) -> None:
     store = make(*WINDOWS[:2])
     reservation = take(store, Need(100, 600))
     clock.sleep(30)
@@ -142,7 +121,7 @@ def test_releasing_leaves_nothing_behind(make: Make) -> None:
     assert used(store) == [0, 0, 0, 0]
 
 
-def test_a_calendar_day_begins_anew_at_midnight_in_its_zone(make: Make, clock: FakeClock) -> None:
+def test_a_calendar_day_begins_anew_at_midnight_in_its_zone(make: Make, clock: Hands) -> None:
     store = make(Window("rpd", Count.REQUESTS, 1, 86_400, zone="America/Los_Angeles"))
     take(store, Need(1, 1))
     refused = ask(store, Need(1, 1))
@@ -151,7 +130,7 @@ def test_a_calendar_day_begins_anew_at_midnight_in_its_zone(make: Make, clock: F
     take(store, Need(1, 1))
 
 
-def test_a_gate_holds_for_its_time_and_a_shorter_one_does_not_open_it(make: Make, clock: FakeClock) -> None:
+def test_a_gate_holds_for_its_time_and_a_shorter_one_does_not_open_it(make: Make, clock: Hands) -> None:
     store = make(*WINDOWS)
     store.close_until("t", 33.0, "rpm")
     store.close_until("t", 1.0, "rpm")
@@ -204,9 +183,7 @@ def granted(ticket: Ticket) -> bool:
     return isinstance(result, Decision) and result.reservation is not None
 
 
-def test_one_who_waits_is_told_its_place_and_granted_when_its_turn_comes(
-    make: Make, clock: FakeClock
-) -> None:
+def test_one_who_waits_is_told_its_place_and_granted_when_its_turn_comes(make: Make, clock: Hands) -> None:
     store, _ = full(make)
     first, second = enter(store), enter(store)
     assert (first.position, second.position) == (1, 2)
@@ -230,7 +207,7 @@ def test_room_that_comes_back_goes_to_those_who_wait_and_not_to_a_newcomer(make:
     assert ask(store, ONE).refusal is Refusal.QUOTA
 
 
-def test_the_more_urgent_goes_first_and_a_tenants_own_in_order(make: Make, clock: FakeClock) -> None:
+def test_the_more_urgent_goes_first_and_a_tenants_own_in_order(make: Make, clock: Hands) -> None:
     store, _ = full(make, 1)
     low = enter(store, Priority.LOW)
     high, later = enter(store, Priority.HIGH), enter(store, Priority.HIGH)
@@ -242,7 +219,7 @@ def test_the_more_urgent_goes_first_and_a_tenants_own_in_order(make: Make, clock
     assert order == [[True, False, False], [True, True, False], [True, True, True]]
 
 
-def test_tenants_take_turns_by_what_they_were_served(make: Make, clock: FakeClock) -> None:
+def test_tenants_take_turns_by_what_they_were_served(make: Make, clock: Hands) -> None:
     store, _ = full(make, 1)
     greedy = [enter(store, tenant="a") for _ in range(2)]
     modest = enter(store, tenant="b")
@@ -304,7 +281,7 @@ def test_one_whose_turn_comes_after_its_deadline_is_refused_at_once(make: Make) 
     assert 60 <= refused.wait_s <= 61
 
 
-def test_the_time_to_a_turn_counts_on_what_answers_give_back(make: Make, clock: FakeClock) -> None:
+def test_the_time_to_a_turn_counts_on_what_answers_give_back(make: Make, clock: Hands) -> None:
     store = make(WINDOWS[1])
     for _ in range(20):
         store.settle(take(store, Need(10, 40)), Need(10, 10))
@@ -335,7 +312,7 @@ def test_leaving_makes_room_for_the_next_and_is_counted(make: Make) -> None:
 
 
 def test_an_aged_waiter_of_a_low_level_is_served_though_the_high_keep_coming(
-    make: Make, clock: FakeClock
+    make: Make, clock: Hands
 ) -> None:
     store, _ = full(make, 1)
     low = enter(store, Priority.LOW)
@@ -349,7 +326,7 @@ def test_an_aged_waiter_of_a_low_level_is_served_though_the_high_keep_coming(
     assert granted(low)
 
 
-def test_depths_tell_who_waits_since_when_and_how_long_a_newcomer_would(make: Make, clock: FakeClock) -> None:
+def test_depths_tell_who_waits_since_when_and_how_long_a_newcomer_would(make: Make, clock: Hands) -> None:
     store, _ = full(make)
     enter(store, tenant="a")
     clock.sleep(2)
@@ -368,7 +345,7 @@ def test_shutting_down_hands_every_place_back(make: Make) -> None:
 
 
 def test_a_learnt_limit_is_probed_and_a_refusal_cuts_it_to_what_was_accepted(
-    make: Make, clock: FakeClock
+    make: Make, clock: Hands
 ) -> None:
     store = make(LEARNT)
     kept = []
@@ -385,7 +362,7 @@ def test_a_learnt_limit_is_probed_and_a_refusal_cuts_it_to_what_was_accepted(
 
 
 def test_what_a_replica_had_learnt_is_kept_by_a_new_state_and_not_probed_at_once(
-    redis_client: Redis, clock: FakeClock
+    redis_client: Redis, clock: Hands
 ) -> None:
     store = RedisQuotaStore(
         redis_client,
@@ -429,7 +406,7 @@ def test_the_scripts_and_the_arithmetic_agree_step_by_step(
     history: list[Step], windows: tuple[Window, ...], redis_client: Redis
 ) -> None:
     redis_client.flushdb()
-    clock = FakeClock()
+    clock = Hands()
     pair: tuple[Store, Store] = (
         MemoryQuotaStore({"t": windows}, RULES, clock, pumps=False),
         redis_store(redis_client, clock, *windows),
@@ -507,7 +484,7 @@ def test_the_scripts_and_the_arithmetic_learn_the_same(
     history: list[tuple[str, float]], level: Priority, redis_client: Redis
 ) -> None:
     redis_client.flushdb()
-    clock = FakeClock()
+    clock = Hands()
     pair: tuple[Store, Store] = (
         MemoryQuotaStore({"t": (LEARNT,)}, RULES, clock, pumps=False),
         redis_store(redis_client, clock, LEARNT),

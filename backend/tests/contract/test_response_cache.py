@@ -16,41 +16,15 @@ from knowalledge.domain.caching import Key, Lifetimes, Stored, pack, take_of
 from knowalledge.domain.errors import Unavailable
 from knowalledge.domain.ports import LayerSize, ResponseCache
 from knowalledge.service.layers import Layers
-
-
-class FakeClock:
-    def __init__(self) -> None:
-        self.seconds = 1_790_000_000.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
-
-
-class Silent:
-    def __init__(self) -> None:
-        self.told: list[tuple[str, str]] = []
-
-    def cached(self, layer: str, result: str, entry: Stored | None = None) -> None:
-        self.told.append((layer, result))
+from tests.fakes import Hands, Told
 
 
 def topic(name: str, view: str = "whole") -> Key:
     return Key.of(f"topic:{name}:{view}", "topic", f"topic:{name}")
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 @pytest.fixture(params=["memory", "redis"])
-def cache(request: pytest.FixtureRequest, clock: FakeClock) -> ResponseCache:
+def cache(request: pytest.FixtureRequest, clock: Hands) -> ResponseCache:
     if request.param == "memory":
         return MemoryResponseCache(4 * 1024**2, clock)
     client: Redis = request.getfixturevalue("redis_client")
@@ -153,7 +127,7 @@ def test_size_counts_entries_and_bytes(cache: ResponseCache) -> None:
 
 
 def test_memory_never_holds_more_bytes_than_its_room_whoever_asks_for_however_many_topics(
-    clock: FakeClock,
+    clock: Hands,
 ) -> None:
     memory = MemoryResponseCache(100_000, clock)
     for index in range(5_000):
@@ -164,7 +138,7 @@ def test_memory_never_holds_more_bytes_than_its_room_whoever_asks_for_however_ma
     assert held(memory, topic("large")) is None
 
 
-def test_memory_lets_go_at_the_end_of_an_entrys_time(clock: FakeClock) -> None:
+def test_memory_lets_go_at_the_end_of_an_entrys_time(clock: Hands) -> None:
     memory = MemoryResponseCache(100_000, clock)
     fill(memory, topic("a"), seconds=10)
     clock.sleep(9.9)
@@ -178,7 +152,7 @@ def test_memory_lets_go_at_the_end_of_an_entrys_time(clock: FakeClock) -> None:
 
 
 @pytest.fixture
-def shared(redis_client: Redis, clock: FakeClock) -> RedisResponseCache:
+def shared(redis_client: Redis, clock: Hands) -> RedisResponseCache:
     return RedisResponseCache(redis_client, Outage(clock))
 
 
@@ -217,7 +191,7 @@ def test_a_small_bomb_does_not_unpack_to_a_large_entry(
 
 
 def test_redis_never_holds_more_than_its_room_whoever_asks_for_however_many_topics(
-    redis_client: Redis, clock: FakeClock
+    redis_client: Redis, clock: Hands
 ) -> None:
     cache = RedisResponseCache(redis_client, Outage(clock), room=100_000)
     for index in range(300):
@@ -234,7 +208,7 @@ def test_redis_never_holds_more_than_its_room_whoever_asks_for_however_many_topi
     assert cache.size() == LayerSize(0, 0, 0)
 
 
-def test_an_entry_at_its_end_is_not_counted_any_more(redis_client: Redis, clock: FakeClock) -> None:
+def test_an_entry_at_its_end_is_not_counted_any_more(redis_client: Redis, clock: Hands) -> None:
     cache = RedisResponseCache(redis_client, Outage(clock))
     fill(cache, topic("a"), seconds=0.02)
     fill(cache, topic("b"), seconds=60)
@@ -269,7 +243,7 @@ def test_many_taken_tags_stay_bounded_and_forgetting_is_on_the_safe_side(
     assert held(shared, topic("second")) is None
 
 
-def test_a_redis_that_is_gone_is_an_empty_layer_and_costs_one_timeout(clock: FakeClock) -> None:
+def test_a_redis_that_is_gone_is_an_empty_layer_and_costs_one_timeout(clock: Hands) -> None:
     class Gone:
         calls = 0
 
@@ -295,10 +269,10 @@ def test_a_redis_that_is_gone_is_an_empty_layer_and_costs_one_timeout(clock: Fak
 
 
 class Worker:
-    def __init__(self, client: Redis, clock: FakeClock) -> None:
+    def __init__(self, client: Redis, clock: Hands) -> None:
         self.memory = MemoryResponseCache(1024**2, clock)
         self.shared = RedisResponseCache(client, Outage(clock))
-        self.telemetry = Silent()
+        self.telemetry = Told()
         self.layers = Layers(
             self.memory, self.shared, Lifetimes(600, 3600, 3600), clock, self.telemetry, self.listen
         )
@@ -311,12 +285,12 @@ class Worker:
         entry = self.layers.find(key).entry
         return entry.body if entry else None
 
-    def make(self, key: Key, body: bytes, clock: FakeClock) -> None:
+    def make(self, key: Key, body: bytes, clock: Hands) -> None:
         self.layers.keep(key, Stored(body, "", clock.now(), self.layers.find(key).generation))
 
 
 def test_what_one_worker_takes_back_is_gone_from_the_memory_of_the_others(
-    redis_client: Redis, clock: FakeClock
+    redis_client: Redis, clock: Hands
 ) -> None:
     one, two = Worker(redis_client, clock), Worker(redis_client, clock)
     one.make(topic("a"), b"old", clock)
@@ -330,7 +304,7 @@ def test_what_one_worker_takes_back_is_gone_from_the_memory_of_the_others(
 
 
 def test_a_worker_that_missed_too_much_forgets_everything(
-    redis_client: Redis, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    redis_client: Redis, clock: Hands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("knowalledge.adapters.redis.response_cache.LOG_LENGTH", 1)
     one, two = Worker(redis_client, clock), Worker(redis_client, clock)
@@ -344,7 +318,7 @@ def test_a_worker_that_missed_too_much_forgets_everything(
     assert two.layers.near(topic("a")) is None
 
 
-def test_a_worker_forgets_when_redis_lost_its_data(redis_client: Redis, clock: FakeClock) -> None:
+def test_a_worker_forgets_when_redis_lost_its_data(redis_client: Redis, clock: Hands) -> None:
     one = Worker(redis_client, clock)
     one.make(topic("a"), b"old", clock)
     redis_client.flushdb()
@@ -352,7 +326,7 @@ def test_a_worker_forgets_when_redis_lost_its_data(redis_client: Redis, clock: F
     assert one.layers.near(topic("a")) is None
 
 
-def test_a_worker_keeps_its_memory_when_nothing_happened(redis_client: Redis, clock: FakeClock) -> None:
+def test_a_worker_keeps_its_memory_when_nothing_happened(redis_client: Redis, clock: Hands) -> None:
     one = Worker(redis_client, clock)
     one.make(topic("a"), b"old", clock)
     one.listen()
@@ -361,7 +335,7 @@ def test_a_worker_keeps_its_memory_when_nothing_happened(redis_client: Redis, cl
 
 
 def test_a_hit_in_redis_is_promoted_to_memory_and_each_look_is_told(
-    redis_client: Redis, clock: FakeClock
+    redis_client: Redis, clock: Hands
 ) -> None:
     one = Worker(redis_client, clock)
     one.make(topic("a"), b"x", clock)
@@ -369,10 +343,10 @@ def test_a_hit_in_redis_is_promoted_to_memory_and_each_look_is_told(
     two = Worker(redis_client, clock)  # knows nothing of what happened before
     two.ask(topic("a"))
     two.ask(topic("a"))
-    assert two.telemetry.told == [("memory", "miss"), ("redis", "hit"), ("memory", "hit")]
+    assert two.telemetry.looks == [("memory", "miss"), ("redis", "hit"), ("memory", "hit")]
 
 
-def test_memory_looks_at_redis_again_after_its_own_time(redis_client: Redis, clock: FakeClock) -> None:
+def test_memory_looks_at_redis_again_after_its_own_time(redis_client: Redis, clock: Hands) -> None:
     one, two = Worker(redis_client, clock), Worker(redis_client, clock)
     one.make(topic("a"), b"old", clock)
     two.ask(topic("a"))
@@ -405,7 +379,7 @@ def test_no_worker_ever_serves_what_was_taken_back_before_it_was_asked_for(
 ) -> None:
     """Each answer is stamped with the count of invalidations that hit it when it began to be made."""
     redis_client.flushdb()
-    clock = FakeClock()
+    clock = Hands()
     workers = [Worker(redis_client, clock), Worker(redis_client, clock)]
     taken = [0] * 4  # by key
     flying: dict[tuple[int, int], tuple[int, int]] = {}

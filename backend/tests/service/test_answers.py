@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from knowalledge.adapters.memory.flights import MemoryFlights
 from knowalledge.adapters.memory.response_cache import MemoryResponseCache
 from knowalledge.domain import errors as e
-from knowalledge.domain.caching import Lifetimes, Stored
+from knowalledge.domain.caching import Lifetimes
 from knowalledge.domain.model import (
     Answer,
     CacheMode,
@@ -30,23 +30,9 @@ from knowalledge.domain.model import (
     Usage,
 )
 from knowalledge.domain.outcomes import Outcome
-from knowalledge.domain.ports import Record
 from knowalledge.service.answers import Answers, _View
 from knowalledge.service.layers import Layers
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.seconds = 1_790_000_000.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
+from tests.fakes import Hands, Told
 
 
 class Models:
@@ -91,27 +77,9 @@ class Models:
         yield Done(answer)
 
 
-class Told:
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-        self.looks: list[tuple[str, str]] = []
-
-    def request(self, record: Record) -> None:
-        self.records.append(record)
-
-    def upstream(self, *_: Any) -> None: ...
-
-    def refused(self, *_: Any) -> None: ...
-
-    def settled(self, *_: Any) -> None: ...
-
-    def cached(self, layer: str, result: str, entry: Stored | None = None) -> None:
-        self.looks.append((layer, result))
-
-
 class World:
     def __init__(self) -> None:
-        self.clock, self.models, self.told = Clock(), Models(), Told()
+        self.clock, self.models, self.told = Hands(), Models(), Told()
         memory = MemoryResponseCache(1024**2, self.clock)
         layers = Layers(memory, None, Lifetimes(600, 600, 3600), self.clock, self.told)
         self.layers = layers

@@ -11,7 +11,7 @@ from knowalledge.adapters.memory.response_cache import MemoryResponseCache
 from knowalledge.adapters.redis.outage import Outage
 from knowalledge.adapters.redis.popularity import RedisPopularity
 from knowalledge.adapters.redis.response_cache import RedisResponseCache
-from knowalledge.domain.caching import Lifetimes, Stored
+from knowalledge.domain.caching import Lifetimes
 from knowalledge.domain.errors import ProviderUnavailable
 from knowalledge.domain.model import Answer, Priority, Request
 from knowalledge.domain.ports import Popularity
@@ -20,24 +20,11 @@ from knowalledge.service import prompts
 from knowalledge.service.layers import Layers
 from knowalledge.service.popular import Popular
 from knowalledge.service.topics import Asker, Topics
+from tests.fakes import Hands, Told
 from tests.knowing import Knowing
 
 ASKER = Asker("id")
 LIGHT = query("related", "light", {})
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.seconds = 1_790_000_000.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-    def sleep(self, seconds: float) -> None:
-        self.seconds += seconds
 
 
 class Models:
@@ -52,16 +39,12 @@ class Models:
         return Answer(request.id, request.model, "t", completion, completion.usage)
 
 
-class Silent:
-    def cached(self, layer: str, result: str, entry: Stored | None = None) -> None: ...
-
-
 class Replica:
-    def __init__(self, clock: Clock, models: Models, popularity: Popularity, shared: Any = None) -> None:
+    def __init__(self, clock: Hands, models: Models, popularity: Popularity, shared: Any = None) -> None:
         self.spare = True
         lifetimes = Lifetimes(600, 3600, 3600)
         memory = MemoryResponseCache(1024**2, clock)
-        self.layers = Layers(memory, shared, lifetimes, clock, Silent())
+        self.layers = Layers(memory, shared, lifetimes, clock, Told())
         self.topics = Topics(
             models,
             self.layers,
@@ -69,7 +52,7 @@ class Replica:
             clock,
             prompts.load(),
             "m",
-            Silent(),
+            Told(),
             lambda asked: self.popular.asked(asked),
         )
         self.popular = Popular(self.topics, popularity, clock, 3600, lambda: self.spare, lambda: "id")
@@ -80,22 +63,17 @@ class Replica:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def models() -> Models:
     return Models()
 
 
 @pytest.fixture
-def replica(clock: Clock, models: Models) -> Replica:
+def replica(clock: Hands, models: Models) -> Replica:
     return Replica(clock, models, MemoryPopularity(clock, 3600, 1000))
 
 
 def test_after_ten_requests_an_answer_is_made_anew_before_it_ends_at_low_priority(
-    replica: Replica, clock: Clock, models: Models
+    replica: Replica, clock: Hands, models: Models
 ) -> None:
     replica.ask(10)
     assert replica.popular.round() == 0
@@ -111,7 +89,7 @@ def test_after_ten_requests_an_answer_is_made_anew_before_it_ends_at_low_priorit
 
 
 def test_nine_requests_are_not_popular_and_old_ones_count_less(
-    replica: Replica, clock: Clock, models: Models
+    replica: Replica, clock: Hands, models: Models
 ) -> None:
     replica.ask(9)
     replica.popular.round()
@@ -124,7 +102,7 @@ def test_nine_requests_are_not_popular_and_old_ones_count_less(
     assert replica.popular.known == ()
 
 
-def test_without_quota_to_spare_nothing_is_made_anew(replica: Replica, clock: Clock, models: Models) -> None:
+def test_without_quota_to_spare_nothing_is_made_anew(replica: Replica, clock: Hands, models: Models) -> None:
     replica.ask(20)
     clock.sleep(3000)
     replica.spare = False
@@ -133,7 +111,7 @@ def test_without_quota_to_spare_nothing_is_made_anew(replica: Replica, clock: Cl
 
 
 def test_a_failure_leaves_the_old_answer_and_the_next_round_tries_again(
-    replica: Replica, clock: Clock, models: Models
+    replica: Replica, clock: Hands, models: Models
 ) -> None:
     replica.ask(40)
     clock.sleep(3000)
@@ -151,7 +129,7 @@ def test_an_answer_that_was_taken_back_is_made_again(replica: Replica, models: M
 
 
 def test_replicas_count_together_and_one_of_them_makes_it_anew(
-    clock: Clock, models: Models, redis_client: Redis
+    clock: Hands, models: Models, redis_client: Redis
 ) -> None:
     outage = Outage(clock)
     replicas = [
@@ -174,7 +152,7 @@ def test_replicas_count_together_and_one_of_them_makes_it_anew(
 
 
 @pytest.fixture(params=["memory", "redis"])
-def popularity(request: pytest.FixtureRequest, clock: Clock) -> Popularity:
+def popularity(request: pytest.FixtureRequest, clock: Hands) -> Popularity:
     if request.param == "memory":
         return MemoryPopularity(clock, 3600, 50)
     return RedisPopularity(request.getfixturevalue("redis_client"), Outage(clock), 3600, 50)

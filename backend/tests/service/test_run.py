@@ -26,11 +26,11 @@ from knowalledge.domain.model import (
     Text,
     Usage,
 )
-from knowalledge.domain.ports import Record
 from knowalledge.domain.quota import Count, Window
 from knowalledge.domain.routing import Breaker, RetryBudget
 from knowalledge.service.complete import Completer
 from knowalledge.service.run import Deck, Plan, Route
+from tests.fakes import Told
 
 PROMPT = Prompt((Message("user", (Text("hi"),)),))
 ONE = Window("rps", Count.REQUESTS, 1, 1)
@@ -55,19 +55,6 @@ class Model:
             raise self.errors.pop(0)
         yield Chunk("yes")
         yield Chunk(usage=Usage(1, 1), finish=Finish.STOP)
-
-
-class Told:
-    """Telemetry that remembers."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-
-    def request(self, record: Record) -> None:
-        self.records.append(record)
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_: None
 
 
 class House:

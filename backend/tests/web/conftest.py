@@ -75,6 +75,15 @@ def application(provider: Scripted, folder: Path, monkeypatch: pytest.MonkeyPatc
     return wiring.create_app(Settings.load(environ={}, config=str(config)))
 
 
+@pytest.fixture(params=["memory", "redis"])
+def store(request: pytest.FixtureRequest) -> str:
+    """What the configuration says of where answers are kept: nothing, or an empty Redis."""
+    if request.param == "memory":
+        return ""
+    request.getfixturevalue("redis_client")
+    return f"redis_url: {request.getfixturevalue('redis_url')}\n"
+
+
 @pytest.fixture
 def provider() -> Scripted:
     return Scripted()

@@ -39,20 +39,16 @@ def log() -> list[Any]:
     return []
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture
 def client(
-    request: pytest.FixtureRequest,
     outside: Outside,
     log: list[Any],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Any,
+    store: str,
 ) -> FlaskClient:
-    extra = ""
-    if request.param == "redis":
-        request.getfixturevalue("redis_client")
-        extra = f"redis_url: {request.getfixturevalue('redis_url')}\n"
     config = tmp_path / "c.yaml"
-    config.write_text(CONFIG + extra)
+    config.write_text(CONFIG + store)
     provider = Knowing()
     monkeypatch.setattr(wiring.providers, "build", lambda spec, clock: provider)
     monkeypatch.setattr(caches, "purger", lambda settings: outside)

@@ -13,25 +13,10 @@ from knowalledge import app as wiring
 from knowalledge.domain import errors as e
 from knowalledge.domain.model import Blob, Finish
 from knowalledge.settings import Settings
+from tests.fakes import Hands
 from tests.knowing import Knowing
 
 CONFIG = "models: {m: {targets: [{name: t, provider: gemini, api_key: k}]}}\n"
-
-
-class Time:
-    """The wall clock and the monotonic one, which tests may set forward."""
-
-    def __init__(self) -> None:
-        self.ahead = 1_790_000_000.0
-
-    def now(self) -> float:
-        return self.ahead
-
-    def monotonic(self) -> float:
-        return self.ahead
-
-    def sleep(self, seconds: float) -> None:
-        self.ahead += seconds
 
 
 @pytest.fixture
@@ -39,13 +24,8 @@ def provider() -> Knowing:
     return Knowing()
 
 
-@pytest.fixture
-def clock() -> Time:
-    return Time()
-
-
 def build(
-    provider: Knowing, clock: Time, monkeypatch: pytest.MonkeyPatch, path: Any, extra: str = ""
+    provider: Knowing, clock: Hands, monkeypatch: pytest.MonkeyPatch, path: Any, extra: str = ""
 ) -> Flask:
     config = path / "c.yaml"
     config.write_text(CONFIG + extra)
@@ -54,23 +34,15 @@ def build(
     return wiring.create_app(Settings.load(environ={}, config=str(config)))
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture
 def client(
-    request: pytest.FixtureRequest,
-    provider: Knowing,
-    clock: Time,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Any,
+    provider: Knowing, clock: Hands, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, store: str
 ) -> FlaskClient:
-    extra = ""
-    if request.param == "redis":
-        request.getfixturevalue("redis_client")
-        extra = f"redis_url: {request.getfixturevalue('redis_url')}\n"
-    return build(provider, clock, monkeypatch, tmp_path, extra).test_client()
+    return build(provider, clock, monkeypatch, tmp_path, store).test_client()
 
 
 @pytest.fixture
-def alone(provider: Knowing, clock: Time, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> FlaskClient:
+def alone(provider: Knowing, clock: Hands, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> FlaskClient:
     return build(provider, clock, monkeypatch, tmp_path).test_client()
 
 
@@ -118,7 +90,7 @@ def test_outer_caches_are_told_how_long_and_under_which_tags(client: FlaskClient
 
 
 def test_where_callers_must_say_who_they_are_answers_are_private(
-    provider: Knowing, clock: Time, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    provider: Knowing, clock: Hands, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     app = build(provider, clock, monkeypatch, tmp_path, "auth: {mode: required}\n")
     headers = app.test_client().get("/api/v1/topics/light").headers
@@ -229,7 +201,7 @@ def test_no_header_of_the_request_poisons_what_others_get(alone: FlaskClient, pr
 
 
 def test_many_topics_of_one_client_stay_within_the_memory_given(
-    provider: Knowing, clock: Time, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    provider: Knowing, clock: Hands, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     app = build(provider, clock, monkeypatch, tmp_path, "cache: {memory_bytes: 64KiB}\n")
     client = app.test_client()
@@ -321,7 +293,7 @@ FAILURES = [
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_stale_answer_serves_as_a_fallback_for_an_hour_and_says_so(
-    client: FlaskClient, provider: Knowing, clock: Time, failure: Exception
+    client: FlaskClient, provider: Knowing, clock: Hands, failure: Exception
 ) -> None:
     fresh = client.get("/api/v1/topics/light/related")
     clock.sleep(3601)
@@ -338,7 +310,7 @@ def test_a_stale_answer_serves_as_a_fallback_for_an_hour_and_says_so(
 
 
 def test_after_the_fallback_a_provider_that_is_back_is_asked(
-    client: FlaskClient, provider: Knowing, clock: Time
+    client: FlaskClient, provider: Knowing, clock: Hands
 ) -> None:
     client.get("/api/v1/topics/light/related")
     clock.sleep(3601)
@@ -353,7 +325,7 @@ def test_after_the_fallback_a_provider_that_is_back_is_asked(
 
 def test_a_corrupt_entry_in_redis_is_a_miss(
     provider: Knowing,
-    clock: Time,
+    clock: Hands,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Any,
     redis_client: Redis,
@@ -371,7 +343,7 @@ def test_a_corrupt_entry_in_redis_is_a_miss(
 
 def test_a_second_replica_answers_from_redis_and_then_from_memory(
     provider: Knowing,
-    clock: Time,
+    clock: Hands,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Any,
     redis_client: Redis,
