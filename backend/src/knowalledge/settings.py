@@ -151,7 +151,12 @@ TABLE: tuple[Setting, ...] = (
         "",
         "The header in which a trusted front names the tenant; empty: all callers are one tenant.",
     ),
-    Setting("auth.mode", one_of("none", "required"), "none", "Whether callers must say who they are."),
+    Setting(
+        "auth.mode",
+        one_of("none", "required"),
+        "none",
+        "required: a front lets in only who says who it is, so no cache outside may share its answers.",
+    ),
     Setting(
         "tracing.endpoint",
         http_address,

@@ -41,9 +41,7 @@ ASKED_A_SECOND = 50
 LONGEST = 200
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"))
 _INTERNAL, _SERVER, _CLIENT = 1, 2, 3
-_OK_FOR_US = frozenset(
-    (Outcome.INVALID, Outcome.BLOCKED, Outcome.DENIED, Outcome.REFUSED, Outcome.CLIENT_GONE, Outcome.OK)
-)
+_OK_FOR_US = frozenset((Outcome.INVALID, Outcome.BLOCKED, Outcome.REFUSED, Outcome.CLIENT_GONE, Outcome.OK))
 _PROVIDERS = {"vertex": "gcp.vertex_ai", "gemini": "gcp.gemini", "openai": "openai"}
 
 

@@ -6,11 +6,7 @@
     │   ├── NeverFits             larger than a whole window: waiting cannot help
     │   ├── PayloadTooLarge
     │   └── ContentBlocked        the provider refuses the prompt's content
-    ├── Unauthenticated
-    ├── Forbidden
     ├── NotFound
-    ├── IdempotencyConflict       the same key is still running
-    ├── IdempotencyMismatch       the same key came with another body
     ├── Limited                   come back later; always says when
     │   ├── QuotaExhausted
     │   ├── QueueFull
@@ -76,34 +72,10 @@ class ContentBlocked(InvalidRequest):
     code = "content_blocked"
 
 
-class Unauthenticated(KnowalledgeError):
-    """The caller did not say who it is."""
-
-    code = "unauthenticated"
-
-
-class Forbidden(KnowalledgeError):
-    """The caller may not do this."""
-
-    code = "forbidden"
-
-
 class NotFound(KnowalledgeError):
     """There is nothing at this address."""
 
     code = "not_found"
-
-
-class IdempotencyConflict(KnowalledgeError):
-    """The first request with this idempotency key is still running."""
-
-    code = "idempotency_conflict"
-
-
-class IdempotencyMismatch(KnowalledgeError):
-    """This idempotency key came with another body."""
-
-    code = "idempotency_mismatch"
 
 
 class Limited(KnowalledgeError):

@@ -100,7 +100,6 @@ class Prompt(Struct, frozen=True, omit_defaults=True):
     stop: tuple[str, ...] = ()
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    candidates: int = 1  # more than 1 is refused at the edge
     json: bool = False  # the answer must be JSON
     json_schema: str = ""  # ... of this schema (JSON Schema text)
     tools: tuple[Tool, ...] = ()

@@ -12,7 +12,6 @@ class Outcome(StrEnum):
     STALE = "stale"
     INVALID = "invalid"
     BLOCKED = "blocked"
-    DENIED = "denied"
     REFUSED = "refused"  # quota or queue said later
     UNAVAILABLE = "unavailable"
     CLIENT_GONE = "client_gone"
@@ -28,10 +27,6 @@ _BY_ERROR: tuple[tuple[type[BaseException], Outcome], ...] = (
     (e.ContentBlocked, Outcome.BLOCKED),
     (e.InvalidRequest, Outcome.INVALID),
     (e.NotFound, Outcome.INVALID),
-    (e.IdempotencyConflict, Outcome.INVALID),
-    (e.IdempotencyMismatch, Outcome.INVALID),
-    (e.Unauthenticated, Outcome.DENIED),
-    (e.Forbidden, Outcome.DENIED),
     (e.Limited, Outcome.REFUSED),
     (e.Unavailable, Outcome.UNAVAILABLE),
     (e.ClientGone, Outcome.CLIENT_GONE),

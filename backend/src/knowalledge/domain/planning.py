@@ -77,7 +77,6 @@ class _Run:
         self.refused: Counter[str] = Counter()
         self.waits: dict[Priority, list[float]] = {level: [] for level in Priority}
         self.hits = self.number = self.input = self.output = 0
-        self.spent: Counter[str] = Counter()
         self.minutes: dict[int, tuple[Counter[str], int]] = {}
 
     def arrive(self, arrival: Arrival) -> None:

@@ -21,8 +21,6 @@ class Clock(Protocol):
 
     def monotonic(self) -> float: ...
 
-    def sleep(self, seconds: float) -> None: ...
-
 
 class Provider(Protocol):
     """One model behind one address. A timeout is the whole call's budget in seconds, headers to last byte.

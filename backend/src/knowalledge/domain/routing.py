@@ -69,10 +69,6 @@ class Breaker:
         self._rest = OPEN_S
         self._probing = False
 
-    @property
-    def failures(self) -> int:
-        return self._failures
-
     def wait(self, now: float) -> float:
         """Seconds until it may be asked; 0: now. While a probe is under way, the others wait on."""
         if self._failures < FAILURES_TO_OPEN:

@@ -32,7 +32,7 @@ from knowalledge.domain.model import (
 from knowalledge.domain.outcomes import Outcome, outcome_of
 from knowalledge.domain.ports import CacheTelemetry, Clock, Flight, Flights, Record, Telemetry
 from knowalledge.domain.tracing import UNTRACED, Trace
-from knowalledge.service.complete import Completer, ModelInfo
+from knowalledge.service.complete import Completer
 from knowalledge.service.layers import Found, Layers
 
 # With a stale answer at hand nobody waits longer than this for a fresh one, in seconds; its making goes on.
@@ -82,10 +82,10 @@ class Answers:
     def count_tokens(self, request: Request) -> int:
         return self._models.count_tokens(request)
 
-    def models(self) -> tuple[ModelInfo, ...]:
+    def models(self) -> tuple[str, ...]:
         return self._models.models()
 
-    def model(self, name: str) -> ModelInfo:
+    def model(self, name: str) -> str:
         return self._models.model(name)
 
     # -- what is cached -----------------------------------------------------------------------------
@@ -107,7 +107,7 @@ class Answers:
                 if isinstance(event, Done):
                     return self._landed(request, began, flight, event.answer)
             raise e.ProviderGarbage("the answer was lost on its way")
-        except BaseException as error:
+        except BaseException as error:  # a client that left is told of too
             if found.entry is None or not isinstance(error, RESCUED):
                 self._failed(request, began, flight.led, error)
                 raise
@@ -138,7 +138,7 @@ class Answers:
                     yield Done(self._landed(request, began, flight, event.answer))
                     return
             raise e.ProviderGarbage("the answer was lost on its way")
-        except BaseException as error:
+        except BaseException as error:  # a client that left is told of too
             if found.entry is None or view.said or not isinstance(error, RESCUED):
                 self._failed(request, began, flight.led, error)
                 raise

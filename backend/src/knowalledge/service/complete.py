@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 
-from msgspec import Struct
-
 from knowalledge.domain.errors import InvalidRequest
 from knowalledge.domain.model import (
     Answer,
@@ -22,14 +20,6 @@ from knowalledge.domain.tracing import UNTRACED, Trace
 from knowalledge.service.run import Deck, Run, drained
 
 
-class ModelInfo(Struct, frozen=True):
-    """A model that clients may name."""
-
-    name: str
-    targets: tuple[str, ...]
-    created: int = 0
-
-
 class Completer:
     """The use cases behind every dialect. Each raises ``KnowalledgeError`` subclasses only."""
 
@@ -43,7 +33,7 @@ class Completer:
                 grant, timeout = drained(run.acquire())
                 try:
                     completion = grant.route.provider.complete(request.prompt, timeout)
-                except BaseException as error:  # noqa: BLE001 - however it ends, its reservation must
+                except BaseException as error:  # noqa: BLE001 - however it ends, its reservation ends too
                     run.lost(error)
                 else:
                     return run.answered(completion)
@@ -58,7 +48,7 @@ class Completer:
                 grant, timeout = yield from run.acquire()
                 try:
                     completion = yield from run.follow(grant, timeout)
-                except BaseException as error:  # noqa: BLE001 - however it ends, its reservation must
+                except BaseException as error:  # noqa: BLE001 - however it ends, its reservation ends too
                     run.lost(error)
                 else:
                     yield Done(run.answered(completion))
@@ -83,7 +73,7 @@ class Completer:
                 grant, timeout = drained(run.acquire())
                 try:
                     found = grant.route.provider.embed(inputs, dimensions, timeout)
-                except BaseException as error:  # noqa: BLE001 - however it ends, its reservation must
+                except BaseException as error:  # noqa: BLE001 - however it ends, its reservation ends too
                     run.lost(error)
                 else:
                     run.answered(Completion((), Finish.STOP, found.usage))
@@ -94,11 +84,10 @@ class Completer:
         route = self._deck.plan(request.model).routes[0]
         return route.provider.count_tokens(request.prompt, request.timeout_s or self._deck.timeout_s)
 
-    def models(self) -> tuple[ModelInfo, ...]:
+    def models(self) -> tuple[str, ...]:
         """Every model that clients may name, in the order of the configuration."""
-        return tuple(map(self.model, self._deck.plans))
+        return tuple(self._deck.plans)
 
-    def model(self, name: str) -> ModelInfo:
-        """One model by its name; raises ``UnknownModel``."""
-        plan = self._deck.plan(name)
-        return ModelInfo(plan.name, tuple(route.name for route in plan.routes))
+    def model(self, name: str) -> str:
+        """A model's own name; raises ``UnknownModel``."""
+        return self._deck.plan(name).name

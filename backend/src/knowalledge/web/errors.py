@@ -30,11 +30,7 @@ STATUS: tuple[tuple[type[e.KnowalledgeError], int], ...] = (
     (e.PayloadTooLarge, 413),
     (e.UnknownModel, 404),
     (e.InvalidRequest, 400),
-    (e.Unauthenticated, 401),
-    (e.Forbidden, 403),
     (e.NotFound, 404),
-    (e.IdempotencyConflict, 409),
-    (e.IdempotencyMismatch, 422),
     (e.Limited, 429),
     (e.Unavailable, 503),
     (e.ClientGone, 499),  # seen by metrics only: nobody reads the answer
@@ -44,13 +40,9 @@ STATUS: tuple[tuple[type[e.KnowalledgeError], int], ...] = (
 )
 TITLES = {
     400: "Invalid request",
-    401: "Not authenticated",
-    403: "Forbidden",
     404: "Not found",
     405: "Method not allowed",
-    409: "Conflict",
     413: "Too large",
-    422: "Unprocessable",
     429: "Too many requests",
     499: "The client left",
     500: "Internal error",
@@ -60,21 +52,15 @@ TITLES = {
 }
 _GOOGLE_STATUS = {
     400: "INVALID_ARGUMENT",
-    401: "UNAUTHENTICATED",
-    403: "PERMISSION_DENIED",
     404: "NOT_FOUND",
     405: "INVALID_ARGUMENT",
-    409: "ABORTED",
     413: "INVALID_ARGUMENT",
-    422: "FAILED_PRECONDITION",
     429: "RESOURCE_EXHAUSTED",
     499: "CANCELLED",
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
 _OPENAI_TYPE = {
-    401: "authentication_error",
-    403: "permission_error",
     404: "not_found_error",
     429: "rate_limit_error",
 }

@@ -222,12 +222,12 @@ def _embeddable(text: str, where: str) -> str:
 
 def listed(edge: Edge, base: str = GEMINI_NAMES) -> Response:
     """Every model that may be named; ``base`` is how its names begin."""
-    found = tuple(b.GoogleModel(base + it.name, it.name) for it in edge.completer.models())
+    found = tuple(b.GoogleModel(base + name, name) for name in edge.completer.models())
     body = b.GoogleModels(found) if base == GEMINI_NAMES else b.PublisherModels(found)
     return json_response(body, edge.head(current()))
 
 
 def described(edge: Edge, model: str, base: str = GEMINI_NAMES) -> Response:
     """One model."""
-    found = edge.completer.model(model)
-    return json_response(b.GoogleModel(base + found.name, found.name), edge.head(current()))
+    name = edge.completer.model(model)
+    return json_response(b.GoogleModel(base + name, name), edge.head(current()))

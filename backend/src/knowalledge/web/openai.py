@@ -171,7 +171,7 @@ def blueprint(edge: Edge) -> Blueprint:
         request = current()
         if gemini.speaks(request):
             return gemini.listed(edge)
-        cards = tuple(b.ModelCard(it.name, it.created) for it in edge.completer.models())
+        cards = tuple(map(_card, edge.completer.models()))
         return json_response(b.ModelCards(cards), edge.head(request))
 
     @routes.get("/v1/models/<path:model>")
@@ -179,7 +179,10 @@ def blueprint(edge: Edge) -> Blueprint:
         request = current()
         if gemini.speaks(request):
             return gemini.described(edge, model)
-        found = edge.completer.model(model)
-        return json_response(b.ModelCard(found.name, found.created), edge.head(request))
+        return json_response(_card(edge.completer.model(model)), edge.head(request))
 
     return routes
+
+
+def _card(name: str) -> b.ModelCard:
+    return b.ModelCard(name, created=0)  # nobody tells us since when a provider serves it

@@ -92,7 +92,7 @@ class Stream:
                 return None
             self.close()
             raise
-        except BaseException:
+        except BaseException:  # nobody will iterate, so nobody else would end the source
             self.close()
             raise
         finally:

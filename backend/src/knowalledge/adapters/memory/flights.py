@@ -93,7 +93,7 @@ class MemoryFlights:
     def _fly(self, key: str, run: Run, work: Work) -> None:
         try:
             self._conduct(key, run, work)
-        except BaseException as error:  # nobody may be left waiting for a run that will never end
+        except BaseException as error:  # a kill too: nobody may be left waiting for a run that will never end
             run.end(ShuttingDown("this replica is shutting down") if _killed(error) else error)
             raise
         finally:

@@ -166,7 +166,7 @@ class Http:
                         raise
             connection = Connection(self._endpoint, self.clock, deadline)
             return connection, connection.ask(request, deadline)
-        except BaseException as error:
+        except BaseException as error:  # whoever is killed here leaves no slot and no socket behind either
             self._slots.release()
             if connection is not None:
                 connection.close()

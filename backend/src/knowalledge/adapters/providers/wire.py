@@ -270,7 +270,7 @@ def _open(endpoint: Endpoint, seconds: float) -> socket:
             )
             secure.do_handshake()
             return secure
-        except BaseException:
+        except BaseException:  # the time limit and a kill are not Exceptions
             sock.close()
             raise
     except Timeout as expired:
@@ -300,7 +300,7 @@ def _dial(host: str, port: int) -> socket:
         except OSError as error:
             sock.close()
             failure = error
-        except BaseException:
+        except BaseException:  # the time limit and a kill: they are no reason to try the next address
             sock.close()
             raise
     if isinstance(failure, TimeoutError):

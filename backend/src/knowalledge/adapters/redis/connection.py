@@ -36,27 +36,18 @@ def client(url: str, timeout_s: float, connections: int) -> Redis:
     login, _, places = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")
     nodes = [_place(it, 26379 if parts.scheme == SENTINEL else 6379) for it in places.split(",")]
+    access: dict[str, Any] = {
+        "username": unquote(user) or None,
+        "password": unquote(password) or None,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "max_connections": connections,
+    }
     if parts.scheme == SENTINEL:
         name, _, db = parts.path.strip("/").partition("/")
         sentinels = _sentinel(nodes, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
-        master = sentinels.master_for(
-            name,
-            db=int(db or 0),
-            username=unquote(user) or None,
-            password=unquote(password) or None,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            max_connections=connections,
-        )
-        return cast("Redis", master)
-    cluster = RedisCluster(
-        startup_nodes=[_node(host, port) for host, port in nodes],
-        username=unquote(user) or None,
-        password=unquote(password) or None,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        max_connections=connections,
-    )
+        return cast("Redis", sentinels.master_for(name, db=int(db or 0), **access))
+    cluster = RedisCluster(startup_nodes=[_node(host, port) for host, port in nodes], **access)
     # It has the same commands, without sharing a type.
     return cast("Redis", cluster)
 

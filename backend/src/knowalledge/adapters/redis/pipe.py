@@ -119,7 +119,7 @@ class _Line:
         except OSError as error:
             self.lose(RedisConnectionError("refused"))
             raise RedisConnectionError(f"Redis cannot be reached ({type(error).__name__})") from error
-        except BaseException:
+        except BaseException:  # a caller that is killed while it connects leaves no greenlets behind
             self.lose(RedisConnectionError("given up"))
             raise
         finally:
