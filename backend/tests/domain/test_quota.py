@@ -214,12 +214,47 @@ def test_replicas_that_cannot_ask_each_other_never_spend_more_than_the_whole(
 def test_what_was_granted_since_the_last_look_is_not_taken_for_free() -> None:
     ledger = Ledger((RPM,))
     seen = ledger.levels(at(ledger, 1000.0))
-    ledger.looked()
+    ledger.looked(at(ledger, 1000.0))
     for _ in range(4):
         ledger.charge(at(ledger, 1000.0), Need(1, 0))
     ledger.part(at(ledger, 1000.0), seen, 2)  # the other one is taken to have had four as well: two are free
     granted = [reserve(ledger, 1000.0, Need(1, 0)).entry is not None for _ in range(3)]
     assert granted == [True, False, False]
+
+
+@pytest.mark.parametrize(("replicas", "granted"), [(2, 2), (1, 10)])
+def test_the_others_are_taken_to_have_gone_on_at_an_even_pace_since_the_last_look(
+    replicas: int, granted: int
+) -> None:
+    ledger = Ledger((RPM,))
+    seen = ledger.levels(at(ledger, 1000.0))
+    ledger.looked(at(ledger, 1000.0))
+    ledger.part(at(ledger, 1030.0), seen, replicas)  # half a window later: 5 of 10, where there are others
+    assert [reserve(ledger, 1030.0, Need(1, 0)).entry is not None for _ in range(11)].count(True) == granted
+
+
+@pytest.mark.parametrize("limit", [3, 10, 40, 41])
+@pytest.mark.parametrize("since", [0.0, 61.0])
+def test_parts_of_a_limit_that_does_not_divide_add_up_to_no_more_than_it(limit: int, since: float) -> None:
+    window = Window("rpm", Count.REQUESTS, limit, 60)
+    granted = 0
+    for _ in range(3):
+        ledger = Ledger((window,))
+        ledger.part(at(ledger, 1000.0), ledger.levels(at(ledger, 1000.0)), 3)
+        while reserve(ledger, 1000.0 + since, Need(1, 0)).entry is not None:
+            granted += 1
+    assert limit - 3 < granted <= limit
+
+
+def test_a_place_that_the_provider_refused_to_a_replica_alone_is_not_tried_again() -> None:
+    ledger = Ledger((RPM,))
+    seen = Level(RPM, used=7, held=0, resets_s=60, limit=10)
+    ledger.part(at(ledger, 1000.0), (seen,), 3)
+    entry = reserve(ledger, 1000.0, Need(1, 0)).entry
+    assert entry is not None
+    ledger.refused(at(ledger, 1001.0), entry)
+    assert reserve(ledger, 1001.0, Need(1, 0)).entry is None
+    assert reserve(ledger, 1061.0, Need(1, 0)).entry is not None
 
 
 def test_a_replica_alone_comes_to_an_equal_part_within_a_window() -> None:

@@ -139,6 +139,21 @@ def test_a_429_is_waited_out_at_the_same_target_if_there_is_time() -> None:
     assert answer.queue.waited_ms >= 150
 
 
+def test_the_place_of_a_refused_call_is_not_tried_by_the_next_before_the_time_that_was_named() -> None:
+    class Slow(Model):
+        def complete(self, prompt: Prompt, timeout: float) -> Completion:
+            if not self.calls:
+                gevent.sleep(0.02)  # until somebody waits behind it
+            asked.append(SystemClock().monotonic())
+            return super().complete(prompt, timeout)
+
+    asked: list[float] = []
+    house = House(t=("m", 0, Slow(e.ProviderRateLimited("x", retry_after=0.2)), ONE))
+    gevent.joinall([gevent.spawn(house.ask) for _ in range(2)], raise_error=True)
+    assert len(asked) == 3
+    assert asked[1] - asked[0] >= 0.2
+
+
 def test_a_429_that_outlasts_the_patience_is_told_with_its_time() -> None:
     house = House(t=("m", 0, Model(e.ProviderRateLimited("x", retry_after=99)), ONE))
     with pytest.raises(e.ProviderRateLimited) as caught:

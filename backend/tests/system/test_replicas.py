@@ -55,15 +55,21 @@ models:
         ]
         self.answers: Counter[int | str] = Counter()
         self.codes: Counter[str] = Counter()
-        for port in (*self.ports, self.sim_port):
-            self._await(port)
+        try:
+            for port in (*self.ports, self.sim_port):
+                self._await(port)
+        except BaseException:
+            self.stop()
+            raise
 
     def _start(self, *args: str) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "knowalledge.cli", *args]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
 
     def _await(self, port: int) -> None:
-        for _ in range(400):
+        # A busy machine may take most of a minute to start five processes.
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
             try:
                 requests.get(f"http://127.0.0.1:{port}/api/health", timeout=5)
                 return

@@ -205,6 +205,9 @@ class ReplicaQuotaStore:
                 with self._lock:
                     self._state = State.JOINING
                     for target in self._windows:
+                        # A grant to one who waits here would come too late to be among what we bring.
+                        self._mirror.scatter(target)
+                    for target in self._windows:
                         self._join(target)
                     self._state = State.JOINED
             except Gone:

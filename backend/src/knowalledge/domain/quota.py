@@ -27,7 +27,7 @@ find room; and to an even pace, so that what it spends comes free again evenly i
 from bisect import bisect_left
 from enum import StrEnum
 from itertools import accumulate
-from math import floor
+from math import ceil, floor
 
 from msgspec import Struct
 
@@ -131,9 +131,9 @@ class Apart(Struct, frozen=True):
     """
 
     until: int  # the moment at which everything spent before is out
-    first: float  # not to be used until then ...
-    last: float  # ... and not to be used after it
-    part: float  # of new requests until then
+    first: int  # not to be used until then ...
+    last: int  # ... and not to be used after it
+    part: int  # of new requests until then
 
 
 class Entry(Struct, frozen=True):
@@ -200,7 +200,7 @@ class Ring:
         never shorter.
         """
         if self.apart is not None:
-            self.others = int(self.apart.first if now < self.apart.until else self.apart.last)
+            self.others = self.apart.first if now < self.apart.until else self.apart.last
         if now > self.lined:
             self.line = max(0.0, self.line - (now - self.lined) * self.rate)
             self.lined = now
@@ -316,13 +316,14 @@ NOBODY = Before(0, Need(0, 0))
 class Ledger:
     """All windows of one target."""
 
-    __slots__ = ("gate", "gate_window", "predicted", "produced", "rings", "windows")
+    __slots__ = ("gate", "gate_window", "look", "predicted", "produced", "rings", "windows")
 
     def __init__(self, windows: tuple[Window, ...]) -> None:
         self.windows = windows
         self.rings = [Ring(window) for window in windows]
         self.gate = 0  # nothing is granted before this moment: the provider said so
         self.gate_window = ""
+        self.look = 0  # the moment at which all replicas together were last looked at
         self.predicted = 0.0  # output tokens of the answers of late ...
         self.produced = 0.0  # ... and what they really were
 
@@ -416,36 +417,48 @@ class Ledger:
             ring.repace(-charge - hold)
 
     def refused(self, at: Moment, entry: Entry) -> None:
-        """The provider refused it: released, and what is learnt of the limit comes down."""
+        """The provider refused it: released, and what is learnt of the limit comes down.
+
+        Alone it stays charged: all together are over the limit, so there is no such place for the next to take.
+        """
         self.release(at, entry)
         for ring, bucket in zip(self.rings, entry.buckets, strict=True):
             if ring.ceiling is not None:
                 ring.ceiling.refused(at.now, bucket * ring.width, ring.used)
+            if ring.apart is not None:
+                charge = ring.window.charges(entry.need)
+                ring.add(bucket, charge)
+                ring.repace(charge)
 
     def close_until(self, moment: int, window: str = "") -> None:
         """A hard gate: the provider named a time. It only ever moves later, and ends by itself."""
         if moment > self.gate:
             self.gate, self.gate_window = moment, window
 
-    def looked(self) -> None:
+    def looked(self, at: Moment) -> None:
         """All replicas together have been looked at: whatever this one was granted is in what was seen."""
+        self.look = at.now
         for ring in self.rings:
             ring.granted = 0
 
     def part(self, at: Moment, levels: tuple[Level, ...], replicas: int) -> None:
         """Go on alone: with this replica's part of each window, as all together last saw them.
 
-        What it was granted since that look is not in it, and the others are taken to have been granted as much each.
+        What was granted since that look is not in it. The others are taken to have been granted as much each as this
+        one, or what an even pace of the whole limit comes to if that is more. Parts are rounded down, so that they
+        add up to no more than the whole.
         """
         self.advance(at)
+        unseen = max(0, at.now - self.look) if self.look and replicas > 1 else 0
         for ring, level in zip(self.rings, levels, strict=True):
             if ring.ceiling is not None:
                 ring.ceiling.learnt(at.now, level.limit)
-            limit, own, all_used = ring.limit, ring.total + ring.held, level.used + replicas * ring.granted
-            free = max(0, limit - max(own, all_used))
-            part = max(1.0, limit / replicas)
+            limit, own = ring.limit, ring.total + ring.held
+            others = max((replicas - 1) * ring.granted, ceil(unseen * ring.rate))
+            free = max(0, limit - max(own, level.used + ring.granted + others))
+            part = max(1, limit // replicas)
             until = at.now + SIZE * ring.width
-            ring.apart = Apart(until, limit - min(limit, own + free / replicas), limit - part, part)
+            ring.apart = Apart(until, limit - min(limit, own + free // replicas), limit - part, part)
             ring.granted = 0
 
     def join(self) -> None:

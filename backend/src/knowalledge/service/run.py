@@ -395,11 +395,14 @@ class Run:
         breaker = deck.breakers[name]
         self._told_upstream(grant, outcome_of(error), error=error)
         if isinstance(error, e.ProviderRateLimited):
-            began = deck.clock.monotonic()
-            quota.refused(grant.reservation)  # what it refuses, the provider does not count
-            self._request.trace.settled(began, name, "refused", grant.guess.need)
             hint = BARE_429_S if error.retry_after is None else min(error.retry_after, LONGEST_HINT_S)
-            quota.close_until(name, hint, error.quota_id)
+            # Closed first, or the place that comes free would send the next one into the same wall.
+            try:
+                quota.close_until(name, hint, error.quota_id)
+            finally:
+                began = deck.clock.monotonic()
+                quota.refused(grant.reservation)  # what it refuses, the provider does not count
+                self._request.trace.settled(began, name, "refused", grant.guess.need)
             breaker.succeeded()
         elif isinstance(error, e.ProviderRejected | e.ProviderAuth):
             began = deck.clock.monotonic()

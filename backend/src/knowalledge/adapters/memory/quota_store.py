@@ -194,7 +194,8 @@ class MemoryQuotaStore:
 
     def looked(self, target: str) -> None:
         """The shared store has told what all replicas have used."""
-        self._targets[target].desk.ledger.looked()
+        it = self._targets[target]
+        it.desk.ledger.looked(self._at(it))
 
     def part(self, target: str, levels: tuple[Level, ...], replicas: int) -> None:
         """Go on alone with this replica's part, until ``join``."""
@@ -202,9 +203,13 @@ class MemoryQuotaStore:
         it.desk.ledger.part(self._at(it), levels, max(1, replicas))
 
     def join(self, target: str) -> None:
-        """The others can be asked again: so must those who wait here."""
+        """The others can be asked again."""
+        self._targets[target].desk.ledger.join()
+        self.scatter(target)
+
+    def scatter(self, target: str) -> None:
+        """Nothing is granted to those who wait here any more: they must ask again."""
         it = self._targets[target]
-        it.desk.ledger.join()
         for key, ticket in list(it.tickets.items()):
             it.tickets.pop(key)
             it.desk.room.leave(key, None)

@@ -1,0 +1,83 @@
+"""A replica between a shared quota and its own part of it, on a line to a real Redis that can be cut."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from knowalledge.adapters import replica
+from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
+from knowalledge.adapters.redis.quota_store import RedisQuotaStore
+from knowalledge.adapters.replica import ReplicaQuotaStore
+from knowalledge.domain.admission import Rules
+from knowalledge.domain.model import Priority
+from knowalledge.domain.ports import AskAgain, Asking, Decision
+from knowalledge.domain.quota import SECOND, Count, Need, Window
+
+WINDOWS = {"t": (Window("rpm", Count.REQUESTS, 4, 60),)}
+
+
+class StillClock:
+    def now(self) -> float:
+        return 1_790_000_000.0
+
+    def monotonic(self) -> float:
+        return 1_790_000_000.0
+
+    def sleep(self, seconds: float) -> None:
+        raise AssertionError(f"nobody sleeps here for {seconds} s")
+
+
+class Line:
+    """Redis, behind a line that can be cut; something else may happen while a script is under way."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self.cut = False
+        self.meanwhile: Callable[[], None] | None = None
+
+    def execute_command(self, *args: Any) -> Any:
+        if self.cut:
+            raise RedisConnectionError("cut")
+        if self.meanwhile is not None and args[0] == "EVALSHA":
+            happens, self.meanwhile = self.meanwhile, None
+            happens()
+        return self._redis.execute_command(*args)
+
+    def pubsub(self, **options: Any) -> Any:
+        return self._redis.pubsub(**options)
+
+
+def test_what_comes_free_on_the_way_back_is_granted_by_redis_and_not_unseen_by_it(
+    redis_client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "PROBE_S", 0.001)
+    clock, rules, line = StillClock(), Rules(), Line(redis_client)
+    mirror = MemoryQuotaStore(WINDOWS, rules, clock, pumps=False)
+    shared = RedisQuotaStore(
+        line, WINDOWS, rules, clock, "a", moment=lambda: str(int(clock.now() * SECOND)), pumps=False
+    )
+    store = ReplicaQuotaStore(shared, mirror, WINDOWS, clock)
+
+    def ask(key: str, patience_s: float = 0.0) -> Decision:
+        return store.ask("t", Asking(key, Need(1, 0), Priority.HIGH, "", patience_s))
+
+    assert ask("1").reservation is not None
+    line.cut = True
+    alone = [ask(key).reservation for key in ("2", "3", "4")]
+    assert None not in alone
+    waiter = ask("5", patience_s=100.0).ticket
+    assert waiter is not None
+    assert alone[0] is not None
+    line.meanwhile = lambda: store.release(alone[0])  # while the join is on its way
+    line.cut = False
+    with gevent.Timeout(5):
+        while store.degraded:
+            gevent.sleep(0.001)
+    assert waiter.wait(0) is AskAgain.AGAIN
+    # What the join brought, and the end that followed it, add up to what is spent.
+    store.stop()
+    assert store.levels("t")[0].used == 3
