@@ -62,7 +62,7 @@ dev: secrets
 	KNOWALLEDGE_GATEWAY=./deploy/config/demo.yaml docker compose -f docker-compose.yml -f docker-compose.dev.yml --profile demo up --build
 
 demo-down:
-	$(DEMO) down --volumes
+	$(DEMO) --profile traces down --volumes
 
 # Writes what is generated: the PrometheusRule, the dashboard, the list of settings in k8s/base/gateway.yaml.
 manifests: setup
