@@ -99,5 +99,7 @@ class Query(Quiet):
 
 
 if __name__ == "__main__":
-    threading.Thread(target=ThreadingHTTPServer(("0.0.0.0", 4318), Receiver).serve_forever, daemon=True).start()
+    threading.Thread(
+        target=ThreadingHTTPServer(("0.0.0.0", 4318), Receiver).serve_forever, daemon=True
+    ).start()
     ThreadingHTTPServer(("0.0.0.0", 16686), Query).serve_forever()
