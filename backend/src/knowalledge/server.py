@@ -16,6 +16,7 @@ from knowalledge.web.head import Head
 
 KEEPALIVE_S = 75.0  # an idle connection is dropped after this; proxies in front must drop theirs sooner
 HEADERS_S = 10.0  # a request's headers must have arrived after this
+TOGETHER = 64 * 1024  # a body up to this size is copied behind its head: one send is dearer than that copy
 FRESH_S = 1.0  # when draining: a connection that has not asked anything yet may still do so within this
 
 
@@ -52,6 +53,24 @@ class Handler(PyWSGIHandler):  # type: ignore[misc]
         more = super().handle_one_request()
         # An answer that began before the drain did not say Connection: close; its connection ends all the same.
         return None if more is True and self.server.draining else more
+
+    def _write(self, data: bytes) -> None:
+        if data:
+            self._sendall(b"%x\r\n%b\r\n" % (len(data), data) if self.response_use_chunked else data)
+
+    def _write_with_headers(self, data: bytes) -> None:
+        # In one send with the body, or what there is of it; gevent's own takes two, and wakes the client twice.
+        self.headers_sent = True
+        self.finalize_headers()
+        lines = b"".join(b"%b: %b\r\n" % pair for pair in self.response_headers)
+        head = b"HTTP/1.1 %b\r\n%b\r\n" % (self.status, lines)
+        if len(data) > TOGETHER:
+            self._sendall(head)
+            self._write(data)
+        elif self.response_use_chunked and data:
+            self._sendall(b"%b%x\r\n%b\r\n" % (head, len(data), data))
+        else:
+            self._sendall(head + data)
 
     def _sendall(self, data: bytes) -> None:
         # gevent's sendall asks the kernel for the size of its buffer at every call; nearly always one send is all.
@@ -122,6 +141,7 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         self._servers: list[DrainingServer] = []
+        gevent.config.track_greenlet_tree = False  # a walk up the stack for each greenlet, which nobody reads
         life = self.wsgi.extensions["knowalledge"]
         life.start()
         # What start-up made stays for good: a full collection that looks at it holds the hub for 50 ms and more.

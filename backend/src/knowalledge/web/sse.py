@@ -1,15 +1,16 @@
 """Streamed answers: one flush an event, a sign of life when nothing comes, and an end when the client leaves.
 
-The source of events blocks while it waits, so a greenlet pulls it and the response takes from a short queue: a slow
+The source of events blocks while it waits, so a greenlet pulls it and the response takes from a short line: a slow
 client slows the source instead of filling memory. One timer a stream, not one an event, keeps the cost of an event
 at two switches. Closing the response closes the source, wherever it waits.
 """
 
+from collections import deque
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import gevent
-from gevent.queue import Full, SimpleQueue
+from gevent.hub import Waiter
 
 from knowalledge.domain.errors import ClientGone
 from knowalledge.domain.model import Event
@@ -51,6 +52,54 @@ class _Mark:
 _END, _BEAT, _LEFT = _Mark(), _Mark(), _Mark()
 
 
+T = TypeVar("T")
+
+
+class _Line(Generic[T]):
+    """From one greenlet that gives to one that takes. gevent's queues serve any number of both, for twice the cost."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._items: deque[T] = deque()
+        self._taker: Waiter[None] | None = None
+        self._giver: Waiter[None] | None = None
+        self._soon = gevent.get_hub().loop.run_callback
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def full(self) -> bool:
+        return len(self._items) >= self._room
+
+    def give(self, item: T) -> None:
+        """Waits while the line is full."""
+        while self.full:
+            self._giver = Waiter()
+            self._giver.get()
+        self.add(item)
+
+    def add(self, item: T) -> None:
+        """Without waiting; also from the hub."""
+        self._items.append(item)
+        taker = self._taker
+        if taker is not None:
+            # Not at once: what the giver has at hand comes along.
+            self._taker = None
+            self._soon(taker.switch, None)
+
+    def take(self) -> T:
+        """Waits while the line is empty."""
+        while not self._items:
+            self._taker = Waiter()
+            self._taker.get()
+        giver = self._giver
+        if giver is not None:
+            self._giver = None
+            self._soon(giver.switch, None)
+        return self._items.popleft()
+
+
 class Stream:
     """The body of a streamed answer: an iterator that a WSGI server closes, begun or not."""
 
@@ -59,10 +108,10 @@ class Stream:
     ) -> None:
         self._events = events
         self._renderer = renderer
-        self._heartbeat_s = heartbeat_s
-        self._queue: SimpleQueue[Event | BaseException | _Mark] = SimpleQueue(AHEAD)
-        self._first: Event | _Mark = _BEAT
-        self._timer: Any = None
+        self._line: _Line[Event | BaseException | _Mark] = _Line(AHEAD)
+        self._first: Event | _Mark | None = None
+        self._timer: Any = gevent.get_hub().loop.timer(heartbeat_s, heartbeat_s)
+        self._timer.start(self._beat)
         self._over = False
         self._struck = False
         self._puller = gevent.spawn(self._pull)
@@ -73,10 +122,9 @@ class Stream:
 
         Raises what the source raised, ``ClientGone`` if the client left.
         """
-        patience = gevent.Timeout.start_new(self._heartbeat_s)
         try:
             while True:
-                found = self._queue.get()
+                found = self._line.take()
                 if isinstance(found, BaseException):
                     raise found
                 if found is _LEFT:
@@ -87,33 +135,25 @@ class Stream:
                 if self._renderer.opens(found):
                     self._first = found
                     return found
-        except gevent.Timeout as late:
-            if late is patience:
-                return None
-            self.close()
-            raise
         except BaseException:  # nobody will iterate, so nobody else would end the source
             self.close()
             raise
-        finally:
-            patience.close()
 
     def __iter__(self) -> "Stream":
         return self
 
     def __next__(self) -> bytes:
-        data = b""
-        if self._timer is None:
-            self._timer = gevent.get_hub().loop.timer(self._heartbeat_s, self._heartbeat_s)
-            self._timer.start(self._beat)
-            data = self._rendered(self._first)
+        data, first = b"", self._first
+        if first is not None:
+            self._first = None
+            data = self._rendered(first)
         while not data:
             if self._ended():
                 raise StopIteration
-            data = self._rendered(self._queue.get())
+            data = self._rendered(self._line.take())
         # What has come meanwhile goes out with it: one write, where the source is faster than the client.
-        while self._queue.qsize() and not self._ended():
-            data += self._rendered(self._queue.get())
+        while self._line and not self._ended():
+            data += self._rendered(self._line.take())
         return data
 
     def _ended(self) -> bool:
@@ -155,13 +195,13 @@ class Stream:
                 for event in self._events:
                     if self._struck:  # and something on the way has taken the blow
                         return
-                    self._queue.put(event)
+                    self._line.give(event)
             except ClientGone:
                 raise
             except Exception as error:  # noqa: BLE001 - a stream that has begun can only end by an event
                 end = error
             if not self._struck:
-                self._queue.put(end)
+                self._line.give(end)
         except ClientGone:
             pass  # nobody is left to tell
         finally:
@@ -173,14 +213,9 @@ class Stream:
             close()
 
     def _beat(self) -> None:
-        try:
-            self._queue.put_nowait(_BEAT)
-        except Full:  # the client is slow, not the source
-            pass
+        if not self._line.full:  # else the client is slow, not the source
+            self._line.add(_BEAT)
 
     def _leave(self) -> None:
         self._end_source()
-        try:
-            self._queue.put_nowait(_LEFT)
-        except Full:  # then it is being written to, which fails by itself
-            pass
+        self._line.add(_LEFT)

@@ -36,6 +36,8 @@ MAX_HEAD = 64 * 1024
 # An address that does not take a connection in this time is down; the rest of the patience may help elsewhere.
 CONNECT_S = 5.0
 BLOCK = 16 * 1024
+# So far the loop's time may run from the clock's before a timer is set again, in seconds.
+APART_S = 0.01
 _READ = 1
 
 # The real one: it looks and never waits, so it must not pass through the hub.
@@ -145,6 +147,7 @@ class Connection:
         self.idle_since = 0.0
         self._deadline = deadline
         self._timer: Any = None
+        self._strikes = 0.0  # when the timer fires, in the loop's time
         self._waiting: Any = None  # the greenlet that waits on the socket
         self._socket = _open(endpoint, self._left())
         # No limits of the socket's own, and asked when there is something: a look that finds nothing costs as much
@@ -217,7 +220,8 @@ class Connection:
         self._socket.close()
 
     def _receive(self) -> bytes:
-        self._left()
+        if self._left() < self._strikes - self._hub.loop.now() - APART_S:
+            self._run_until(self._deadline)  # the loop's time is another than the clock's, which counts
         self._waiting = getcurrent()
         try:
             if self._news is not None:
@@ -229,8 +233,10 @@ class Connection:
     def _run_until(self, deadline: float) -> None:
         self.rest()
         self._deadline = deadline
-        self._timer = self._hub.loop.timer(self._left())
+        left = self._left()
+        self._timer = self._hub.loop.timer(left)
         self._timer.start(self._strike)
+        self._strikes = self._hub.loop.now() + left
 
     def _strike(self) -> None:
         """In the hub: the deadline has passed, for whoever waits, or will."""
