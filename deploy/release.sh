@@ -26,18 +26,21 @@ kubectl kustomize "$work/k8s/overlays/$overlay" >"$work/all.yaml"
 namespace="$(sed -n 's/^namespace: //p' "$work/k8s/overlays/$overlay/kustomization.yaml")"
 kubectl="kubectl --namespace $namespace"
 
-had="$($kubectl get deployment gateway -o 'jsonpath={.metadata.generation}' 2>/dev/null || true)"
-$kubectl apply -f "$work/all.yaml"
+# What runs now. The number of replicas is not in it: the autoscaler may move that meanwhile.
+template() { $kubectl get deployment gateway -o 'jsonpath={.spec.template}' 2>/dev/null || true; }
+had="$(template)"
+revision="$($kubectl get deployment gateway -o 'jsonpath={.metadata.annotations.deployment\.kubernetes\.io/revision}' 2>/dev/null || true)"
 # The rollout waits for each old replica's streams, up to its grace of 345 s.
-if $kubectl rollout status deployment/gateway --timeout=20m && deploy/smoke.sh "$url"; then
+if $kubectl apply -f "$work/all.yaml" && $kubectl rollout status deployment/gateway --timeout=20m && deploy/smoke.sh "$url"; then
   echo "release: $image is out on $overlay"
   exit 0
 fi
-if [ -n "$had" ]; then
-  echo "release: taking it back"
-  $kubectl rollout undo deployment/gateway
-  $kubectl rollout status deployment/gateway --timeout=20m
+if [ -z "$had" ]; then echo "release: there is nothing to go back to"
+# Without a new revision an undo would take back an earlier release than this one.
+elif [ "$(template)" = "$had" ]; then echo "release: nothing was put out, so nothing is taken back"
 else
-  echo "release: there is nothing to go back to"
+  echo "release: taking it back"
+  $kubectl rollout undo deployment/gateway --to-revision="$revision"
+  $kubectl rollout status deployment/gateway --timeout=20m
 fi
 exit 1

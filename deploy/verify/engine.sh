@@ -75,18 +75,19 @@ base_images() {
   }
 }
 
-# $1 tag, $2 packages, $3 more Dockerfile lines; made again when the recipe changes
+# $1 tag, $2 packages, $3 more Dockerfile lines, $4 a program of this folder that they copy; made again when any of it changes
+here="$(cd "$(dirname "$0")" && pwd)"
 imitation() {
   local recipe
-  recipe="$(printf '%s|%s' "$2" "$3" | cksum | cut -d' ' -f1)"
+  recipe="$({ printf '%s|%s' "$2" "$3"; [ -z "${4:-}" ] || cat "$here/$4"; } | cksum | cut -d' ' -f1)"
   [ "$(docker image inspect -f '{{.Config.Labels.recipe}}' "$1" 2>/dev/null)" = "$recipe" ] && return
   say "$1"
   printf 'FROM debian:bookworm-slim\nLABEL recipe=%s\nRUN apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install %s >/dev/null\n%b\n' "$recipe" "$2" "$3" |
-    DOCKER_BUILDKIT=0 docker build -q --network host -t "$1" - >/dev/null 2>"$home/build.log" || { cat "$home/build.log" >&2; exit 3; }
+    DOCKER_BUILDKIT=0 docker build -q --network host -t "$1" -f - "$here" >/dev/null 2>"$home/build.log" || { cat "$home/build.log" >&2; exit 3; }
 }
 
 # The tags are read from compose, so the two cannot drift apart.
-tag() { sed -n "s|^ *image: \($1:[^ ]*\).*|\1|p" "$(dirname "$0")/../../docker-compose.yml" | head -1; }
+tag() { sed -n "s|^ *image: \($1:[^ ]*\).*|\1|p" "$here/../../docker-compose.yml" | head -1; }
 
 # Users and data folders are those of the official images: a volume takes its owner from the folder in the image.
 service_images() {
@@ -96,6 +97,9 @@ service_images() {
   imitation "$(tag prom/prometheus)" prometheus 'RUN mkdir -p /prometheus && chown 65534:65534 /prometheus\nUSER nobody\nENTRYPOINT ["prometheus"]'
   imitation "$(tag prom/alertmanager)" prometheus-alertmanager 'RUN mkdir -p /alertmanager && chown 65534:65534 /alertmanager\nUSER nobody\nENTRYPOINT ["prometheus-alertmanager"]'
   imitation "$(tag oliver006/redis_exporter)" prometheus-redis-exporter 'USER nobody\nENTRYPOINT ["prometheus-redis-exporter"]'
+  # Debian has neither Grafana nor Jaeger: programs of ours that say what they are not.
+  imitation "$(tag grafana/grafana)" 'python3 wget' 'COPY panels.py /panels.py\nRUN mkdir -p /var/lib/grafana && chown 472:0 /var/lib/grafana\nUSER 472\nENTRYPOINT ["python3", "/panels.py"]' panels.py
+  imitation "$(tag jaegertracing/jaeger)" python3 'COPY traces.py /traces.py\nUSER 10001\nENTRYPOINT ["python3", "/traces.py"]' traces.py
 }
 
 case "${1:-up}" in

@@ -70,12 +70,14 @@ for it in yaml.safe_load_all(open(sys.argv[1])):
         it["spec"]["behavior"]["scaleUp"] |= {"stabilizationWindowSeconds": 0, "policies": [{"type": "Percent", "value": 100, "periodSeconds": 4}]}
         it["spec"]["behavior"]["scaleDown"] |= {"stabilizationWindowSeconds": 6, "policies": [{"type": "Pods", "value": 3, "periodSeconds": 4}]}
     if it["kind"] == "Deployment":
+        it["spec"]["progressDeadlineSeconds"] = 20
         container = it["spec"]["template"]["spec"]["containers"][0]
         container["lifecycle"]["preStop"] = {"exec": {"command": ["sleep", "15"]}}
     out.append(it)
 yaml.safe_dump_all(out, sys.stdout)
 PYTHON
-.venv/bin/python "$work/older.py" "$work/production.yaml" >"$work/older.yaml"
+python="$PWD/.venv/bin/python"
+"$python" "$work/older.py" "$work/production.yaml" >"$work/older.yaml"
 kubectl create namespace knowalledge >/dev/null
 kubectl create secret generic knowalledge --from-literal=redis_url=x --from-literal=google_api_key=x --from-literal=redis_auth=x --from-literal=redis_password_map=x >/dev/null
 kubectl apply --validate=false -f "$work/older.yaml" >"$work/applied" 2>"$work/refused" || true
@@ -115,5 +117,54 @@ check "a rolling update, replicas of the new image" "$(kubectl get pods -l app.k
 check "ready replicas in the meantime, at least" "$least" = 3
 kubectl rollout undo deployment/gateway >/dev/null
 check "and back" "$(kubectl rollout status deployment/gateway --timeout=60s 2>&1 | grep -c 'successfully rolled out')" = 1
-[ $failed = 0 ] && echo "verify-k8s: all held" || { tail -3 "$work"/*.log; echo "verify-k8s: FAILED"; }
+# From here on as docs/deployment.md has it, word by word, in a copy of this checkout. A kubectl before the real one makes what is
+# applied older; the address is that of a real gateway beside the cluster.
+mkdir "$work/path" "$work/copy"
+cat >"$work/path/kubectl" <<SH
+#!/usr/bin/env bash
+args=(); file=""; apply=""
+while [ \$# -gt 0 ]; do
+  case "\$1" in apply) apply=1; args+=(apply) ;;
+    -k) "$(command -v kubectl)" kustomize "\$2" >"$work/applied.yaml" || exit; file="$work/applied.yaml"; shift ;;
+    -f) file="\$2"; shift ;;
+    *) args+=("\$1") ;; esac
+  shift
+done
+[ -n "\$apply" ] || exec "$(command -v kubectl)" "\${args[@]}" \${file:+-f "\$file"}
+"$python" "$work/older.py" "\$file" | "$(command -v kubectl)" "\${args[@]}" --validate=false -f -
+SH
+chmod +x "$work/path/kubectl"
+cp -r Makefile deploy k8s monitoring secrets docs "$work/copy"
+find "$work/copy/secrets" -type f ! -name '*.example' ! -name README.md -delete
+provider=$(port); serving=$(port); dead=$(port)
+cat >"$work/gateway.yaml" <<YAML
+models:
+  m: {targets: [{name: sim, provider: gemini, base_url: "http://127.0.0.1:$provider", api_key: k, quota: {rpm: 1000}}]}
+YAML
+start provider .venv/bin/knowalledge provider-sim --bind "127.0.0.1:$provider"
+start gateway .venv/bin/knowalledge serve --config "$work/gateway.yaml" --bind "127.0.0.1:$serving"
+answers="http://127.0.0.1:$serving"; silent="http://127.0.0.1:$dead"
+check "a gateway beside it, status" "$(until_is "curl -s -o /dev/null -w '%{http_code}' $answers/api/ready" 200 60)" = 200
+
+sed -n '/^### The first time/,/^### A release/p' docs/deployment.md | sed -n '/^```/,/^```/{/^```/!p}' | sed "s|https://staging.knowalledge.example|$answers|" >"$work/first"
+check "commands of The first time, over 7" "$(grep -cE '^(make|sed|kubectl)' "$work/first")" -gt 7
+first=0; (cd "$work/copy" && PATH="$work/path:$PATH" YOUR_GEMINI_KEY=k bash -exuo pipefail "$work/first") >"$work/first.log" 2>&1 || first=$?
+check "they end with" "$first" = 0
+[ "$first" = 0 ] || tail -5 "$work/first.log"
+staged() { kubectl -n knowalledge-staging get deployment gateway -o 'jsonpath={.status.readyReplicas}'; }
+check "replicas in staging, ready, once the autoscaler has looked" "$(until_is staged 3 120)" = 3
+
+digest() { printf '%s@sha256:%064d' "$1" "$2"; }
+release() { local code=0; (cd "$work/copy" && PATH="$work/path:$PATH" make release OVERLAY=production IMAGE="$1" URL="$2") >"$work/release.log" 2>&1 || code=1; echo $code; }
+image() { kubectl get deployment gateway -o 'jsonpath={.spec.template.spec.containers[0].image} {.status.updatedReplicas}'; }
+one="$(digest ghcr.io/x/knowalledge 1)"; two="$(digest ghcr.io/x/knowalledge 2)"
+check "a release that answers" "$(release "$one" "$answers")" = 0
+check "and stays" "$(image)" = "$one 3"
+check "a release that does not answer" "$(release "$two" "$silent")" = 1
+check "is taken back" "$(until_is image "$one 3" 20)" = "$one 3"
+check "a release whose pods never get ready" "$(release "$(digest never-ready 3)" "$answers")" = 1
+check "is taken back" "$(until_is image "$one 3" 20)" = "$one 3"
+check "the same release again, without an answer" "$(release "$one" "$silent")" = 1
+check "takes nothing back" "$(grep -c 'nothing was put out' "$work/release.log"):$(image)" = "1:$one 3"
+[ $failed = 0 ] && echo "verify-k8s: all held" || { tail -n 3 "$work"/*.log; echo "verify-k8s: FAILED"; }
 exit $failed

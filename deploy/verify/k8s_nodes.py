@@ -1,8 +1,8 @@
 """The part of a cluster that deploy/verify/k8s.sh has no machines for: nodes whose pods "run", and their metrics.
 
 The API server, the controllers, the scheduler and the autoscaler are real. Three nodes in three zones call every pod
-that is bound to them ready half a second later, and let go of what is deleted. The metrics API spreads the millicores
-in the file ``load`` over the gateway's pods. `python k8s_nodes.py SERVER TOKEN PORT CERT KEY LOAD_FILE`
+that is bound to them ready half a second later, unless its image is called never-ready, and let go of what is deleted.
+The metrics API spreads the millicores in the file ``load`` over the gateway's pods. `python k8s_nodes.py SERVER TOKEN PORT CERT KEY LOAD_FILE`
 """
 
 import json
@@ -66,6 +66,8 @@ def serve_pod(pod: dict[str, Any], seen: dict[str, float]) -> None:
         api("DELETE", path, {"gracePeriodSeconds": 0})
         return
     if not pod["spec"].get("nodeName") or pod["status"].get("phase") == "Running":
+        return
+    if any("never-ready" in it["image"] for it in pod["spec"]["containers"]):
         return
     if time.monotonic() - seen.setdefault(uid, time.monotonic()) < 0.5:
         return

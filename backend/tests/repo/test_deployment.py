@@ -1,6 +1,7 @@
 """What is deployed agrees with the code: metrics, settings, routes, ports, and the order of the time limits."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -409,3 +411,31 @@ def test_an_overlay_renders_and_its_parts_find_each_other(overlay: str) -> None:
     backend = of["Ingress", "gateway"]["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"]
     ports = {it["name"] for it in of["Service", backend["name"]]["spec"]["ports"]}
     assert backend["port"]["name"] in ports
+
+
+COMPONENTS = sorted(it.parent.name for it in (ROOT / "k8s/components").glob("*/kustomization.yaml"))
+
+
+def rendered(folder: Path, component: str) -> dict[tuple[str, str], Any]:
+    """The base with one component, by kind and name."""
+    parts = [os.path.relpath(ROOT / "k8s" / it, folder) for it in ("base", f"components/{component}")]
+    (folder / "kustomization.yaml").write_text(json.dumps({"resources": parts[:1], "components": parts[1:]}))
+    done = subprocess.run([tool("kubectl"), "kustomize", folder], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return {(it["kind"], it["metadata"]["name"]): it for it in yaml.safe_load_all(done.stdout)}
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_every_component_can_be_put_over_the_base_by_itself(component: str, tmp_path: Path) -> None:
+    assert ("Deployment", "gateway") in rendered(tmp_path, component)
+
+
+def test_with_tracing_the_gateway_may_reach_the_collector_that_it_is_told(tmp_path: Path) -> None:
+    of = rendered(tmp_path, "tracing")
+    env = of["Deployment", "gateway"]["spec"]["template"]["spec"]["containers"][0]["env"]
+    given = {it["name"]: it["value"] for it in env if "TRACING" in it["name"]}
+    endpoint = urlsplit(Settings.load(environ=given)["tracing.endpoint"])
+    rule = of["NetworkPolicy", "gateway"]["spec"]["egress"][-1]
+    assert [it["port"] for it in rule["ports"]] == [endpoint.port]
+    space = rule["to"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+    assert f".{space}." in str(endpoint.hostname)

@@ -59,7 +59,8 @@ KUBECTL = """#!/bin/sh
 echo "$*" >>"$CALLS"
 case "$*" in
   kustomize*) echo "kind: List"; cat "$2/kustomization.yaml" ;;
-  *"get deployment"*) echo 7 ;;
+  *"get deployment"*revision*) echo 7 ;;
+  *"get deployment"*template*) if [ -e "$CALLS.applied" ] && [ -z "$SAME" ]; then echo new; else echo old; fi ;;
   *apply*) cp "${5}" "$CALLS.applied" ;;
 esac
 """
@@ -70,14 +71,14 @@ printf '%s' "$STATUS"
 IMAGE = "ghcr.io/x/knowalledge@sha256:" + "0" * 64
 
 
-def release(tmp_path: Path, status: str, image: str = IMAGE) -> "tuple[int, list[str]]":
+def release(tmp_path: Path, status: str, image: str = IMAGE, same: str = "") -> "tuple[int, list[str]]":
     """deploy/release.sh with a kubectl and a curl that only take note."""
     for name, text in (("kubectl", KUBECTL), ("curl", CURL)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     calls = tmp_path / "calls"
     calls.touch()
-    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "CALLS": str(calls), "STATUS": status}
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "CALLS": str(calls), "STATUS": status, "SAME": same}
     command = [ROOT / "deploy/release.sh", "staging", image, "https://staging.example"]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
     return done.returncode, calls.read_text().splitlines()
@@ -97,9 +98,15 @@ def test_a_release_that_does_not_answer_is_taken_back(tmp_path: Path) -> None:
     code, calls = release(tmp_path, "503")
     assert code == 1
     assert calls[-2:] == [
-        "--namespace knowalledge-staging rollout undo deployment/gateway",
+        "--namespace knowalledge-staging rollout undo deployment/gateway --to-revision=7",
         "--namespace knowalledge-staging rollout status deployment/gateway --timeout=20m",
     ]
+
+
+def test_a_release_that_changed_nothing_takes_no_earlier_one_back(tmp_path: Path) -> None:
+    code, calls = release(tmp_path, "503", same="yes")
+    assert code == 1
+    assert not any("undo" in call for call in calls)
 
 
 def test_a_release_by_tag_is_refused(tmp_path: Path) -> None:
