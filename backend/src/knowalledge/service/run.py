@@ -191,7 +191,7 @@ class Run:
         began, code = self._deck.clock.monotonic(), ""
         try:
             return (yield from self._acquire())
-        except BaseException as error:
+        except BaseException as error:  # a caller that left is told of too
             code = _code(error)
             raise
         finally:

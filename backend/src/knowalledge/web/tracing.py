@@ -51,7 +51,7 @@ class Traced:
         environ[TRACE] = found
         try:
             body = self._inner(environ, start)
-        except BaseException as error:
+        except BaseException as error:  # a trace that has begun ends, whatever ends its request
             found.ended(type(error).__name__)
             raise
         if isinstance(body, list | tuple):
