@@ -67,13 +67,13 @@ models:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
 
     def _await(self, port: int) -> None:
-        # A busy machine may take most of a minute to start five processes.
-        until = time.monotonic() + 60
+        # A busy machine may take more than a minute to start five processes.
+        until = time.monotonic() + 120
         while time.monotonic() < until:
             try:
                 requests.get(f"http://127.0.0.1:{port}/api/health", timeout=5)
                 return
-            except requests.ConnectionError:
+            except requests.RequestException:
                 time.sleep(0.05)
         raise AssertionError("a process did not start")
 
@@ -127,7 +127,7 @@ def thaw_redis(fleet: Fleet) -> None:
     fleet.redis.send_signal(signal.SIGCONT)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("fault", [kill_a_replica_and_lose_what_redis_holds, freeze_redis])
 def test_replicas_spend_one_quota_and_answer_everybody_whatever_breaks(
     fleet: Fleet, fault: Callable[[Fleet], None]
