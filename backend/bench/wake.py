@@ -1,0 +1,88 @@
+"""How soon one who waits at a replica is woken when another replica gives quota back, or a window has room again.
+
+Two replicas' stores over one Redis, in real time, in a process of its own, patched as the gateway is:
+``python -m bench.wake REDIS_PORT TURNS``; prints one JSON object.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import json  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from typing import Any  # noqa: E402
+
+import gevent  # noqa: E402
+from redis import Redis  # noqa: E402
+
+from bench.load import quantile  # noqa: E402
+from knowalledge.adapters.clock import SystemClock  # noqa: E402
+from knowalledge.adapters.memory.quota_store import MemoryQuotaStore  # noqa: E402
+from knowalledge.adapters.redis.pipe import Pipe  # noqa: E402
+from knowalledge.adapters.redis.quota_store import RedisQuotaStore  # noqa: E402
+from knowalledge.adapters.replica import ReplicaQuotaStore  # noqa: E402
+from knowalledge.domain.admission import Rules  # noqa: E402
+from knowalledge.domain.ports import Asking, Decision  # noqa: E402
+from knowalledge.domain.quota import Count, Need, Window  # noqa: E402
+
+WINDOWS = {
+    "held": (Window("held", Count.REQUESTS, 1, 600),),
+    "spent": (Window("spent", Count.REQUESTS, 1, 1),),
+}
+NEED = Need(1, 0)
+PAUSE_S = 0.05
+PATIENCE_S = 5000.0
+
+
+def replica(port: int, name: str) -> ReplicaQuotaStore:
+    url, clock = f"redis://127.0.0.1:{port}/0", SystemClock()
+    client: Any = Redis.from_url(url)  # whose pubsub has no types
+    shared = RedisQuotaStore(Pipe(url, 5.0, client.pubsub), WINDOWS, Rules(), clock, name)
+    store = ReplicaQuotaStore(shared, MemoryQuotaStore(WINDOWS, Rules(), clock), WINDOWS, clock)
+    store.start()
+    return store
+
+
+def given_back(one: ReplicaQuotaStore, other: ReplicaQuotaStore, turns: int) -> list[float]:
+    """Milliseconds from a release at one replica to the grant at the other."""
+    held = one.ask("held", Asking("first", NEED)).reservation
+    took = []
+    for number in range(turns):
+        ticket = other.ask("held", Asking(f"{number:05}", NEED, patience_s=PATIENCE_S)).ticket
+        assert held is not None
+        assert ticket is not None
+        gevent.sleep(PAUSE_S)
+        began = time.perf_counter()
+        one.release(held)
+        granted = ticket.wait(10)
+        took.append((time.perf_counter() - began) * 1000)
+        assert isinstance(granted, Decision)
+        held, one, other = granted.reservation, other, one
+    return took
+
+
+def come_round(one: ReplicaQuotaStore, other: ReplicaQuotaStore, turns: int) -> list[float]:
+    """Milliseconds from the moment at which what was spent leaves the window to the grant."""
+    took = []
+    one.ask("spent", Asking("first", NEED))
+    for number in range(turns):
+        decision = other.ask("spent", Asking(f"{number:05}", NEED, patience_s=PATIENCE_S))
+        began = time.perf_counter()
+        assert decision.ticket is not None
+        granted = decision.ticket.wait(10)
+        took.append((time.perf_counter() - began - decision.wait_s) * 1000)
+        assert isinstance(granted, Decision)
+        one, other = other, one
+    return took
+
+
+def main(port: int, turns: int) -> None:
+    one, other = replica(port, "a"), replica(port, "b")
+    gevent.sleep(1)  # both listen
+    times = {"given back": given_back(one, other, turns), "come round": come_round(one, other, turns // 10)}
+    print(json.dumps({name: [quantile(it, 0.5), quantile(it, 0.99), max(it)] for name, it in times.items()}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
