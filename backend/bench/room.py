@@ -89,7 +89,7 @@ def tenants(stage: Stage, seconds: float) -> list[Row]:
     tpm = TPM // 2  # half of what the others use: it is asked for eight times over
     fleet = Fleet(
         stage,
-        f"{{tpm: {tpm}}}",
+        f"[{{count: tokens, limit: {tpm}, window: 60s}}]",
         LIMITS | {"rpm": 0, "tpm": tpm},
         extra="auth: {tenant_header: X-Tenant}\nqueue: {capacity: 400, timeout: 100s}\nrequest: {timeout: 150s}",
     )

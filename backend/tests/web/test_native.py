@@ -109,7 +109,9 @@ def test_an_error_after_the_first_byte_is_an_event(client: FlaskClient, provider
             "",
         ),
         (b"[" * 100_000, 400, ""),
-        (b'{"prompt": "a", "priority": "urgent"}', 400, "priority"),
+        (b'{"prompt": "a", "priority": "urgent"}', 400, "critical, high, medium, low"),
+        (b'{"prompt": "a", "timeout_s": -1}', 400, "timeout_s"),
+        (b'{"prompt": "a", "timeout_s": 0}', 400, "timeout_s"),
         (b'{"prompt": "' + b"word " * 5_000 + b'"}', 400, "never fit"),
     ],
 )

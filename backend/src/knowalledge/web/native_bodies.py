@@ -9,6 +9,9 @@ from knowalledge.domain.errors import InvalidRequest
 from knowalledge.domain.model import Answer, CacheInfo, CacheMode, Finish, Message, Prompt, QueueInfo, Text
 from knowalledge.web.schemas import MAX_MESSAGES, ModelName, Output, Temperature, decode, with_question
 
+# Judged where the headers' are, so that whoever misspells it is told the four.
+Level = Annotated[str, Meta(extra_json_schema={"enum": ["critical", "high", "medium", "low"]})]
+
 
 class NativeMessage(Struct, forbid_unknown_fields=True):
     """One turn of a conversation."""
@@ -27,7 +30,7 @@ class GenerateBody(Struct, forbid_unknown_fields=True):
     max_output_tokens: Output | None = None
     temperature: Temperature | None = None
     stream: bool = False
-    priority: Literal["critical", "high", "medium", "low"] | None = None
+    priority: Level | None = None
     timeout_s: Annotated[float, Meta(gt=0, le=600)] | None = None
     cache: CacheMode | None = None
 
