@@ -147,7 +147,6 @@ def woken(stage: Stage, _: float) -> list[Row]:
     (back, back_99, back_worst), (round_, round_99, round_worst) = found["given back"], found["come round"]
     return [
         Row(
-            4,
             "from room appearing to the grant in hand of one who waits at another replica",
             f"quota given back: p50 {back:.1f} ms, p99 {back_99:.1f} ms, worst of 300 {back_worst:.1f} ms; a window "
             f"that has room again: p50 {round_:.1f} ms, worst of 30 {round_worst:.1f} ms",
