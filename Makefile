@@ -16,8 +16,9 @@ setup: .venv/.dev
 	$(PIP) install --no-deps --require-hashes -r backend/requirements/embedded.lock
 	touch $@
 
+# make run BIND=127.0.0.1:9000
 run: .venv/.embedded
-	$(BIN)/knowalledge serve
+	$(BIN)/knowalledge serve $(if $(BIND),--bind $(BIND))
 
 test: setup
 	cd backend && ../$(BIN)/python -m pytest

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from bench import cache, clients, overhead, quota, room
+from bench import cache, clients, overhead, quota, room, start
 from bench.report import Row, merge, table
 
 CASES: dict[str, tuple[str, str, Callable[[bool], list[Row]]]] = {
@@ -16,6 +16,7 @@ CASES: dict[str, tuple[str, str, Callable[[bool], list[Row]]]] = {
     "room": (room.TITLE, room.WHY, room.run),
     "room-waiters": (room.TITLE_WAITERS, room.WHY_WAITERS, room.run_waiters),
     "cache": (cache.TITLE, cache.WHY, cache.run),
+    "start": (start.TITLE, start.WHY, start.run),
     "clients": (clients.TITLE, clients.WHY, clients.run),
 }
 

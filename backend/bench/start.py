@@ -1,0 +1,96 @@
+"""How long a newcomer waits: `make run` in a bare clone until the embedded model answers, and once more."""
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from http.client import HTTPException
+from pathlib import Path
+
+from bench.processes import fetch, free_port
+from bench.report import Row
+
+TITLE = "From a clone to the first answer"
+WHY = (
+    "`git clone`, then `make run` until `POST /api/v1/generate` is answered by the embedded model; the package cache\n"
+    "is cold. Then it is ended, and `make run` is typed again. What the packages take depends on the way to the\n"
+    "package index; time is wall-clock time, so on a machine that others use it is longer."
+)
+CHECKOUT = Path(__file__).parents[2]
+FIRST_S, AGAIN_S = 180.0, 5.0
+PATIENCE_S = 900.0
+ASK = {"prompt": "Say hello.", "max_output_tokens": 16}
+
+
+def run(quick: bool) -> list[Row]:  # noqa: ARG001 - there is no shorter way to start
+    with tempfile.TemporaryDirectory(prefix="bench-start-") as folder:
+        clone = Path(folder) / "clone"
+        subprocess.run(
+            ["git", "-c", "advice.detachedHead=false", "clone", "--quiet", str(CHECKOUT), str(clone)],
+            check=True,
+        )
+        cache = Path(folder) / "cache"
+        first, text = _started(clone, cache)
+        again, _ = _started(clone, cache)
+    return [
+        Row(
+            "`make run` in a bare clone, the package cache cold: the first answer after",
+            f'{first:.0f} s ("{_shown(text)}")',
+            f"< {FIRST_S / 60:.0f} minutes",
+            first < FIRST_S,
+        ),
+        Row("`make run` the second time", f"{again:.1f} s", f"< {AGAIN_S:.0f} s", again < AGAIN_S),
+    ]
+
+
+def _started(clone: Path, cache: Path) -> tuple[float, str]:
+    """Seconds from typing `make run` to an answer, and its text; what was started is ended again."""
+    port = free_port()
+    log = clone.parent / f"{port}.log"
+    env = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))
+    }
+    with log.open("w") as out:
+        began = time.monotonic()
+        # In a session of its own, so that what `make` starts can be ended together.
+        process = subprocess.Popen(
+            ["make", "run", f"BIND=127.0.0.1:{port}"],
+            cwd=clone,
+            env=env | {"PIP_CACHE_DIR": str(cache)},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    try:
+        while time.monotonic() < began + PATIENCE_S:
+            if process.poll() is not None:
+                break
+            try:
+                answer = fetch(port, "POST", "/api/v1/generate", ASK)
+            except (OSError, HTTPException):
+                time.sleep(0.02)  # nobody listens yet
+                continue
+            if "text" in answer:
+                return time.monotonic() - began, str(answer["text"])
+        raise RuntimeError(f"`make run` did not come to an answer: {log.read_text()[-2000:]}")
+    finally:
+        _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """As Ctrl-C does; what is still there after a while is killed."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(20)
+        except ProcessLookupError:
+            break  # all have ended
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+def _shown(text: str) -> str:
+    return " ".join(text.replace("|", " ").split())[:60]
