@@ -63,7 +63,7 @@ dev: secrets
 	KNOWALLEDGE_GATEWAY=./deploy/config/demo.yaml docker compose -f docker-compose.yml -f docker-compose.dev.yml --profile demo up --build
 
 demo-down:
-	$(DEMO) --profile traces down --volumes
+	$(DEMO) --profile traces down --volumes --remove-orphans
 
 # Writes what is generated: the PrometheusRule, the dashboard, the list of settings in k8s/base/gateway.yaml.
 manifests: setup

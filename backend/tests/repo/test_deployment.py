@@ -334,6 +334,16 @@ def test_every_compose_service_is_read_only_bounded_and_without_capabilities() -
         assert not re.search(r":latest$|^[^:]+$", service["image"]), name
 
 
+def test_an_end_of_the_demo_leaves_nothing_of_any_profile_or_of_the_developers_stack() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    down = re.search(r"^\t\$\(DEMO\)(.*) down (.*)$", makefile, re.M)
+    assert down is not None
+    assert set(re.findall(r"--profile (\w+)", down[1])) | {"demo"} == {
+        profile for service in COMPOSE["services"].values() for profile in service.get("profiles", ())
+    }
+    assert {"--volumes", "--remove-orphans"} <= set(down[2].split())
+
+
 def test_every_pod_is_restricted() -> None:
     stateful = k8s("components/redis/redis.yaml")[0]
     for template in (deployment()["spec"]["template"]["spec"], stateful["spec"]["template"]["spec"]):
