@@ -81,3 +81,31 @@ def test_what_comes_free_on_the_way_back_is_granted_by_redis_and_not_unseen_by_i
     # What the join brought, and the end that followed it, add up to what is spent.
     store.stop()
     assert store.levels("t")[0].used == 3
+
+
+def test_an_end_that_arrives_while_redis_is_lost_to_another_is_told_once_and_stops_nobody(
+    redis_client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "PROBE_S", 0.001)
+    clock, rules, line = StillClock(), Rules(), Line(redis_client)
+    mirror = MemoryQuotaStore(WINDOWS, rules, clock, pumps=False)
+    shared = RedisQuotaStore(
+        line, WINDOWS, rules, clock, "a", moment=lambda: str(int(clock.now() * SECOND)), pumps=False
+    )
+    store = ReplicaQuotaStore(shared, mirror, WINDOWS, clock)
+    ended = store.ask("t", Asking("1", Need(1, 0))).reservation
+    assert ended is not None
+
+    def lost() -> None:
+        line.cut = True
+        assert store.ask("t", Asking("2", Need(1, 0))).degraded
+        line.cut = False
+
+    store.release(ended)
+    line.meanwhile = lost
+    store.stop()  # tells of the end
+    with gevent.Timeout(5):
+        while store.degraded:
+            gevent.sleep(0.001)
+    store.stop()
+    assert store.levels("t")[0].used == 1

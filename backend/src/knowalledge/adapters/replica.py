@@ -315,4 +315,5 @@ class ReplicaQuotaStore:
             except Gone:
                 self._lose()
             else:
-                self._ends.popleft()
+                if self._ends and self._ends[0] is end:  # else Redis was lost meanwhile to somebody else
+                    self._ends.popleft()
