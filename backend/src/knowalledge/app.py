@@ -21,10 +21,10 @@ from knowalledge.adapters.redis.quota_store import Client, RedisQuotaStore
 from knowalledge.adapters.replica import ReplicaQuotaStore
 from knowalledge.adapters.telemetry import Telemetry
 from knowalledge.adapters.tracing import FLUSH_S, Asked, Exporter, SpanTracer
-from knowalledge.domain.admission import Ending, Rules
+from knowalledge.domain.admission import Crowd, Ending, Rules
 from knowalledge.domain.estimate import Estimator
 from knowalledge.domain.model import Principal
-from knowalledge.domain.ports import Clock, QuotaStore
+from knowalledge.domain.ports import Clock, Depth, QuotaStore
 from knowalledge.domain.quota import Lane
 from knowalledge.domain.routing import Breaker, RetryBudget
 from knowalledge.service.answers import Answers
@@ -305,21 +305,26 @@ def quota_stats(
 
 
 def queue_stats(quota: QuotaStore, targets: list[str], telemetry: Telemetry) -> object:
-    """Per target and level, who waits and how those before them left."""
+    """Per target, level and tenant, who waits and how those before them left."""
     found = {}
     for target in targets:
         levels = {}
         for it in quota.depths(target):
             telemetry.queue(target, it)
-            levels[it.level.label] = {
-                "waiting": it.waiting,
-                "oldest_s": round(it.oldest_s, 2),
-                "eta_s": round(it.eta_s, 2),
-                "tenants": it.tenants,
-                "left": {ending.value: it.left.get(ending, 0) for ending in Ending},
-            }
+            tenants = {name: crowd_stats(crowd) for name, crowd in it.tenants.items()}
+            levels[it.level.label] = crowd_stats(it) | {"tenants": tenants}
         found[target] = levels
     return {"targets": found}
+
+
+def crowd_stats(crowd: Crowd | Depth) -> dict[str, object]:
+    """What a level and a tenant in it have in common."""
+    return {
+        "waiting": crowd.waiting,
+        "oldest_s": round(crowd.oldest_s, 2),
+        "eta_s": round(crowd.eta_s, 2),
+        "left": {ending.value: crowd.left.get(ending, 0) for ending in Ending},
+    }
 
 
 def dependencies(redis: "Redis | None", clock: Clock) -> tuple[Dependency, ...]:

@@ -332,8 +332,30 @@ def test_depths_tell_who_waits_since_when_and_how_long_a_newcomer_would(make: Ma
     clock.sleep(2)
     enter(store, tenant="b")
     depth = store.depths("t")[Priority.HIGH]
-    assert (depth.waiting, depth.oldest_s, depth.tenants) == (2, 2.0, {"a": 1, "b": 1})
+    assert (depth.waiting, depth.oldest_s) == (2, 2.0)
+    assert {name: (it.waiting, it.oldest_s) for name, it in depth.tenants.items()} == {
+        "a": (1, 2.0),
+        "b": (1, 0.0),
+    }
     assert depth.eta_s > 58
+
+
+def test_depths_tell_by_tenant_who_waits_how_long_a_newcomer_would_and_how_others_left(
+    make: Make, clock: Hands
+) -> None:
+    store, _ = full(make)
+    for _ in range(3):
+        enter(store, tenant="many")
+    few = enter(store, tenant="few")  # into a full room: one of the many is shed
+    clock.sleep(3)
+    few.leave(Ending.TIMED_OUT)
+    depth = store.depths("t")[Priority.HIGH]
+    many, gone = depth.tenants["many"], depth.tenants["few"]
+    assert (many.waiting, many.oldest_s, many.left) == (2, 3.0, {Ending.SHED: 1})
+    assert (gone.waiting, gone.oldest_s, gone.left) == (0, 0.0, {Ending.TIMED_OUT: 1})
+    # Both of its own go before one of the first tenant; one of the other takes turns with them.
+    assert many.eta_s == depth.eta_s
+    assert gone.eta_s == pytest.approx(depth.eta_s / 2)
 
 
 def test_shutting_down_hands_every_place_back(make: Make) -> None:
@@ -462,7 +484,11 @@ def test_the_scripts_and_the_arithmetic_agree_step_by_step(
         assert pair[0].tally("t") == pair[1].tally("t")
         for one_depth, other_depth in zip(pair[0].depths("t"), pair[1].depths("t"), strict=True):
             assert one_depth.waiting == other_depth.waiting
-            assert one_depth.tenants == other_depth.tenants
+            assert one_depth.tenants.keys() == other_depth.tenants.keys()
+            for name, crowd in one_depth.tenants.items():
+                twin = other_depth.tenants[name]
+                assert (crowd.waiting, crowd.left) == (twin.waiting, twin.left)
+                assert (crowd.oldest_s, crowd.eta_s) == pytest.approx((twin.oldest_s, twin.eta_s), abs=1e-5)
             assert one_depth.left == other_depth.left
             assert one_depth.eta_s == pytest.approx(other_depth.eta_s, abs=1e-5)
 

@@ -27,6 +27,8 @@ from knowalledge.domain.quota import SECOND, WHOLE, Before, Entry, Lane, Ledger,
 AGED_EVERY = 20
 # Counters of idle tenants kept per level; beyond it the least served are forgotten, which costs them nothing.
 REMEMBERED = 1000
+# Tenants of a level that statistics tell of.
+TENANTS = 100
 # The share of grants that went to the more urgent is taken from so many seconds, and up to twice as many.
 LOOK_BACK_S = 30
 # A turn is never said to be more than this many times further away than those ahead make it.
@@ -103,14 +105,34 @@ class Refused(Struct, frozen=True):
 Reply = Granted | Waiting | Refused
 
 
+class Crowd(Struct, frozen=True):
+    """A tenant at one level of one room."""
+
+    waiting: int
+    oldest_s: float
+    eta_s: float  # for a newcomer of its own
+    left: Mapping[Ending, int]  # since it was last forgotten: a thousand idle tenants are remembered
+
+
+def in_turns(own: int, tenants: int) -> int:
+    """How many of a level go before one with ``own`` of its tenant waiting, if ``tenants`` were served in turns."""
+    return (own + 1) * (tenants + (own == 0)) - 1
+
+
+def part_in_turns(above: int, size: int, own: int, tenants: int) -> float:
+    """What part of a level's ETA is that of a tenant, ``above`` being more urgent; its waiters taken for equals."""
+    return (above + min(size, in_turns(own, tenants))) / (above + size) if size else 1.0
+
+
 class _Line:
     """One level: its tenants' queues and counters, and what all of it needs."""
 
-    __slots__ = ("need", "queues", "served", "size")
+    __slots__ = ("left", "need", "queues", "served", "size")
 
     def __init__(self) -> None:
         self.queues: dict[str, list[Waiter]] = {}  # only tenants with somebody waiting
         self.served: dict[str, float] = {}  # weighted tokens, of tenants waiting or seen lately
+        self.left: dict[str, Counter[Ending]] = {}  # how waiters of the same tenants have left
         self.size = 0
         self.need = Need(0, 0)
 
@@ -128,7 +150,9 @@ class _Line:
         self.size += 1
         self.need = self.need.plus(waiter.need)
 
-    def take(self, waiter: Waiter) -> None:
+    def take(self, waiter: Waiter, ending: Ending | None) -> None:
+        if ending is not None:
+            self.left.setdefault(waiter.tenant, Counter())[ending] += 1
         queue = self.queues[waiter.tenant]
         queue.remove(waiter)
         self.size -= 1
@@ -141,6 +165,12 @@ class _Line:
                 )
                 for name in idle[: len(self.served) - REMEMBERED]:
                     del self.served[name]
+                    self.left.pop(name, None)
+
+    def known(self) -> list[str]:
+        """Tenants with somebody waiting, the least served first, then those seen lately, the most served first."""
+        names = sorted(self.served, key=lambda it: (self.served[it], it))
+        return [it for it in names if it in self.queues] + [it for it in names[::-1] if it not in self.queues]
 
     def next(self) -> Waiter | None:
         heads = (queue[0] for queue in self.queues.values())
@@ -210,7 +240,7 @@ class Room:
         """Give up a place (no ending: to take it up elsewhere); None if it was not held any more."""
         waiter = self._waiters.pop(key, None)
         if waiter is not None:
-            self._lines[waiter.level].take(waiter)
+            self._lines[waiter.level].take(waiter, ending)
             if ending is not None:
                 self.left[waiter.level, ending] += 1
         return waiter
@@ -295,8 +325,7 @@ class Room:
         """The same for a newcomer if all tenants of its level, taken for equals, were served one after the other."""
         count, need = self.before(newcomer)
         line = self._lines[newcomer.level]
-        tenants = len(line.queues) + (newcomer.tenant not in line.queues)
-        turns = (len(line.queues.get(newcomer.tenant, ())) + 1) * tenants - 1
+        turns = in_turns(len(line.queues.get(newcomer.tenant, ())), len(line.queues))
         if turns >= line.size:
             return count, need
         above = Need(need.input - line.need.input, need.output - line.need.output)
@@ -316,9 +345,17 @@ class Room:
         waiter = self._lines[level].oldest()
         return waiter.arrived if waiter else None
 
-    def tenants(self, level: Priority) -> dict[str, int]:
-        """How many of each tenant wait in a level."""
-        return {tenant: len(queue) for tenant, queue in self._lines[level].queues.items()}
+    def crowds(self, now: int, level: Priority, eta_s: float) -> dict[str, Crowd]:
+        """A level by tenant, those first that have somebody waiting; at most ``TENANTS``."""
+        line = self._lines[level]
+        above = sum(other.size for upper, other in self._lines.items() if upper < level)
+        found = {}
+        for tenant in line.known()[:TENANTS]:
+            queue = line.queues.get(tenant, [])
+            waited = (now - queue[0].arrived) / SECOND if queue else 0.0
+            part = part_in_turns(above, line.size, len(queue), len(line.queues))
+            found[tenant] = Crowd(len(queue), waited, eta_s * part, line.left.get(tenant, Counter()))
+        return found
 
     def get(self, key: str) -> Waiter | None:
         return self._waiters.get(key)

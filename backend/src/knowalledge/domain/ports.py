@@ -6,7 +6,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from knowalledge.domain.admission import Ending, Refusal
+from knowalledge.domain.admission import Crowd, Ending, Refusal
 from knowalledge.domain.caching import Key, Sight, Stored, Take
 from knowalledge.domain.model import Chunk, Completion, Embeddings, Priority, Prompt, Usage
 from knowalledge.domain.outcomes import Outcome
@@ -114,7 +114,7 @@ class Depth(Struct, frozen=True):
     waiting: int
     oldest_s: float
     eta_s: float  # for a newcomer
-    tenants: Mapping[str, int]  # waiting, by tenant; bounded
+    tenants: Mapping[str, Crowd]  # bounded
     left: Mapping[Ending, int]  # since the room was opened
 
 

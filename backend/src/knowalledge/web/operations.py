@@ -76,14 +76,19 @@ class QuotaStats(Struct, frozen=True):
     targets: dict[str, TargetQuota]
 
 
-class LevelStats(Struct, frozen=True):
-    """Who waits at one level, and how those before them left."""
+class TenantStats(Struct, frozen=True):
+    """A tenant at one level: who waits, when a newcomer's turn would be, and how those before them left."""
 
     waiting: int
     oldest_s: float
     eta_s: float
-    tenants: dict[str, int]
     left: dict[str, int]
+
+
+class LevelStats(TenantStats, frozen=True):
+    """The same of a whole level, and of up to a hundred of its tenants, those first that have somebody waiting."""
+
+    tenants: dict[str, TenantStats]
 
 
 class QueueStats(Struct, frozen=True):

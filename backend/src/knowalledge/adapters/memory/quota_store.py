@@ -132,7 +132,8 @@ class MemoryQuotaStore:
             waited = 0.0 if oldest is None else (at.now - oldest) / SECOND
             left = {ending: count for (of, ending), count in room.left.items() if of is level}
             eta = it.desk.place(at, newcomer)[1]
-            found.append(Depth(level, room.depth(level), waited, eta, room.tenants(level), left))
+            crowds = room.crowds(at.now, level, eta)
+            found.append(Depth(level, room.depth(level), waited, eta, crowds, left))
         return tuple(found)
 
     def shut(self) -> None:

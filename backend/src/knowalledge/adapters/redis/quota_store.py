@@ -21,7 +21,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from knowalledge.adapters.redis.script import Executes, Script
 from knowalledge.adapters.ticket import WaitingTicket
-from knowalledge.domain.admission import Ending, Places, Refusal, Rules, Waiter
+from knowalledge.domain.admission import Crowd, Ending, Places, Refusal, Rules, Waiter, part_in_turns
 from knowalledge.domain.calendar import moment_of
 from knowalledge.domain.model import Priority
 from knowalledge.domain.ports import AskAgain, Asking, Clock, Decision, Depth, Reservation, Tally
@@ -57,6 +57,10 @@ REFRESH_S = 1.0  # how often a waiter's position is looked up
 
 # Answers of a server that cannot do its work for now: full, loading, a replica, a cluster on its way to health.
 _CANNOT = re.compile(r"OOM|LOADING|READONLY|MISCONF|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|NOREPLICAS")
+
+
+def _endings(pairs: list[Any]) -> dict[Ending, int]:
+    return {Ending(it.decode()): n for it, n in zip(pairs[0::2], pairs[1::2], strict=True)}
 
 
 class Gone(Exception):
@@ -259,11 +263,16 @@ class RedisQuotaStore:
 
     def depths(self, target: str) -> tuple[Depth, ...]:
         found = []
+        above = 0
         rows = self._run(_DEPTHS, self._targets[target])
-        for level, (waiting, oldest, eta, tenants, left) in zip(Priority, rows, strict=True):
-            names = dict(zip((it.decode() for it in tenants[0::2]), tenants[1::2], strict=True))
-            endings = {Ending(it.decode()): n for it, n in zip(left[0::2], left[1::2], strict=True)}
-            found.append(Depth(level, waiting, oldest / SECOND, eta / SECOND, names, endings))
+        for level, (waiting, oldest, eta, many, tenants, left) in zip(Priority, rows, strict=True):
+            eta_s = eta / SECOND
+            crowds = {}
+            for name, own, waited, endings in tenants:
+                part = part_in_turns(above, waiting, own, many)
+                crowds[name.decode()] = Crowd(own, waited / SECOND, eta_s * part, _endings(endings))
+            found.append(Depth(level, waiting, oldest / SECOND, eta_s, crowds, _endings(left)))
+            above += waiting
         return tuple(found)
 
     def shut(self) -> None:

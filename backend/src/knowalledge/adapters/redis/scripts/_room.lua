@@ -6,12 +6,14 @@
 --   P .. served:<L>      zset  tenants with somebody waiting, by weighted tokens served
 --   P .. crowd:<L>       zset  the same tenants by how many wait, weighted
 --   P .. idle:<L>        zset  tenants without, bounded
+--   P .. left:<L>        hash  <ending>:<T> how many of these tenants' waiters have left that way
 --   KEYS[1] also holds   e<L><ending> how many have left that way, n<L> waiting, i<L> and o<L> what they need, sa grants since the last aged one,
 --                        g<L> and f<L> grants in this look-back and in the one before, gt which one this is
 -- A grant to a waiter is published to its replica on kn:replica:<replica>, as {P, 'granted', id, input, output,
 -- buckets}; one that is shed as {P, 'shed', id}.
 
 local AGED_EVERY, REMEMBERED, BATCH = 20, 1000, 64
+local ENDINGS = {'granted', 'shed', 'timed_out', 'cancelled', 'replica_lost', 'shutting_down'}
 local LOOK_BACK, SLOWEST, SOON = 30000000, 10, 1000000
 
 local function tell(replica, ...)
@@ -72,7 +74,11 @@ local function put(w)
 end
 
 local function take(w, ending)
-  if ending then redis.call('HINCRBY', KEYS[1], 'e' .. w.level .. ending, 1) end
+  local left = P .. 'left:' .. w.level
+  if ending then
+    redis.call('HINCRBY', KEYS[1], 'e' .. w.level .. ending, 1)
+    redis.call('HINCRBY', left, ending .. ':' .. w.tenant, 1)
+  end
   local line, served = P .. 'line:' .. w.level, P .. 'served:' .. w.level
   local own = line .. ':' .. w.tenant
   redis.call('HDEL', P .. 'room', w.id)
@@ -85,7 +91,10 @@ local function take(w, ending)
     local idle = P .. 'idle:' .. w.level
     redis.call('ZREM', served, w.tenant)
     redis.call('ZADD', idle, score, w.tenant)
-    redis.call('ZREMRANGEBYRANK', idle, 0, -REMEMBERED - 1)
+    for _, name in ipairs(redis.call('ZRANGE', idle, 0, -REMEMBERED - 1)) do
+      redis.call('ZREM', idle, name)
+      for _, of in ipairs(ENDINGS) do redis.call('HDEL', left, of .. ':' .. name) end
+    end
   end
 end
 
