@@ -125,7 +125,7 @@ def tenants(stage: Stage, seconds: float) -> list[Row]:
 def _note_fewest(fleet: Fleet, fewest: dict[str, int]) -> None:
     waiting = fleet.gateways[0].get("/api/queue/stats")["targets"]["one"]["low"]["tenants"]
     for tenant in fewest:
-        fewest[tenant] = min(fewest[tenant], waiting.get(tenant, 0))
+        fewest[tenant] = min(fewest[tenant], waiting.get(tenant, {"waiting": 0})["waiting"])
 
 
 def order(stage: Stage, seconds: float) -> list[Row]:

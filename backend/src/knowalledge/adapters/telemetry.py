@@ -70,6 +70,12 @@ METRICS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
         "What of a window is held for answers that are not complete.",
     ),
     (
+        "knowalledge_quota_resets_seconds",
+        "gauge",
+        ("target", "window"),
+        "Time until everything that a window counts now is out of it.",
+    ),
+    (
         "knowalledge_quota_refused_total",
         "counter",
         ("target", "reason"),
@@ -206,6 +212,7 @@ class Telemetry:
             self._child("knowalledge_quota_used", target, window).set(it.used)
             self._child("knowalledge_quota_reserved", target, window).set(it.held)
             self._child("knowalledge_quota_limit", target, window).set(it.limit)
+            self._child("knowalledge_quota_resets_seconds", target, window).set(it.resets_s)
 
     def queue(self, target: str, depth: Depth) -> None:
         """The state of one level of a waiting room."""
