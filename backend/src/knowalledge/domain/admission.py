@@ -389,15 +389,18 @@ class Desk:
                 return Granted(verdict.entry)
         else:
             self.ledger.advance(at)
-        position, eta, window = self.place(at, waiter)
+        before = self.room.before(waiter)
+        eta, window = self._eta(at, waiter, *before)
         if patience_s <= 0:
             return Refused(Refusal.QUOTA, eta, window)
-        if eta > patience_s and self._eta(at, waiter, *self.room.before_in_turns(waiter))[0] > patience_s:
-            return Refused(Refusal.DEADLINE, eta, window)
+        if eta > patience_s:
+            turns = self.room.before_in_turns(waiter)
+            if turns == before or self._eta(at, waiter, *turns)[0] > patience_s:
+                return Refused(Refusal.DEADLINE, eta, window)
         admitted, shed = self.room.enter(waiter)
         if not admitted:
             return Refused(Refusal.FULL, eta, window)
-        return Waiting(position, eta, shed)
+        return Waiting(before[0] + 1, eta, shed)
 
     def place(self, at: Moment, waiter: Waiter) -> tuple[int, float, str]:
         """Position from 1, seconds until its turn, and the window that it waits for."""

@@ -23,5 +23,7 @@ def moment_of(windows: tuple[Window, ...], now: int) -> Moment:
     if not any(window.calendar for window in windows):
         nothing = (0,) * len(windows)
         return Moment(now, nothing, nothing)
-    found = [day_at(now / SECOND, it.zone, it.reset_s) if it.calendar else (0, 0.0) for it in windows]
+    days = {(it.zone, it.reset_s) for it in windows if it.calendar}
+    at = {day: day_at(now / SECOND, *day) for day in days}  # one for the windows of a target, as a rule
+    found = [at.get((it.zone, it.reset_s), (0, 0.0)) for it in windows]
     return Moment(now, tuple(day for day, _ in found), tuple(round(end * SECOND) for _, end in found))
