@@ -12,6 +12,7 @@ from redis import Redis
 from knowalledge import app as wiring
 from knowalledge.domain import errors as e
 from knowalledge.domain.model import Blob, Finish
+from knowalledge.service import topics
 from knowalledge.settings import Settings
 from tests.fakes import Hands
 from tests.knowing import Knowing
@@ -293,8 +294,9 @@ FAILURES = [
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_stale_answer_serves_as_a_fallback_for_an_hour_and_says_so(
-    client: FlaskClient, provider: Knowing, clock: Hands, failure: Exception
+    client: FlaskClient, provider: Knowing, clock: Hands, failure: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(topics, "STALE_PATIENCE_S", 0.1)  # the room waits by a clock of its own
     fresh = client.get("/api/v1/topics/light/related")
     clock.sleep(3601)
     provider.error = failure
