@@ -144,14 +144,14 @@ def order(stage: Stage, seconds: float) -> list[Row]:
 
 def woken(stage: Stage, _: float) -> list[Row]:
     found = _alone("bench.wake", stage, 300)
-    (back, back_99, back_worst), (round_, round_99, round_worst) = found["given back"], found["come round"]
+    (back, back_99, back_worst), (round_, _, round_worst) = found["given back"], found["come round"]
     return [
         Row(
             "from room appearing to the grant in hand of one who waits at another replica",
             f"quota given back: p50 {back:.1f} ms, p99 {back_99:.1f} ms, worst of 300 {back_worst:.1f} ms; a window "
             f"that has room again: p50 {round_:.1f} ms, worst of 30 {round_worst:.1f} ms",
-            "p99 <= 50 ms",
-            max(back_99, round_99) <= 50,
+            "the worst <= 50 ms",
+            max(back_worst, round_worst) <= 50,
         )
     ]
 
