@@ -201,6 +201,31 @@ def test_no_header_of_the_request_poisons_what_others_get(alone: FlaskClient, pr
     assert provider.calls == 1
 
 
+@pytest.mark.parametrize("headers", [{}, {"Origin": "https://page.example"}])
+def test_an_address_with_an_encoded_question_mark_is_not_mistaken_for_one_with_a_query(
+    alone: FlaskClient, headers: dict[str, str]
+) -> None:
+    alone.get("/api/v1/topics/light/explanations%3Fsubtopics=rays")
+    found = alone.get("/api/v1/topics/light/explanations?subtopics=rays?", headers=headers).json
+    assert (found["topic"], found["view"]) == ("light", "explanations")
+
+
+@pytest.mark.parametrize("path", ["/api//v1/topics/light", "//api/v1/topics/light", "/api/v1//topics/light"])
+def test_no_address_is_redirected_to_a_host_that_the_caller_names(alone: FlaskClient, path: str) -> None:
+    response = alone.get(path, headers={"Host": "evil.example"})
+    assert response.status_code == 404
+    assert "evil" not in response.text + str(response.headers)
+
+
+@pytest.mark.parametrize(
+    ("topic", "name"),
+    [("%2Fdev%2Fnull", "/dev/null"), ("/dev/null", "/dev/null"), ("big%0Abang", "big bang")],
+)
+def test_a_topic_may_begin_with_a_slash_or_hold_a_line_end(alone: FlaskClient, topic: str, name: str) -> None:
+    response = alone.get(f"/api/v1/topics/{topic}/related")
+    assert (response.status_code, response.json["topic"]) == (200, name)
+
+
 def test_many_topics_of_one_client_stay_within_the_memory_given(
     provider: Knowing, clock: Hands, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
@@ -498,7 +523,9 @@ def test_the_short_way_and_the_long_way_answer_alike(alone: FlaskClient) -> None
         it for it in long.headers.items() if not it[0].startswith("Access-Control")
     )
     assert (short.data, short.status) == (long.data, long.status)
-    counted = 'knowalledge_http_responses_total{route="/api/v1/topics/<path:topic>/related",status="200"} 3.0'
+    counted = (
+        'knowalledge_http_responses_total{route="/api/v1/topics/<topic:topic>/related",status="200"} 3.0'
+    )
     assert counted in alone.get("/metrics").text
 
 

@@ -60,7 +60,7 @@ def test_a_topic_tells_of_its_look_also_where_an_untraced_one_takes_a_shorter_wa
     kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asking = client(Knowing(), kept, tmp_path, monkeypatch)
-    name = "GET /api/v1/topics/<path:topic>"
+    name = "GET /api/v1/topics/<topic:topic>"
     asking.get("/api/v1/topics/sesame", buffered=True)
     spans = kept.taken()
     assert set(spans) == {name, "cache", "queue", "provider", "settle"}

@@ -12,6 +12,8 @@ from knowalledge.web.operations import Operations
 def register(app: Flask, edge: Edge, ops: Operations) -> None:
     """Every route, and the one place where errors become answers."""
     app.session_interface = Sessionless()
+    # An address means what it says: a redirect to a tidier one would name whatever Host the caller claimed.
+    app.url_map.merge_slashes = False
     app.register_blueprint(native.blueprint(edge))
     app.register_blueprint(gemini.blueprint(edge))
     app.register_blueprint(openai.blueprint(edge))

@@ -12,6 +12,7 @@ from flask import Blueprint, Request, Response, request
 from msgspec import Struct
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
+from werkzeug.routing import BaseConverter
 
 from knowalledge.domain import images
 from knowalledge.domain.caching import Key
@@ -41,6 +42,13 @@ class Memo(Protocol):
     def get(self, key: str) -> "Known | None": ...
 
     def put(self, key: str, value: "Known", size: int) -> bool: ...
+
+
+class TopicConverter(BaseConverter):
+    """A topic in an address: whatever it is called, slashes and line ends included; ``normal`` judges it."""
+
+    regex = r"[\s\S]+?"
+    part_isolating = False
 
 
 class Known(Struct, frozen=True):
@@ -119,6 +127,7 @@ def matches(field: str, etag: str) -> bool:
 def blueprint(edge: Edge, topics: Topics, policy: Policy, memo: Memo, timeout_s: float) -> Blueprint:
     """The routes of the knowledge API."""
     routes = Blueprint("topics", __name__)
+    routes.record(lambda setup: setup.app.url_map.converters.update(topic=TopicConverter))
 
     def known(view: View, topic: str) -> Known:
         environ = request.environ
@@ -173,8 +182,8 @@ def blueprint(edge: Edge, topics: Topics, policy: Policy, memo: Memo, timeout_s:
         return serve
 
     for view in ("subtopics", "explanations", "quiz", "related"):
-        routes.get(f"/api/v1/topics/<path:topic>/{view}")(route(view))
-    routes.get("/api/v1/topics/<path:topic>")(route("whole"))
+        routes.get(f"/api/v1/topics/<topic:topic>/{view}")(route(view))
+    routes.get("/api/v1/topics/<topic:topic>")(route("whole"))
 
     @routes.post("/api/v1/topics/from-image")
     def from_image() -> Response:
@@ -191,7 +200,8 @@ def blueprint(edge: Edge, topics: Topics, policy: Policy, memo: Memo, timeout_s:
 
 
 def _address(environ: "WSGIEnvironment") -> str:
-    return f"{environ['PATH_INFO']}?{environ.get('QUERY_STRING', '')}"
+    # The path is decoded and may hold anything, also a question mark; the query is not, and holds no space.
+    return f"{environ.get('QUERY_STRING', '')} {environ['PATH_INFO']}"
 
 
 class Short:
