@@ -221,11 +221,14 @@ def show(path: str) -> None:
             )
 
 
-def _masked(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return urlunsplit(parts._replace(netloc=f"***@{parts.netloc.rpartition('@')[2]}"))
+def _masked(secret: str) -> str:
+    """Of an address where it is, without who we are there; of anything else nothing."""
+    if "://" not in secret:
+        return "***" if secret else ""
+    parts = urlsplit(secret)
+    host = parts.netloc.rpartition("@")[2]
+    known = f"***@{host}" if "@" in parts.netloc else host
+    return urlunsplit(parts._replace(netloc=known, query="***" if parts.query else ""))
 
 
 if __name__ == "__main__":

@@ -23,12 +23,28 @@ def duration(value: object) -> float:
     return seconds
 
 
+def span(value: object) -> float:
+    """A duration that lasts."""
+    seconds = duration(value)
+    if not seconds:
+        raise ValueError("write a duration above 0 such as 500ms, 30s, 5m, 1h")
+    return seconds
+
+
 def size(value: object) -> int:
     match = _BYTES.fullmatch(str(value).strip()) if not isinstance(value, bool) else None
     if not match:
         raise ValueError("write a size such as 512KiB or 64MiB")
     power = {"": 0, "B": 0, "K": 1, "M": 2, "G": 3}[(match[2] or "").upper()[:1]]
     return int(match[1]) * int(1024**power)
+
+
+def room(value: object) -> int:
+    """A size that something fits into."""
+    found = size(value)
+    if not found:
+        raise ValueError("write a size above 0 such as 512KiB or 64MiB")
+    return found
 
 
 def positive(value: object) -> int:
@@ -119,29 +135,40 @@ def share(value: object) -> float:
 def http_address(value: object) -> str:
     """An address of a server of ours: nothing secret in it, since it is shown and logged."""
     url = text(value)
-    try:
-        parts = urlsplit(url)
-        good = not url or (
-            parts.scheme in ("http", "https")
-            and parts.hostname
-            and parts.port != 0
-            and not (parts.username or parts.password or parts.query or parts.fragment)
-            and url.isascii()
-            and url.isprintable()
-            and " " not in url
-        )
-    except ValueError:
-        good = False
-    if not good:
+    if url and not (is_http(url) and _plain(url)):
         raise ValueError("write an address such as http://collector:4318, without a password")
     return url
+
+
+def _plain(url: str) -> bool:
+    parts = urlsplit(url)
+    more = parts.username or parts.password or parts.query or parts.fragment
+    return not more and url.isascii() and url.isprintable() and " " not in url
+
+
+def is_http(url: str) -> bool:
+    """Whether it is the address of a web server."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, a bracket that is not closed
+        return False
 
 
 def address(example: str, *schemes: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         url = text(value)
-        if url and urlsplit(url).scheme not in schemes:
+        if url and not _has_scheme(url, schemes):
             raise ValueError(f"write an address such as {example}")
         return url
 
     return parse
+
+
+def _has_scheme(url: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(url)
+        # Those with a plus name several servers, each with its port.
+        return parts.scheme in schemes and ("+" in parts.scheme or parts.port != 0)
+    except ValueError:
+        return False

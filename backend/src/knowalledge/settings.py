@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
-from urllib.parse import urlsplit
 
 import yaml
 from msgspec import Struct
@@ -22,14 +21,17 @@ from knowalledge.parsers import (
     duration,
     header_name,
     http_address,
+    is_http,
     level,
     natural,
     one_of,
     positive,
     rate,
+    room,
     share,
     shares,
     size,
+    span,
     text,
 )
 from knowalledge.targets import (
@@ -42,6 +44,8 @@ from knowalledge.targets import (
 
 MAX_FILE = 1024 * 1024  # a configuration larger than this is a mistake
 PREFIX = "KNOWALLEDGE_"
+# Variables of ours that are no settings: where the file is, and a caller's own key.
+_OTHERS = (f"{PREFIX}CONFIG", f"{PREFIX}KEY")
 
 
 class SettingsError(Exception):
@@ -75,20 +79,20 @@ TABLE: tuple[Setting, ...] = (
         "The Redis that replicas share (also redis+sentinel://, redis+cluster://); empty: everything in process.",
         True,
     ),
-    Setting("redis.timeout", duration, 1.0, "A Redis that does not answer within this counts as gone."),
+    Setting("redis.timeout", span, 1.0, "A Redis that does not answer within this counts as gone."),
     Setting("default_model", text, "", "The model of requests that name none; empty: the first one."),
-    Setting("request.timeout", duration, 60.0, "The patience for one request when the caller names none."),
-    Setting("request.max_timeout", duration, 600.0, "The longest patience that a caller may name."),
+    Setting("request.timeout", span, 60.0, "The patience for one request when the caller names none."),
+    Setting("request.max_timeout", span, 600.0, "The longest patience that a caller may name."),
     Setting("provider.proxy", PROXY, "", "The way to providers that are not on this machine.", True),
-    Setting("server.max_body", size, 8 * 1024**2, "The largest request body."),
+    Setting("server.max_body", room, 8 * 1024**2, "The largest request body."),
     Setting(
-        "server.heartbeat", duration, 15.0, "A silent stream gets a comment this often: proxies keep it open."
+        "server.heartbeat", span, 15.0, "A silent stream gets a comment this often: proxies keep it open."
     ),
     Setting("server.drain", duration, 30.0, "Running streams may take this long to finish after SIGTERM."),
     Setting("server.connections", positive, 4000, "Concurrent connections of one worker."),
     Setting("queue.capacity", natural, 100, "Places in the waiting room of one quota."),
     Setting("queue.timeout", duration, 30.0, "The longest wait for quota."),
-    Setting("queue.aging", duration, 15.0, "A lower level that waited this long gets one grant in twenty."),
+    Setting("queue.aging", span, 15.0, "A lower level that waited this long gets one grant in twenty."),
     Setting(
         "queue.holdback",
         shares,
@@ -169,7 +173,7 @@ TABLE: tuple[Setting, ...] = (
         0.1,
         "The share of requests that are traced, of those whose caller's traceparent does not say.",
     ),
-    Setting("tracing.timeout", duration, 5.0, "A store of traces that does not answer within this is away."),
+    Setting("tracing.timeout", span, 5.0, "A store of traces that does not answer within this is away."),
     Setting(
         "log.level", one_of("debug", "info", "warning", "error"), "info", "The least level that is logged."
     ),
@@ -234,7 +238,7 @@ def _cdn_faults(cdn: Mapping[str, str]) -> Iterator[Fault]:
     if kind == "varnish" and not urls:
         yield Fault("cdn.url", "is missing", "name every Varnish, such as http://varnish:6081")
     for url in urls:
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        if not is_http(url):
             yield Fault("cdn.url", "is not an address", "write http://... or https://...")
     if kind in ("cloudflare", "fastly"):
         for name in ("zone", "token"):
@@ -264,10 +268,12 @@ def _shown(setting: Setting, value: object) -> str:
 def _from_environment(env: Mapping[str, str], faults: list[Fault]) -> Iterator[tuple[str, object]]:
     names = {PREFIX + setting.key.upper().replace(".", "__"): setting.key for setting in TABLE}
     for name, value in env.items():
-        if not name.startswith(PREFIX) or name == f"{PREFIX}CONFIG":
+        if not name.startswith(PREFIX) or name in _OTHERS:
             continue
         if name in names:
             yield names[name], value
+        elif name.endswith("_FILE") and name[:-5] in env and name[:-5] in names:
+            faults.append(Fault(name, f"{name[:-5]} is set too", "set one of the two"))
         elif name.endswith("_FILE") and name[:-5] in names:
             try:
                 yield names[name[:-5]], Path(value).read_text().strip()
@@ -279,8 +285,21 @@ def _from_environment(env: Mapping[str, str], faults: list[Fault]) -> Iterator[t
             faults.append(Fault(name, "no such setting", nearest(name, list(names))))
 
 
-class _NoAliases(yaml.SafeLoader):
-    """YAML without aliases: they have no use here, and nested they fill the memory."""
+class _Strict(yaml.SafeLoader):
+    """YAML without aliases: they have no use here, and nested they fill the memory. Keys that come twice are noted."""
+
+    def __init__(self, stream: bytes) -> None:
+        super().__init__(stream)
+        self.twice: list[tuple[str, int]] = []  # and the line of the second
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen:
+                self.twice.append((name, key.start_mark.line + 1))
+            seen.add(name)
+        return super().construct_mapping(node, deep)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -297,10 +316,13 @@ def _read_yaml(path: str, env: Mapping[str, str], faults: list[Fault]) -> dict[s
             raw = file.read(MAX_FILE + 1)
         if len(raw) > MAX_FILE:
             raise ValueError("larger than 1 MiB")
-        found = yaml.load(raw, _NoAliases)  # nosec B506 - a SafeLoader
+        loader = _Strict(raw)
+        found = loader.get_single_data()
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         faults.append(Fault(path, f"cannot be read: {str(error)[:200]}", "give a YAML file"))
         return {}
+    for name, line in loader.twice:
+        faults.append(Fault(name, f"comes twice, again in line {line}", "keep one of the two"))
     if found is None:
         return {}
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):

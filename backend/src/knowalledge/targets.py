@@ -18,6 +18,7 @@ from msgspec import Struct
 from knowalledge.domain.quota import Count, Window
 from knowalledge.parsers import (
     duration,
+    is_http,
     natural,
     one_of,
     positive,
@@ -26,6 +27,8 @@ from knowalledge.parsers import (
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 DAY = 86_400
+LONGEST_NAME = 200
+MOST_WINDOWS = 16
 
 
 class Fault(NamedTuple):
@@ -96,9 +99,13 @@ def models_of(found: Any, faults: list[Fault]) -> tuple[ModelSettings, ...]:
     if not isinstance(found, dict) or not found:
         faults.append(Fault("models", "names no model", "write models: {NAME: {targets: [...]}}"))
         return ()
-    models, seen = [], set[str]()
+    models, seen, names = [], set[str](), [str(it) for it in found]
     for name, body in found.items():
         key = f"models.{name}"
+        if not (str(name).strip() and len(str(name)) <= LONGEST_NAME and str(name).isprintable()):
+            faults.append(
+                Fault("models", f"{str(name)[:80]!r} is no name", "write the name that clients ask for")
+            )
         if not isinstance(body, dict):
             faults.append(Fault(key, "is not a mapping", "write targets: [...] below it"))
             continue
@@ -121,11 +128,9 @@ def models_of(found: Any, faults: list[Fault]) -> tuple[ModelSettings, ...]:
             faults.append(Fault(f"{key}.fallback", "is not a list", "write [other-model]"))
             fallback = []
         for other in fallback:
-            if other not in found:
-                faults.append(
-                    Fault(f"{key}.fallback", f"no model {other!r}", nearest(str(other), list(found)))
-                )
-            elif other == name:
+            if str(other) not in names:
+                faults.append(Fault(f"{key}.fallback", f"no model {other!r}", nearest(str(other), names)))
+            elif str(other) == str(name):
                 faults.append(Fault(f"{key}.fallback", "names the model itself", "name another"))
         price = _price(f"{key}.price", body.get("price"), faults)
         models.append(ModelSettings(str(name), tuple(built), tuple(map(str, fallback)), price))
@@ -158,7 +163,8 @@ def _target(model: str, key: str, found: Any, faults: list[Fault]) -> TargetSett
         try:
             return parse(found[name])
         except ValueError as error:
-            shown = "the value" if name == "api_key" else repr(found[name])[:80]
+            secret = name == "api_key" or "@" in str(found[name])
+            shown = "the value" if secret else repr(found[name])[:80]
             faults.append(Fault(f"{key}.{name}", f"{shown} is not valid", str(error)))
             return default
 
@@ -179,7 +185,7 @@ def _target(model: str, key: str, found: Any, faults: list[Fault]) -> TargetSett
         faults.append(Fault(f"{key}.name", "is missing or odd", "use up to 63 letters, digits, dots, dashes"))
     if not target.provider and "provider" not in found:
         faults.append(Fault(f"{key}.provider", "is missing", "choose vertex, gemini, openai or embedded"))
-    if target.base_url and urlsplit(target.base_url).scheme not in ("http", "https"):
+    if target.base_url and not is_http(target.base_url):
         faults.append(Fault(f"{key}.base_url", "is not an address", "write http://... or https://..."))
     if target.credentials == "anonymous" and not _loopback(target.base_url):
         faults.append(
@@ -208,8 +214,8 @@ def _installed(module: str) -> bool:
 
 
 def _loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
     try:
+        host = urlsplit(url).hostname or ""
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
@@ -234,10 +240,17 @@ def _quota(key: str, found: Any, provider: str, faults: list[Fault]) -> tuple[Wi
         return ()
     if found == "learn":
         return (Window("learnt", Count.REQUESTS, _FIRST_RPM, 60, learn=True),)
+    if isinstance(found, dict | list) and not 1 <= len(found) <= MOST_WINDOWS:
+        cure = f"write 1 to {MOST_WINDOWS}, or leave quota out: unlimited"
+        faults.append(Fault(key, f"has {len(found)} windows", cure))
+        return ()
     if isinstance(found, dict):
         return tuple(_short(key, name, limit, provider, faults) for name, limit in found.items())
     if isinstance(found, list):
-        return tuple(_window(f"{key}[{index}]", entry, faults) for index, entry in enumerate(found[:16]))
+        windows = tuple(_window(f"{key}[{index}]", entry, faults) for index, entry in enumerate(found))
+        if len({it.name for it in windows}) < len(windows):
+            faults.append(Fault(key, "has the same window twice", "keep the one with the lower limit"))
+        return windows
     faults.append(
         Fault(key, "is neither a mapping nor a list", "write quota: {rpm: 120, tpm: 60000}, or quota: learn")
     )

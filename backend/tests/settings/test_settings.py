@@ -140,6 +140,45 @@ def test_the_long_form_of_a_quota_takes_any_window(tmp_path: Path) -> None:
         ("models: {g: {targets: [{TARGET}], fallback: [h]}}", "models.g.fallback", "'g'"),
         ("models: {g: {targets: [{TARGET}]}}\ndefault_model: h", "default_model", "'g'"),
         ("redis_url: ${NOT_SET}", "redis_url", "set NOT_SET"),
+        ("redis_url: redis://host:port", "redis_url", "write an address"),
+        ("redis_url: 'redis://[::1'", "redis_url", "write an address"),
+        (
+            "models: {g: {targets: [{TARGET, base_url: 'http://[::1'}]}}",
+            "models.g.targets[0].base_url",
+            "http",
+        ),
+        (
+            "models: {g: {targets: [{TARGET, base_url: 'http://h:99999'}]}}",
+            "models.g.targets[0].base_url",
+            "http",
+        ),
+        ("cdn: {kind: varnish, url: 'http://[::1'}", "cdn.url", "http"),
+        ("cdn: {kind: varnish, url: 'http://h:port'}", "cdn.url", "http"),
+        ("models: {g: {targets: [{TARGET}], fallback: [{g: 1}]}}", "models.g.fallback", "'g'"),
+        ("models: {g: {targets: [{TARGET, quota: []}]}}", "models.g.targets[0].quota", "leave quota out"),
+        ("models: {g: {targets: [{TARGET, quota: {}}]}}", "models.g.targets[0].quota", "leave quota out"),
+        (
+            "models: {g: {targets: [{TARGET, quota: ["
+            + "{count: requests, limit: 1, window: 1s}," * 17
+            + "]}]}}",
+            "models.g.targets[0].quota",
+            "1 to 16",
+        ),
+        (
+            "models: {g: {targets: [{TARGET, quota: ["
+            + "{count: requests, limit: 1, window: 1s}," * 2
+            + "]}]}}",
+            "models.g.targets[0].quota",
+            "lower limit",
+        ),
+        ("models: {'': {targets: [{TARGET}]}}", "models", "the name that clients"),
+        ('models: {"a\\nb": {targets: [{TARGET}]}}', "models", "the name that clients"),
+        ("queue: {capacity: 5}\nqueue: {timeout: 5s}", "queue", "keep one"),
+        ("models: {g: {targets: [{TARGET, quota: {rpm: 5, rpm: 7}}]}}", "rpm", "keep one"),
+        ("redis: {timeout: 0}", "redis.timeout", "above 0"),
+        ("request: {timeout: 0s}", "request.timeout", "above 0"),
+        ("server: {heartbeat: 0}", "server.heartbeat", "above 0"),
+        ("server: {max_body: 0}", "server.max_body", "above 0"),
     ],
 )
 def test_each_mistake_names_its_key_and_its_cure(tmp_path: Path, text: str, key: str, cure: str) -> None:
@@ -147,13 +186,46 @@ def test_each_mistake_names_its_key_and_its_cure(tmp_path: Path, text: str, key:
     assert cure in found[key]
 
 
-@pytest.mark.parametrize("text", ["- a\n- b", "a: [", "a: &x [1]\nb: *x", "x" * 2_000_000])
+@pytest.mark.parametrize("text", ["- a\n- b", "a: [", "a: &x [1]\nb: *x", "? [1]\n: 2", "x" * 2_000_000])
 def test_a_file_that_is_no_configuration_is_a_fault_not_a_crash(tmp_path: Path, text: str) -> None:
     assert faults(tmp_path, text)
 
 
 def test_a_secret_is_not_repeated_in_a_fault(tmp_path: Path) -> None:
     assert "hush" not in str(faults(tmp_path, "redis_url: http://:hush@x"))
+    text = "models: {g: {targets: [{name: a, provider: openai, base_url: ['http://me:hush@x']}]}}"
+    assert "hush" not in str(faults(tmp_path, text))
+
+
+def test_a_variable_that_is_set_as_itself_and_as_a_file_is_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "n").write_text("5")
+    name = "KNOWALLEDGE_QUEUE__CAPACITY"
+    for environ in (
+        {name: "7", f"{name}_FILE": str(tmp_path / "n")},
+        {f"{name}_FILE": "/nowhere", name: "7"},
+    ):
+        assert "set one of the two" in faults(tmp_path, "", **environ)[f"{name}_FILE"]
+
+
+def test_a_callers_own_key_is_no_setting(tmp_path: Path) -> None:
+    assert load(tmp_path, "", KNOWALLEDGE_KEY="mine")["queue.capacity"] == 100
+
+
+def test_what_is_in_force_is_shown_without_its_secrets(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "redis_url: redis://me:hush@h:6379/0?password=hush\n"
+        "provider: {proxy: 'http://me:hush@p:1'}\n"
+        "cdn: {kind: fastly, zone: z, token: hush}\n"
+        "models: {m: {targets: [{name: t, provider: openai, api_key: hush}]}}\n"
+    )
+    command = [sys.executable, "-m", "knowalledge.cli", "config", "show", "--config", str(config)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert found.returncode == 0
+    assert "hush" not in found.stdout + found.stderr
+    assert "redis_url = redis://***@h:6379/0?***    #" in found.stdout
+    assert "provider.proxy = http://***@p:1    #" in found.stdout
+    assert "cdn.token = ***    #" in found.stdout
 
 
 @pytest.mark.parametrize(
