@@ -107,7 +107,7 @@ def provider_sim(context: click.Context) -> None:
     help="Seconds a check may take.",
 )
 def doctor(config: str, timeout: float) -> None:
-    """Look at Redis, the clock, the disk and every provider target; exit 1 if anything is down."""
+    """Look at Redis, the clock, the disk, the store of traces and every provider target; exit 1 if anything is down."""
     findings = examine(_load(config), SystemClock(), timeout)
     for line in table(findings):
         click.echo(line)

@@ -8,12 +8,13 @@ from pathlib import Path
 import gevent
 from msgspec import Struct
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisClusterException, RedisError
 
 from knowalledge.adapters import providers
 from knowalledge.adapters.redis.connection import one_node
+from knowalledge.adapters.tracing import Exporter
 from knowalledge.app import connect, provider_spec
-from knowalledge.domain.errors import KnowalledgeError
+from knowalledge.domain.errors import KnowalledgeError, Unavailable
 from knowalledge.domain.ports import Clock
 from knowalledge.settings import Settings
 from knowalledge.targets import TargetSettings
@@ -37,7 +38,11 @@ def examine(settings: Settings, clock: Clock, timeout: float) -> tuple[Finding, 
     """Every check, those of providers at the same time; none takes much longer than ``timeout`` seconds."""
     targets = [target for model in settings.models for target in model.targets]
     asked = [gevent.spawn(_target, target, settings, clock, timeout) for target in targets]
-    found = [*_redis(connect(settings), clock), _disk(Path(tempfile.gettempdir()))]
+    found = [
+        *_redis(settings, clock),
+        _disk(Path(tempfile.gettempdir())),
+        *_tracing(settings, clock, timeout),
+    ]
     return (*found, *(it.get() for it in asked))
 
 
@@ -49,18 +54,18 @@ def table(findings: tuple[Finding, ...]) -> Iterator[str]:
         yield f"{it.name:<{width}}  {'ok' if it.ok else 'DOWN':<4}  {latency:>10}  {it.note}".rstrip()
 
 
-def _redis(redis: "Redis | None", clock: Clock) -> Iterator[Finding]:
-    if redis is None:
-        yield Finding("redis", True, "not configured: everything is in process")
-        return
+def _redis(settings: Settings, clock: Clock) -> Iterator[Finding]:
     began, started = clock.monotonic(), clock.now()
     try:
+        redis = connect(settings)  # a Cluster is asked for its nodes at once
+        if redis is None:
+            yield Finding("redis", True, "not configured: everything is in process")
+            return
         with one_node(redis) as redis:
             seconds, micros = redis.time()
             took = clock.monotonic() - began
-            version = redis.info("server").get("redis_version", "of unknown version")
-            policy = redis.config_get("maxmemory-policy").get("maxmemory-policy", "")
-    except RedisError as error:
+            version, policy = _about(redis)
+    except (RedisError, RedisClusterException) as error:
         yield Finding("redis", False, f"no answer ({type(error).__name__})")
         return
     # What is evicted is quota that was spent: it would be spent twice.
@@ -71,6 +76,29 @@ def _redis(redis: "Redis | None", clock: Clock) -> Iterator[Finding]:
     skew = seconds + micros / 1e6 - (started + took / 2)
     note = f"{skew:+.3f} s against Redis, known to {took / 2:.3f} s"
     yield Finding("clock", abs(skew) - took / 2 <= MAX_SKEW_S, note)
+
+
+def _about(redis: Redis) -> tuple[str, str]:
+    """Its version, and what it does when its memory is full; empty where it may not say, as with many a hosted one."""
+    try:
+        version = redis.info("server").get("redis_version", "of unknown version")
+        return version, redis.config_get("maxmemory-policy").get("maxmemory-policy") or ""
+    except NoPermissionError:
+        return "that may not say its maxmemory-policy: it must be noeviction", ""
+
+
+def _tracing(settings: Settings, clock: Clock, timeout: float) -> Iterator[Finding]:
+    endpoint = settings["tracing.endpoint"]
+    if not endpoint:
+        return
+    began = clock.monotonic()
+    patience = min(timeout, settings["tracing.timeout"])
+    try:
+        Exporter(endpoint, patience, {"service.name": "knowalledge"}, lambda *_: None).ping()
+    except Unavailable as error:
+        yield Finding("tracing", False, error.message)
+    else:
+        yield Finding("tracing", True, "takes spans", (clock.monotonic() - began) * 1000)
 
 
 def _disk(folder: Path) -> Finding:

@@ -18,6 +18,7 @@ from knowalledge.adapters.clock import SystemClock
 from knowalledge.doctor import Finding, examine, table
 from knowalledge.settings import Settings
 from tests.conftest import free_port
+from tests.otlp import store as traces
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -158,6 +159,63 @@ def test_a_key_that_cannot_be_sent_is_told_of_not_thrown(tmp_path: Path, upstrea
     found = rows(examine(settings, SystemClock(), 5.0))["target t"]
     assert not found.ok
     assert "secret" not in found.note
+
+
+def test_a_store_of_traces_is_asked_to_take_no_spans(tmp_path: Path, upstream: str) -> None:
+    config = written(tmp_path / "c.yaml", "", ("t", "gemini", upstream, "k"))
+
+    def seen(endpoint: str) -> Finding:
+        environ = {"KNOWALLEDGE_TRACING__ENDPOINT": endpoint, "KNOWALLEDGE_TRACING__TIMEOUT": "300ms"}
+        return rows(examine(Settings.load(environ=environ, config=str(config)), SystemClock(), 5.0))[
+            "tracing"
+        ]
+
+    with traces() as store:
+        well = seen(store.url)
+        assert (well.ok, well.note) == (True, "takes spans")
+        assert store.spans == []
+        store.status = 404
+        assert not seen(store.url).ok
+        store.status = 503
+        assert "503" in seen(store.url).note
+        store.status = 200
+        store.held.clear()
+        assert "Timeout" in seen(store.url).note
+        store.held.set()
+    assert "no answer" in seen(f"http://127.0.0.1:{free_port()}").note
+    assert "tracing" not in rows(examine(Settings.load(environ={}, config=str(config)), SystemClock(), 5.0))
+
+
+def test_a_cluster_that_is_away_is_told_of_not_thrown(tmp_path: Path, upstream: str) -> None:
+    path = written(
+        tmp_path / "c.yaml", f"redis+cluster://127.0.0.1:{free_port()}", ("t", "gemini", upstream, "k")
+    )
+    found = rows(examine(Settings.load(environ={}, config=str(path)), SystemClock(), 5.0))
+    assert not found["redis"].ok
+    assert found["target t"].ok
+
+
+def test_a_redis_that_may_not_speak_of_itself_is_well(
+    tmp_path: Path, upstream: str, redis_url: str, redis_client: "Redis"
+) -> None:
+    redis_client.acl_setuser(
+        "guest",
+        enabled=True,
+        passwords=["+pw"],
+        keys=["*"],
+        channels=["*"],
+        categories=["+@all"],
+        commands=["-config", "-info"],
+    )
+    try:
+        url = redis_url.replace("//", "//guest:pw@")
+        path = written(tmp_path / "c.yaml", url, ("t", "gemini", upstream, "k"))
+        found = rows(examine(Settings.load(environ={}, config=str(path)), SystemClock(), 5.0))
+    finally:
+        redis_client.acl_deluser("guest")
+    assert found["redis"].ok
+    assert "noeviction" in found["redis"].note
+    assert found["clock"].ok
 
 
 def test_the_table_is_aligned() -> None:

@@ -18,6 +18,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from knowalledge.domain.errors import Unavailable
 from knowalledge.domain.model import Finish, Priority, Usage
 from knowalledge.domain.outcomes import Outcome
 from knowalledge.domain.ports import Clock, Record
@@ -341,6 +342,17 @@ class Exporter:
     def _ended(self, result: str) -> None:
         self._counted(result, len(self._sending))
         self._sending = ()
+
+    def ping(self) -> None:
+        """Ask the store to take no spans. Raises ``Unavailable`` with the reason if it would not take any."""
+        try:
+            taken = self._send(message(self._resource, ()))
+        except (OSError, HTTPException, ValueError, gevent.Timeout) as error:
+            raise Unavailable(f"no answer ({type(error).__name__}: {str(error)[:80]})") from error
+        finally:
+            self._hang_up()
+        if not taken:
+            raise Unavailable("it refuses spans: is this the address of an OTLP receiver?")
 
     def close(self) -> None:
         """The last that has ended; what cannot be sent within ``LAST_S`` is lost."""
