@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from bench import cache, clients, overhead, quota, room, start
+from bench import cache, clients, overhead, plan, quota, room, start
 from bench.report import Row, merge, table
 
 CASES: dict[str, tuple[str, str, Callable[[bool], list[Row]]]] = {
@@ -13,6 +13,7 @@ CASES: dict[str, tuple[str, str, Callable[[bool], list[Row]]]] = {
     "quota": (quota.TITLE, quota.WHY, quota.run),
     "quota-learn": (quota.TITLE_LEARN, quota.WHY_LEARN, quota.run_learn),
     "quota-cost": (quota.TITLE_COST, quota.WHY_COST, quota.run_cost),
+    "plan": (plan.TITLE, plan.WHY, plan.run),
     "room": (room.TITLE, room.WHY, room.run),
     "room-waiters": (room.TITLE_WAITERS, room.WHY_WAITERS, room.run_waiters),
     "cache": (cache.TITLE, cache.WHY, cache.run),

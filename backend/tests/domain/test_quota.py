@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from knowalledge.domain.calendar import day_at, moment_of
+from knowalledge.domain.calendar import Days, day_at, moment_of
 from knowalledge.domain.errors import NeverFits
 from knowalledge.domain.quota import (
     GUARD_S,
@@ -158,6 +158,27 @@ def test_days_on_which_the_clocks_change_have_their_true_length(
     earlier, start = day_at(moment - 86_400, "America/Los_Angeles", 0)
     assert day == earlier + 1
     assert end - start == hours * 3600
+
+
+DAY = Window("rpd", Count.REQUESTS, 10, 86_400, zone="America/Los_Angeles")
+NEW_YEAR = datetime(2026, 1, 1, 8, tzinfo=UTC).timestamp()  # midnight in Los Angeles
+
+
+@given(st.lists(st.integers(-3 * 86_400, 3 * 86_400), min_size=1, max_size=20))
+def test_days_that_are_remembered_are_those_that_are_looked_up_also_when_the_clock_steps_back(
+    steps: list[int],
+) -> None:
+    days, now = Days((RPM, DAY)), us(NEW_YEAR)
+    for step in steps:
+        now += us(step)
+        assert days.at(now) == moment_of((RPM, DAY), now)
+
+
+def test_a_day_is_over_at_its_last_microsecond() -> None:
+    days, midnight = Days((RPM, DAY)), us(NEW_YEAR)
+    last, first = days.at(midnight - 1), days.at(midnight)
+    assert first.days[1] == last.days[1] + 1
+    assert last.ends[1] == midnight
 
 
 def at(ledger: Ledger, now: float) -> Moment:

@@ -127,14 +127,14 @@ def part_in_turns(above: int, size: int, own: int, tenants: int) -> float:
 class _Line:
     """One level: its tenants' queues and counters, and what all of it needs."""
 
-    __slots__ = ("left", "need", "queues", "served", "size")
+    __slots__ = ("input", "left", "output", "queues", "served", "size")
 
     def __init__(self) -> None:
         self.queues: dict[str, list[Waiter]] = {}  # only tenants with somebody waiting
         self.served: dict[str, float] = {}  # weighted tokens, of tenants waiting or seen lately
         self.left: dict[str, Counter[Ending]] = {}  # how waiters of the same tenants have left
         self.size = 0
-        self.need = Need(0, 0)
+        self.input = self.output = 0  # that all of it needs
 
     def put(self, waiter: Waiter) -> None:
         queue = self.queues.get(waiter.tenant)
@@ -148,7 +148,8 @@ class _Line:
             place -= 1
         queue.insert(place, waiter)
         self.size += 1
-        self.need = self.need.plus(waiter.need)
+        self.input += waiter.need.input
+        self.output += waiter.need.output
 
     def take(self, waiter: Waiter, ending: Ending | None) -> None:
         if ending is not None:
@@ -156,7 +157,8 @@ class _Line:
         queue = self.queues[waiter.tenant]
         queue.remove(waiter)
         self.size -= 1
-        self.need = Need(self.need.input - waiter.need.input, self.need.output - waiter.need.output)
+        self.input -= waiter.need.input
+        self.output -= waiter.need.output
         if not queue:
             del self.queues[waiter.tenant]
             if len(self.served) > REMEMBERED:
@@ -166,6 +168,12 @@ class _Line:
                 for name in idle[: len(self.served) - REMEMBERED]:
                     del self.served[name]
                     self.left.pop(name, None)
+
+    def share(self, count: int) -> Need:
+        """What so many of its waiters need, taken for equals."""
+        if count == self.size:
+            return Need(self.input, self.output)
+        return Need(self.input * count // self.size, self.output * count // self.size)
 
     def known(self) -> list[str]:
         """Tenants with somebody waiting, the least served first, then those seen lately, the most served first."""
@@ -247,6 +255,8 @@ class Room:
 
     def passes(self, now: int, level: Priority) -> bool:
         """Whether a newcomer may be served before everybody who waits."""
+        if not self._waiters:
+            return True
         if any(line.size for other, line in self._lines.items() if other <= level):
             return False
         return self._due(now, level) is None
@@ -269,18 +279,23 @@ class Room:
     def slowed(self, now: int, level: Priority) -> float:
         """By how much longer a turn takes because the more urgent keep coming: from their share of the grants."""
         self._turn(now)
-        counts = {it: sum(found) for it, found in self._granted.items()}
-        total = 1 + sum(counts.values())  # one for the newcomer itself: nothing granted yet proves nothing
-        return min(SLOWEST, total / (total - sum(count for it, count in counts.items() if it < level)))
+        total, urgent = 1, 0  # one for the newcomer itself: nothing granted yet proves nothing
+        for other, (late, before) in self._granted.items():
+            total += late + before
+            if other < level:
+                urgent += late + before
+        return min(SLOWEST, total / (total - urgent))
 
     def _turn(self, now: int) -> None:
         look = now // (LOOK_BACK_S * SECOND)
+        if look <= self._look:
+            return
         for counts in self._granted.values():
             if look == self._look + 1:
                 counts[:] = 0, counts[0]
-            elif look > self._look:
+            else:
                 counts[:] = 0, 0
-        self._look = max(look, self._look)
+        self._look = look
 
     def passed(self, now: int, level: Priority) -> None:
         """A newcomer was served before those who wait."""
@@ -310,27 +325,28 @@ class Room:
 
         The need of the elders is their share of the level's; exact for a newcomer, which is behind all of its level.
         """
-        count, need = 0, Need(0, 0)
-        for level, line in self._lines.items():
-            if level < waiter.level:
-                count, need = count + line.size, need.plus(line.need)
         line = self._lines[waiter.level]
+        elders = line.size
         if waiter.id in self._waiters:
             elders = sum(_age(it) < _age(waiter) for queue in line.queues.values() for it in queue)
-            share = Need(line.need.input * elders // line.size, line.need.output * elders // line.size)
-            return count + elders, need.plus(share)
-        return count + line.size, need.plus(line.need)
+        return self._behind(waiter.level, elders)
 
     def before_in_turns(self, newcomer: Waiter) -> tuple[int, Need]:
         """The same for a newcomer if all tenants of its level, taken for equals, were served one after the other."""
-        count, need = self.before(newcomer)
         line = self._lines[newcomer.level]
         turns = in_turns(len(line.queues.get(newcomer.tenant, ())), len(line.queues))
-        if turns >= line.size:
-            return count, need
-        above = Need(need.input - line.need.input, need.output - line.need.output)
-        share = Need(line.need.input * turns // line.size, line.need.output * turns // line.size)
-        return count - line.size + turns, above.plus(share)
+        return self._behind(newcomer.level, min(turns, line.size))
+
+    def _behind(self, level: Priority, elders: int) -> tuple[int, Need]:
+        """The more urgent levels, and so many of this one."""
+        own = self._lines[level].share(elders)
+        count, inputs, outputs = elders, own.input, own.output
+        for other, line in self._lines.items():
+            if line.size and other < level:
+                count += line.size
+                inputs += line.input
+                outputs += line.output
+        return count, Need(inputs, outputs)
 
     def positions(self) -> dict[str, int]:
         """Everybody's position, from 1: by level, then by arrival."""

@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from knowalledge.domain.admission import Desk, Ending, Granted, Refused, Rules, Waiter
-from knowalledge.domain.calendar import moment_of
+from knowalledge.domain.calendar import Days
 from knowalledge.domain.errors import NeverFits
 from knowalledge.domain.model import Priority
 from knowalledge.domain.quota import SECOND, Entry, Need, Window, cap, refuse_what_never_fits
@@ -69,11 +69,13 @@ class _Run:
         self.scenario = scenario
         self.start = start
         self.desk = Desk(scenario.windows, scenario.rules)
+        self.days = Days(scenario.windows)
         self.ends: list[tuple[int, int, Arrival, Entry, Waiter]] = []
         self.waiting: dict[str, tuple[Arrival, Waiter]] = {}
         self.deadlines: list[tuple[int, str]] = []
         self.turn = 0  # when the head's comes; 0: nobody waits
         self.cached: dict[str, int] = {}
+        self.asked: dict[int, Need | None] = {}  # by input tokens
         self.refused: Counter[str] = Counter()
         self.waits: dict[Priority, list[float]] = {level: [] for level in Priority}
         self.hits = self.number = self.input = self.output = 0
@@ -85,16 +87,14 @@ class _Run:
         if self.cached.get(arrival.prompt, 0) > now:
             self.hits += 1
             return
-        scenario = self.scenario
-        guess = Need(arrival.need.input, scenario.held_output)
-        try:
-            refuse_what_never_fits("", scenario.windows, guess)
-        except NeverFits:
+        need = self._asked(arrival.need.input)
+        if need is None:
             self.refused["never_fits"] += 1
             return
+        scenario = self.scenario
         self.number += 1
-        waiter = Waiter(str(self.number), arrival.level, arrival.tenant, cap(scenario.windows, guess), now)
-        reply = self.desk.ask(moment_of(scenario.windows, now), waiter, scenario.patience_s)
+        waiter = Waiter(str(self.number), arrival.level, arrival.tenant, need, now)
+        reply = self.desk.ask(self.days.at(now), waiter, scenario.patience_s)
         if isinstance(reply, Granted):
             self._begin(now, arrival, waiter, reply.entry)
         elif isinstance(reply, Refused):
@@ -107,6 +107,17 @@ class _Run:
             heappush(self.deadlines, (now + int(scenario.patience_s * SECOND), waiter.id))
             if not self.turn:
                 self.turn = now + 1
+
+    def _asked(self, inputs: int) -> Need | None:
+        """What a request of so many input tokens asks for; None: more than any wait could give."""
+        if inputs not in self.asked:
+            windows, guess = self.scenario.windows, Need(inputs, self.scenario.held_output)
+            try:
+                refuse_what_never_fits("", windows, guess)
+                self.asked[inputs] = cap(windows, guess)
+            except NeverFits:
+                self.asked[inputs] = None
+        return self.asked[inputs]
 
     def _begin(self, now: int, arrival: Arrival, waiter: Waiter, entry: Entry) -> None:
         self.waits[arrival.level].append((now - waiter.arrived) / SECOND)
@@ -126,7 +137,7 @@ class _Run:
                 return
             if first == end:
                 _, _, arrival, entry, waiter = heappop(self.ends)
-                self.desk.ledger.settle(moment_of(self.scenario.windows, end), entry, arrival.need)
+                self.desk.ledger.settle(self.days.at(end), entry, arrival.need)
                 self.desk.room.correct(waiter, arrival.need)
                 self._count(end, arrival.need)
                 if self.waiting:
@@ -140,7 +151,7 @@ class _Run:
                 self._dispatch(turn)
 
     def _dispatch(self, now: int) -> None:
-        granted, wait = self.desk.dispatch(moment_of(self.scenario.windows, now))
+        granted, wait = self.desk.dispatch(self.days.at(now))
         for waiter, entry in granted:
             arrival, _ = self.waiting.pop(waiter.id)
             self._begin(now, arrival, waiter, entry)

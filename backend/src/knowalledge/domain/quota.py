@@ -26,7 +26,6 @@ find room; and to an even pace, so that what it spends comes free again evenly i
 
 from bisect import bisect_left
 from enum import StrEnum
-from itertools import accumulate
 from math import ceil, floor
 
 from msgspec import Struct
@@ -116,6 +115,8 @@ class Lane(Struct, frozen=True):
 
         What would not fit beside that share goes when the window is empty enough for it alone.
         """
+        if self.share == 1.0:
+            return amount
         return max(amount, min(limit, amount + limit - int(limit * self.share)))
 
 
@@ -169,11 +170,14 @@ class Ring:
         "ceiling",
         "granted",
         "held",
+        "inputs",
         "last",
         "line",
         "lined",
         "others",
-        "slots",
+        "outputs",
+        "requests",
+        "sums",
         "total",
         "width",
         "window",
@@ -181,9 +185,15 @@ class Ring:
 
     def __init__(self, window: Window) -> None:
         self.window = window
+        # What counts here, as factors, 1 or 0: to ask the window each time is half the price of a decision.
+        self.requests = window.charges(Need(0, 0))
+        self.inputs = window.charges(Need(1, 0), 0)
+        self.outputs = window.holds(Need(0, 1))
         self.ceiling = Ceiling(window.limit) if window.learn else None
         self.width = window.width
-        self.slots = [0] * SIZE
+        # All that was ever charged up to the end of each bucket, so that what has been freed by then is found by
+        # bisection. A correction walks from its bucket to the newest: as many steps as the answer took.
+        self.sums = [0] * SIZE
         self.total = 0
         self.held = 0
         self.apart: Apart | None = None
@@ -202,9 +212,10 @@ class Ring:
         if self.apart is not None:
             self.others = self.apart.first if now < self.apart.until else self.apart.last
         if now > self.lined:
-            self.line = max(0.0, self.line - (now - self.lined) * self.rate)
+            if self.line:
+                self.line = max(0.0, self.line - (now - self.lined) * self.rate)
             self.lined = now
-        if self.window.calendar:
+        if self.window.zone:
             if day > self.last:
                 self.last, self.total = day, 0
             return self.last
@@ -212,15 +223,14 @@ class Ring:
         gone = index - self.last
         if gone <= 0:
             return self.last
+        top = self.sums[self.last % SIZE]
         if gone >= SIZE:
-            self.slots = [0] * SIZE
+            self.sums = [top] * SIZE
             self.total = 0
         else:
-            slots = self.slots
+            self.total = top - self.sums[index % SIZE]
             for step in range(self.last + 1, index + 1):
-                place = step % SIZE
-                self.total -= slots[place]
-                slots[place] = 0
+                self.sums[step % SIZE] = top
         self.last = index
         return index
 
@@ -229,15 +239,21 @@ class Ring:
         """Charged, held, and not ours to take."""
         return self.total + self.held + self.others
 
+    def takes(self, need: Need) -> tuple[int, int]:
+        """What one request is charged at once, and what is held until its answer is complete."""
+        return self.requests + self.inputs * need.input, self.outputs * need.output
+
     def charges(self) -> dict[int, int]:
         """What is charged, by bucket."""
         if self.window.calendar:
             return {self.last: self.total} if self.total else {}
         found = {}
+        before = self.sums[self.last % SIZE] - self.total
         for bucket in range(max(0, self.last - SIZE + 1), self.last + 1):
-            amount = self.slots[bucket % SIZE]
+            amount = self.sums[bucket % SIZE] - before
             if amount:
                 found[bucket] = amount
+                before += amount
         return found
 
     @property
@@ -255,34 +271,36 @@ class Ring:
         if self.window.calendar:
             if bucket == self.last:
                 self.total += amount
-        elif self.last - bucket < SIZE:
-            self.slots[bucket % SIZE] += amount
+        elif amount and self.last - bucket < SIZE:
+            for step in range(bucket, self.last + 1):
+                self.sums[step % SIZE] += amount
             self.total += amount
 
     def repace(self, amount: int) -> None:
         """Correct the pace by what was granted too much or too little."""
         self.line = max(0.0, self.line + amount)
 
-    def room_in(self, now: int, amount: int, end: int) -> int:
+    def room_in(self, now: int, amount: int, limit: int, end: int) -> int:
         """Microseconds until ``amount`` more fits, if nothing else is granted and every hold comes true.
 
         An amount larger than the window fits after as many windows as it fills.
         """
-        window = self.window
         apart = self.apart
         if apart is not None and now < apart.until and self.granted + amount > apart.part:
             return apart.until - now
-        short = self.used + amount - self.limit
+        short = self.total + self.held + self.others + amount - limit
         if short <= 0:
             return 0
-        if window.calendar:
-            return end - now + (short - 1) // self.limit * window.span_s * SECOND
+        if self.window.zone:
+            return end - now + (short - 1) // limit * self.window.span_s * SECOND
+        if short > self.total:
+            return (SIZE - 1) * self.width + int((short - self.total) / self.rate)
+        enough = self.sums[self.last % SIZE] - self.total + short
         oldest = (self.last + 1) % SIZE
-        freed = list(accumulate(self.slots[oldest:] + self.slots[:oldest]))
-        if short > freed[-1]:
-            return (SIZE - 1) * self.width + int((short - freed[-1]) / self.rate)
-        bucket = self.last - SIZE + 1 + bisect_left(freed, short)
-        return max(1, (bucket + SIZE) * self.width - now)
+        place = bisect_left(self.sums, enough, oldest)
+        if place == SIZE:
+            place += bisect_left(self.sums, enough, 0, oldest)
+        return max(1, (self.last + 1 + place - oldest) * self.width - now)
 
     def pace_in(self, amount: int, burst: float, before: int = 0) -> int:
         """Microseconds until ``amount`` more, after ``before``, is no further ahead of an even pace than ``burst``."""
@@ -308,6 +326,12 @@ class Before(Struct, frozen=True):
     count: int
     need: Need
     back: float = 0.0
+
+    def takes(self, ring: Ring) -> int:
+        """What they need of one window, less what will have been given back."""
+        need = self.need
+        takes = ring.requests * self.count + ring.inputs * need.input + ring.outputs * need.output
+        return takes - floor(ring.held * self.back) if self.back else takes
 
 
 NOBODY = Before(0, Need(0, 0))
@@ -337,7 +361,8 @@ class Ledger:
 
     def advance(self, at: Moment) -> tuple[int, ...]:
         """Bring every ring to the moment; their current buckets."""
-        return tuple(ring.advance(at.now, day) for ring, day in zip(self.rings, at.days, strict=True))
+        now, days = at.now, at.days
+        return tuple([ring.advance(now, day) for ring, day in zip(self.rings, days, strict=True)])
 
     def reserve(self, at: Moment, need: Need, lane: Lane = WHOLE) -> Verdict:
         """Charge every window, or none."""
@@ -355,8 +380,7 @@ class Ledger:
         if at.now >= self.gate:
             for ring in self.rings:
                 if ring.ceiling is not None:
-                    amount = ring.window.charges(need) + ring.window.holds(need)
-                    full = ring.used + lane.wanted(ring.limit, amount) > ring.limit
+                    full = ring.used + lane.wanted(ring.limit, sum(ring.takes(need))) > ring.limit
                     gave = (full and ring.ceiling.pressed(at.now)) or gave
         return gave
 
@@ -366,7 +390,7 @@ class Ledger:
 
     def _charge(self, buckets: tuple[int, ...], need: Need) -> Entry:
         for ring, bucket in zip(self.rings, buckets, strict=True):
-            charge, hold = ring.window.charges(need), ring.window.holds(need)
+            charge, hold = ring.takes(need)
             ring.add(bucket, charge)
             ring.held += hold
             ring.line += charge + hold
@@ -378,17 +402,16 @@ class Ledger:
         if at.now < self.gate:
             return self.gate - at.now, self.gate_window
         wait, worst = 0, ""
+        inputs, outputs, burst, alone = need.input, need.output, lane.burst, before is NOBODY
         for ring, end in zip(self.rings, at.ends, strict=True):
-            window = ring.window
-            amount = window.charges(need) + window.holds(need)
-            first = window.charges(before.need, before.count) + window.holds(before.need)
-            first -= floor(ring.held * before.back)
-            room = max(
-                ring.room_in(at.now, lane.wanted(ring.limit, amount) + first, end),
-                ring.pace_in(amount, lane.burst, first),
-            )
+            amount = ring.requests + ring.inputs * inputs + ring.outputs * outputs
+            first = 0 if alone else before.takes(ring)
+            limit = ring.limit
+            room = ring.room_in(at.now, lane.wanted(limit, amount) + first, limit, end)
+            if burst < 1 or ring.ceiling is not None:
+                room = max(room, ring.pace_in(amount, burst, first))
             if room > wait:
-                wait, worst = room, window.name
+                wait, worst = room, ring.window.name
         return wait, worst
 
     def settle(self, at: Moment, entry: Entry, true: Need) -> None:
@@ -396,22 +419,18 @@ class Ledger:
         self.predicted = self.predicted * OUTCOME_KEPT + entry.need.output
         self.produced = self.produced * OUTCOME_KEPT + true.output
         for ring, bucket, current in zip(self.rings, entry.buckets, self.advance(at), strict=True):
-            window = ring.window
-            ring.add(bucket, window.charges(true) - window.charges(entry.need))
-            ring.held -= window.holds(entry.need)
-            ring.add(current, window.holds(true))
-            ring.repace(
-                window.charges(true)
-                + window.holds(true)
-                - window.charges(entry.need)
-                - window.holds(entry.need)
-            )
+            charged, held = ring.takes(entry.need)
+            charge, output = ring.takes(true)
+            ring.add(bucket, charge - charged)
+            ring.held -= held
+            ring.add(current, output)
+            ring.repace(charge + output - charged - held)
 
     def release(self, at: Moment, entry: Entry) -> None:
         """Nothing was sent: as if it had never been reserved."""
         self.advance(at)
         for ring, bucket in zip(self.rings, entry.buckets, strict=True):
-            charge, hold = ring.window.charges(entry.need), ring.window.holds(entry.need)
+            charge, hold = ring.takes(entry.need)
             ring.add(bucket, -charge)
             ring.held -= hold
             ring.repace(-charge - hold)
@@ -426,7 +445,7 @@ class Ledger:
             if ring.ceiling is not None:
                 ring.ceiling.refused(at.now, bucket * ring.width, ring.used)
             if ring.apart is not None:
-                charge = ring.window.charges(entry.need)
+                charge, _ = ring.takes(entry.need)
                 ring.add(bucket, charge)
                 ring.repace(charge)
 

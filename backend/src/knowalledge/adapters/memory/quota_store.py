@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from knowalledge.adapters.ticket import WaitingTicket
 from knowalledge.domain.admission import Desk, Ending, Granted, Refused, Rules, Waiter, Waiting
-from knowalledge.domain.calendar import moment_of
+from knowalledge.domain.calendar import Days
 from knowalledge.domain.model import Priority
 from knowalledge.domain.ports import AskAgain, Asking, Clock, Decision, Depth, Reservation, Tally
 from knowalledge.domain.quota import SECOND, Entry, Level, Moment, Need, Window, cap, refuse_what_never_fits
@@ -33,6 +33,7 @@ class _Target:
 
     def __init__(self, windows: tuple[Window, ...], rules: Rules) -> None:
         self.windows = windows
+        self.days = Days(windows)
         self.desk = Desk(windows, rules)
         self.live: dict[str, Live] = {}
         self.tickets: dict[str, WaitingTicket] = {}
@@ -184,7 +185,7 @@ class MemoryQuotaStore:
             self._freed(target)
 
     def _at(self, it: _Target) -> Moment:
-        return moment_of(it.windows, int(self._clock.now() * SECOND) + self.skew_us)
+        return it.days.at(int(self._clock.now() * SECOND) + self.skew_us)
 
     # -- as a mirror of a shared quota -----------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from redis.exceptions import RedisError, ResponseError
 from knowalledge.adapters.redis.script import Executes, Script
 from knowalledge.adapters.ticket import WaitingTicket
 from knowalledge.domain.admission import Crowd, Ending, Places, Refusal, Rules, Waiter, part_in_turns
-from knowalledge.domain.calendar import moment_of
+from knowalledge.domain.calendar import Days
 from knowalledge.domain.model import Priority
 from knowalledge.domain.ports import AskAgain, Asking, Clock, Decision, Depth, Reservation, Tally
 from knowalledge.domain.quota import (
@@ -87,8 +87,8 @@ class _Target:
         # The hash tag keeps one target's keys on one Cluster node, where a script can reach them all.
         self.prefix = f"kn:{{{name}}}:"
         self.keys = (f"{self.prefix}quota".encode(), f"{self.prefix}rings".encode())
-        self.calendar = any(window.calendar for window in windows)
-        self._packed: tuple[Moment, bytes] | None = None
+        self.days = Days(windows)
+        self._packed: tuple[tuple[int, ...], bytes] = (), b""
         self.tickets: dict[str, WaitingTicket] = {}
         self.waiters: dict[str, Waiter] = {}
         self.epoch = ""  # of the state that this replica has joined
@@ -97,17 +97,11 @@ class _Target:
 
     def config(self, now: int) -> bytes:
         """The configuration as the scripts take it; made anew when a calendar day ends."""
-        if self._packed is None or (self.calendar and any(0 < end <= now for end in self._packed[0].ends)):
-            at = moment_of(self.windows, now)
+        at = self.days.at(now)
+        if self._packed[0] is not at.ends or not self._packed[1]:
             numbers = list(self._numbers(at))
-            self._packed = at, struct.pack(f"<{len(numbers)}d", *numbers)
+            self._packed = at.ends, struct.pack(f"<{len(numbers)}d", *numbers)
         return self._packed[1]
-
-    def moment(self, now: int) -> Moment:
-        self.config(now)
-        assert self._packed is not None
-        at = self._packed[0]
-        return Moment(now, at.days, at.ends)
 
     def _numbers(self, at: Moment) -> Iterator[float]:
         yield self.rules.capacity
@@ -299,7 +293,7 @@ class RedisQuotaStore:
             raise Gone from error
 
     def _levels(self, it: _Target, rest: list[int]) -> tuple[Level, ...]:
-        at = it.moment(self._now())
+        at = it.days.at(self._now())
         return tuple(
             level_of(window, used, held, limit, at, end)
             for window, used, held, limit, end in zip(
