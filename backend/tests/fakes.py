@@ -28,6 +28,7 @@ class Told:
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.looks: list[tuple[str, str]] = []
+        self.uncounted_targets: list[str] = []
 
     def request(self, record: Record) -> None:
         self.records.append(record)
@@ -37,6 +38,9 @@ class Told:
     def refused(self, *_: Any) -> None: ...
 
     def settled(self, *_: Any) -> None: ...
+
+    def uncounted(self, target: str) -> None:
+        self.uncounted_targets.append(target)
 
     def cached(self, layer: str, result: str, entry: Stored | None = None) -> None:
         self.looks.append((layer, result))

@@ -15,6 +15,7 @@ from knowalledge.domain.estimate import Estimator
 from knowalledge.domain.model import (
     Chunk,
     Completion,
+    Delta,
     Done,
     Event,
     Finish,
@@ -197,6 +198,103 @@ def test_what_fails_before_an_answer_is_not_tried_again_after_its_first_piece() 
     with pytest.raises(e.ProviderGarbage):
         house.stream()
     assert model.calls == 1
+
+
+class Thinks(Model):
+    """Counts before it says anything, and fails then for as long as it has errors."""
+
+    def stream(self, prompt: Prompt, timeout: float) -> Generator[Chunk, None, None]:
+        self.calls += 1
+        yield Chunk(usage=Usage(7, 0, thinking=40))
+        if self.errors:
+            raise self.errors.pop(0)
+        yield Chunk("yes", usage=Usage(7, 1, thinking=40))
+        yield Chunk(usage=Usage(7, 1, thinking=40), finish=Finish.STOP)
+
+
+def test_a_count_before_the_first_content_does_not_stand_in_the_way_of_another_try() -> None:
+    tokens = Window("tpm", Count.TOKENS, 10_000, 60)
+    model = Thinks(e.ProviderUnavailable("overloaded"))
+    house = House(t=("m", 0, model, tokens), u=("m", 1, Model(), None))
+    events = house.stream()
+    assert [type(it) for it in events] == [Started, Delta, Done]
+    assert isinstance(events[-1], Done)
+    assert events[-1].answer.target == "u"
+    assert events[-1].answer.usage == Usage(1, 1)  # nothing of the first try's count is left over
+    assert house.left("t") == 47  # what the failed try had counted stays charged
+
+
+def test_what_a_caller_did_not_stay_for_is_charged_by_what_was_said_and_teaches_nothing() -> None:
+    class Talks(Model):
+        def stream(self, prompt: Prompt, timeout: float) -> Generator[Chunk, None, None]:
+            yield Chunk("hello ", usage=Usage(7, 1))
+            while True:
+                yield Chunk("and so on ")
+
+    house = House(t=("m", 0, Talks(), Window("tpm", Count.TOKENS, 10_000, 60)))
+    estimator = house.gateway._deck.estimator
+    before = estimator.guess("m", PROMPT).need.output
+    stream = house.gateway.stream(Request("r", "", PROMPT))
+    for _ in range(101):
+        next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert 150 < house.left("t") < 400
+    assert estimator.guess("m", PROMPT).need.output == before
+
+
+def test_a_target_that_does_not_take_our_key_is_passed_over_and_then_rests() -> None:
+    locked = Model(*[e.ProviderAuth("x")] * 99)
+    house = House(a=("m", 0, locked, ONE), b=("m", 1, Model(), None))
+    assert {house.ask().target for _ in range(20)} == {"b"}
+    assert locked.calls == 5
+    assert house.left("a") == 0
+
+
+def test_a_target_alone_that_does_not_take_our_key_says_so() -> None:
+    house = House(a=("m", 0, Model(e.ProviderAuth("x")), None))
+    with pytest.raises(e.ProviderAuth):
+        house.ask()
+
+
+@pytest.mark.parametrize(
+    ("quota_id", "hint", "closed_s"),
+    [
+        ("", None, 1),
+        ("GenerateRequestsPerMinutePerProjectPerModel-FreeTier", None, 1),
+        ("GenerateRequestsPerDayPerProjectPerModel-FreeTier", None, 60),
+        ("GenerateRequestsPerDayPerProjectPerModel-FreeTier", 7.5, 7.5),
+        ("GenerateRequestsPerDayPerProjectPerModel-FreeTier", 10.0**9, 86_400),
+    ],
+)
+def test_a_429_closes_for_what_it_names_and_a_bare_one_for_a_second(
+    quota_id: str, hint: float | None, closed_s: float
+) -> None:
+    refusal = e.ProviderRateLimited("x", retry_after=hint, quota_id=quota_id)
+    house = House(patience=0.0, t=("m", 0, Model(refusal), ONE))
+    with pytest.raises(e.ProviderRateLimited):
+        house.ask()
+    with pytest.raises(e.Limited) as caught:
+        house.ask()
+    assert caught.value.retry_after == pytest.approx(closed_s, abs=0.2)
+
+
+def test_an_answer_without_a_count_is_charged_by_its_estimate_and_told_of() -> None:
+    class Silent(Model):
+        def complete(self, prompt: Prompt, timeout: float) -> Completion:
+            return Completion((Text("one two three four"),), Finish.STOP)
+
+    house = House(t=("m", 0, Silent(), Window("tpm", Count.TOKENS, 1000, 60)))
+    assert house.ask().usage.output > 0
+    assert 5 < house.left("t") < 20
+    assert house.told.uncounted_targets == ["t"]
+
+
+def test_a_refusal_says_what_is_left_of_the_windows() -> None:
+    house = House(patience=0.0, t=("m", 0, Model(), ONE))
+    house.ask()
+    with pytest.raises(e.QuotaExhausted) as caught:
+        house.ask()
+    assert [(it.name, it.remaining, it.unit) for it in caught.value.allowances] == [("rps", 0, "requests")]
 
 
 def test_whoever_leaves_while_waiting_leaves_nothing_behind() -> None:

@@ -71,6 +71,29 @@ def test_rate_limits_are_structured_fields_whatever_windows_are_called() -> None
     assert headers.rate_limit(()) == []
 
 
+def test_a_window_of_tokens_says_so_since_a_quota_counts_requests_unless_it_says_otherwise() -> None:
+    policy, state = headers.rate_limit((Allowance("tpm", 100, 9, 60, 7, "input_tokens"),))
+    assert policy == ("RateLimit-Policy", '"tpm";q=100;qu="input-tokens";w=60')
+    assert state == ("RateLimit", '"tpm";r=9;t=7')
+
+
+def test_a_429_carries_the_windows_and_sends_nobody_away_for_longer_than_it_says_itself() -> None:
+    error = e.QuotaExhausted("x", retry_after=2.5)
+    error.allowances = (Allowance("rpm", 10, 0, 60, 60), Allowance("tpm", 100, 9, 60, 1, "tokens"))
+    answer = errors.response(error, "r", "openai")
+    assert answer.headers["Retry-After"] == "3"
+    assert answer.headers["RateLimit"] == '"rpm";r=0;t=3, "tpm";r=9;t=1'
+    assert "RateLimit-Policy" in answer.headers
+    assert "RateLimit" not in errors.response(e.QueueFull("x"), "r", "native").headers
+
+
+def test_who_answers_and_why_is_in_the_headers_for_dialects_without_a_place_for_it() -> None:
+    assert headers.chosen("us", "tier 0, headroom 9%", False) == [
+        ("X-Target", 'us; reason="tier 0, headroom 9%"')
+    ]
+    assert headers.chosen("", "", True) == [("X-Degraded", "true")]
+
+
 @pytest.mark.parametrize(
     ("info", "told"),
     [

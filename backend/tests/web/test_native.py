@@ -24,7 +24,7 @@ def test_an_answer_has_its_text_usage_and_the_state_of_the_quota(client: FlaskCl
     response = ask(client)
     assert response.json["text"] == "hello world"
     assert response.json["usage"]["total_tokens"] == 8
-    assert response.headers["RateLimit-Policy"] == '"rpm";q=3;w=60, "tpm";q=1000;w=60'
+    assert response.headers["RateLimit-Policy"] == '"rpm";q=3;w=60, "tpm";q=1000;qu="tokens";w=60'
     assert response.headers["RateLimit"].startswith('"rpm";r=2;t=60')
 
 

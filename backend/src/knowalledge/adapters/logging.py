@@ -44,6 +44,7 @@ class LoggedTelemetry:
     def __init__(self, inner: Telemetry) -> None:
         self._inner = inner
         self._log = structlog.get_logger()
+        self._uncounted: set[str] = set()
 
     def request(self, record: Record) -> None:
         self._inner.request(record)
@@ -72,6 +73,13 @@ class LoggedTelemetry:
 
     def settled(self, target: str, estimate: Need, true: Need) -> None:
         self._inner.settled(target, estimate, true)
+
+    def uncounted(self, target: str) -> None:
+        """Written once a target: one that does not count says so with every answer."""
+        self._inner.uncounted(target)
+        if target not in self._uncounted:
+            self._uncounted.add(target)
+            self._log.warning("an answer came without a believable count of its tokens", target=target)
 
 
 _QUIET = frozenset((Outcome.OK, Outcome.CACHED, Outcome.SHARED))

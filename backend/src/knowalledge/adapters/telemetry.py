@@ -89,6 +89,12 @@ METRICS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
         "Tokens by which estimates were over or under the truth.",
     ),
     (
+        "knowalledge_uncounted_answers_total",
+        "counter",
+        ("target",),
+        "Answers whose tokens the provider did not count, or counted absurdly, so that the estimate stands.",
+    ),
+    (
         "knowalledge_quota_degraded",
         "gauge",
         (),
@@ -192,6 +198,9 @@ class Telemetry:
             if less:
                 direction = "over" if less > 0 else "under"
                 self._child("knowalledge_estimate_error_tokens_total", target, kind, direction).inc(abs(less))
+
+    def uncounted(self, target: str) -> None:
+        self._child("knowalledge_uncounted_answers_total", target).inc()
 
     def spans(self, result: str, number: int) -> None:
         """Spans that came to the end of their way."""

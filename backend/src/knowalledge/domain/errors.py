@@ -29,6 +29,11 @@
 Messages are fit for the caller: they never hold a prompt, a secret or a stack.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from knowalledge.domain.model import Allowance
+
 
 class KnowalledgeError(Exception):
     """Base of all; by itself a fault of ours. ``code`` is stable and documented."""
@@ -82,6 +87,7 @@ class Limited(KnowalledgeError):
     """Come back later."""
 
     code = "limited"
+    allowances: "tuple[Allowance, ...]" = ()  # what is left of the windows, where that was looked at
 
 
 class QuotaExhausted(Limited):

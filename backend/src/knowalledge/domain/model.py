@@ -217,6 +217,7 @@ class Allowance(Struct, frozen=True):
     remaining: int
     window_s: int
     resets_s: int
+    unit: str = "requests"
 
 
 class Answer(Struct, frozen=True):
@@ -243,6 +244,8 @@ class Started(Struct, frozen=True, tag=True):
     model: str
     target: str
     allowances: tuple[Allowance, ...] = ()
+    degraded: bool = False
+    reason: str = ""  # why this target
 
 
 class Delta(Struct, frozen=True, tag=True):

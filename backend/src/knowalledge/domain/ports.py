@@ -190,6 +190,10 @@ class Telemetry(Protocol):
         """A reservation was settled."""
         ...
 
+    def uncounted(self, target: str) -> None:
+        """An answer came without a count of its tokens that could be believed: the estimate stands."""
+        ...
+
 
 class CacheTelemetry(Protocol):
     """What the cache tells about itself."""

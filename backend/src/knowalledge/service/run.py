@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self, TypeVar, cast
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from knowalledge.domain import errors as e
 from knowalledge.domain.admission import Ending, Refusal
@@ -48,6 +49,8 @@ from knowalledge.domain.routing import Breaker, Candidate, RetryBudget, headroom
 
 # A 429 without a hint closes the target this long: long enough not to hammer, short enough to lose little.
 BARE_429_S = 1.0
+# The same for one that names a day's quota: it is not free again within a second, but somebody may raise it.
+DAY_429_S = 60.0
 # A provider's hint is believed up to this; one that names more is asked again after it.
 LONGEST_HINT_S = 86_400.0
 # Tries of one request, the first included.
@@ -263,7 +266,7 @@ class Run:
         now, rest = deck.clock.monotonic(), float("inf")
         found = []
         for model in (plan.name, *plan.fallback):
-            guess = deck.estimator.guess(model, self._request.prompt)
+            guess = deck.estimator.guess(model, self._request.prompt, self._request.principal.tenant)
             routes = {route.name: route for route in deck.plans[model].routes}
             for candidate in self._ordered(routes.values()):
                 if candidate.name in self._failed:
@@ -350,11 +353,19 @@ class Run:
         chunks = grant.route.provider.stream(self._request.prompt, timeout)
         calls: list[ToolCall] = []
         finish, version = Finish.OTHER, ""
+        self._texts, self._usage = [], None  # a try before this one may have got so far
         try:
             for chunk in chunks:
-                if not self._first_token:
+                # What is no content, such as a count while the model thinks, does not stand in the way of another try.
+                if not self._first_token and (chunk.text or chunk.tool_calls or chunk.finish):
                     self._first_token = self._deck.clock.monotonic()
-                    yield Started(grant.model, grant.route.name, allowances(grant.decision.levels))
+                    yield Started(
+                        grant.model,
+                        grant.route.name,
+                        allowances(grant.decision.levels),
+                        self._second_best(grant),
+                        grant.reason,
+                    )
                 self._usage = chunk.usage or self._usage
                 version = chunk.model_version or version
                 finish = chunk.finish or finish
@@ -372,7 +383,9 @@ class Run:
         """The call ended well: settle by the truth, learn from it."""
         grant = self._granted()
         self._told_upstream(grant, Outcome.OK, completion)
-        usage = self._spend(grant, completion.usage, completion.text)
+        usage = self._spend(grant, completion.usage, completion.text, whole=True)
+        if completion.usage is None:
+            self._deck.telemetry.uncounted(grant.route.name)
         self._deck.breakers[grant.route.name].succeeded()
         self._answer = Answer(
             id=self._request.id,
@@ -380,8 +393,7 @@ class Run:
             target=grant.route.name,
             completion=completion,
             usage=usage,
-            degraded=grant.decision.degraded
-            or grant.model != (self._request.model or self._deck.default_model),
+            degraded=self._second_best(grant),
             queue=QueueInfo(round(self._waited * 1000), self._position),
             reason=grant.reason,
             allowances=allowances(grant.decision.levels),
@@ -395,7 +407,10 @@ class Run:
         breaker = deck.breakers[name]
         self._told_upstream(grant, outcome_of(error), error=error)
         if isinstance(error, e.ProviderRateLimited):
-            hint = BARE_429_S if error.retry_after is None else min(error.retry_after, LONGEST_HINT_S)
+            hint = error.retry_after
+            if hint is None:
+                hint = DAY_429_S if "PerDay" in error.quota_id else BARE_429_S
+            hint = min(hint, LONGEST_HINT_S)
             # Closed first, or the place that comes free would send the next one into the same wall.
             try:
                 quota.close_until(name, hint, error.quota_id)
@@ -408,8 +423,10 @@ class Run:
             began = deck.clock.monotonic()
             quota.release(grant.reservation)
             self._request.trace.settled(began, name, "released", grant.guess.need)
-            breaker.succeeded()
-            raise error
+            if isinstance(error, e.ProviderRejected):  # the request is at fault, wherever it goes
+                breaker.succeeded()
+                raise error
+            breaker.failed(deck.clock.monotonic())
         elif isinstance(error, e.ProviderError):
             # It may have been counted, so it stays counted.
             self._spend(grant, self._usage, "".join(self._texts))
@@ -425,13 +442,22 @@ class Run:
         if not isinstance(error, e.ProviderRateLimited):
             self._failed.add(name)  # one that is only closed may be waited for
 
-    def _spend(self, grant: Grant, usage: Usage | None, text: str) -> Usage:
-        """Settle a reservation by what the provider counted, or by an estimate where it did not say."""
+    def _second_best(self, grant: Grant) -> bool:
+        """Whether another model answers, or the quota was counted without Redis."""
+        return grant.decision.degraded or grant.model != (self._request.model or self._deck.default_model)
+
+    def _spend(self, grant: Grant, usage: Usage | None, text: str, whole: bool = False) -> Usage:
+        """Settle a reservation by what the provider counted, or by an estimate where it did not say.
+
+        A stream that did not come to its end may have said more than its last count.
+        """
         deck = self._deck
         if usage is None:
             usage = Usage(grant.guess.need.input, deck.estimator.tokens(grant.guess, text))
         else:
-            deck.estimator.learn(grant.guess, Need(usage.input, usage.generated))
+            deck.estimator.learn(grant.guess, Need(usage.input, usage.generated), whole)
+            if not whole and text:
+                usage = replace(usage, output=max(usage.output, deck.estimator.tokens(grant.guess, text)))
         true = Need(usage.input, usage.generated)
         began = deck.clock.monotonic()
         deck.quota.settle(grant.reservation, true)
@@ -492,7 +518,9 @@ _WHY = {
 def _refused(decision: Decision) -> e.Limited:
     reason = decision.refusal or Refusal.QUOTA
     window = decision.window or "closed by the provider"
-    return _REFUSED[reason](f"{_WHY[reason]}: {window}", retry_after=decision.wait_s)
+    error = _REFUSED[reason](f"{_WHY[reason]}: {window}", retry_after=decision.wait_s)
+    error.allowances = allowances(decision.levels)
+    return error
 
 
 _ENDED: dict[Ending, Callable[[float], e.KnowalledgeError]] = {
@@ -513,6 +541,7 @@ def allowances(levels: Iterable[Level]) -> tuple[Allowance, ...]:
             max(0, level.limit - level.used),
             level.window.span_s,
             int(level.resets_s),
+            level.window.count.value,
         )
         for level in levels
     )

@@ -7,9 +7,11 @@ from typing import Any
 
 import msgspec
 from flask import Response
+from msgspec.structs import replace
 from werkzeug.exceptions import HTTPException
 
 from knowalledge.domain import errors as e
+from knowalledge.web.headers import rate_limit
 
 _encode = msgspec.json.Encoder().encode
 
@@ -204,6 +206,10 @@ def response(error: BaseException, request_id: str, form: str) -> Response:
     after = retry_after(error, status)
     if after is not None:
         headers.append(("Retry-After", str(after)))
+        if isinstance(error, e.Limited):
+            # Room comes for this request after so long, so the fields may not send it away for longer.
+            left = (replace(it, resets_s=min(it.resets_s, after)) for it in error.allowances)
+            headers += rate_limit(tuple(left))
     if isinstance(error, WrongMethod):
         headers.append(("Allow", error.allowed))
     return Response(_encode(body), status, headers, content_type=kind)

@@ -16,13 +16,18 @@ def _string(text: str) -> str:
 
 
 def rate_limit(allowances: tuple[Allowance, ...]) -> Headers:
-    """RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers-10): one member a window."""
+    """RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers, 10 and 11): one member a window.
+
+    A quota counts requests unless it says otherwise. The draft's registry has no unit for tokens; leaving it out would
+    make them requests.
+    """
     if not allowances:
         return []
     policies, states = [], []
     for it in allowances:
         name = _string(it.name)
-        policies.append(f"{name};q={it.limit};w={it.window_s}")
+        unit = "" if it.unit == "requests" else f';qu="{it.unit.replace("_", "-")}"'
+        policies.append(f"{name};q={it.limit}{unit};w={it.window_s}")
         states.append(f"{name};r={it.remaining};t={it.resets_s}")
     return [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(states))]
 
@@ -45,6 +50,12 @@ def of_answer(answer: Answer) -> Headers:
         ("X-Request-ID", answer.id),
         ("Cache-Control", "no-store"),
         ("Cache-Status", cache_status(answer.cache)),
-        *([("X-Degraded", "true")] if answer.degraded else []),
+        *chosen(answer.target, answer.reason, answer.degraded),
         *rate_limit(answer.allowances),
     ]
+
+
+def chosen(target: str, reason: str, degraded: bool) -> Headers:
+    """Who answers and why, for dialects whose bodies have no place for it."""
+    found = [("X-Target", f"{target}; reason={_string(reason)}" if reason else target)] if target else []
+    return [*found, ("X-Degraded", "true")] if degraded else found

@@ -47,7 +47,15 @@ class Operation(Struct, frozen=True, kw_only=True):
     query: tuple[dict[str, Any], ...] = ()
 
 
-_QUOTA = ("X-Request-ID", "X-Priority", "RateLimit", "RateLimit-Policy", "Cache-Status", "X-Degraded")
+_QUOTA = (
+    "X-Request-ID",
+    "X-Priority",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Cache-Status",
+    "X-Target",
+    "X-Degraded",
+)
 _CACHEABLE = ("X-Request-ID", "ETag", "Cache-Control", "CDN-Cache-Control", "Cache-Tag", "Cache-Status")
 
 
@@ -257,6 +265,7 @@ _HEADERS: dict[str, str] = {
     "X-Request-ID": "The request's id: the caller's own if it is safe to repeat.",
     "X-Priority": "The level in force: critical, high, medium or low.",
     "X-Degraded": "true where this is second best: another model, or a quota counted without Redis.",
+    "X-Target": "Who answers, and why it was chosen.",
     "RateLimit": "What is left of each window (IETF draft).",
     "RateLimit-Policy": "Each window: its limit and its length in seconds (IETF draft).",
     "Retry-After": "Seconds after which to come back.",
@@ -323,7 +332,11 @@ def document() -> dict[str, Any]:
                 for form, (problem, media) in _PROBLEMS.items()
                 for kind, text, names in (
                     ("Refused", "The request cannot be served as it is.", ("X-Request-ID",)),
-                    ("Later", "Not now: come back after Retry-After.", ("X-Request-ID", "Retry-After")),
+                    (
+                        "Later",
+                        "Not now: come back after Retry-After.",
+                        ("X-Request-ID", "Retry-After", "RateLimit", "RateLimit-Policy"),
+                    ),
                     ("Failed", "The provider, or the gateway, failed.", ("X-Request-ID",)),
                 )
             },
