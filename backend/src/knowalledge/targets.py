@@ -55,7 +55,9 @@ TARGET_KEYS = {
     "client": "Vertex: rest (the default), or aiplatform: Google's own, of the extra knowalledge[aiplatform].",
     "credentials": "adc, anonymous (loopback only), or the path of a key file.",
     "tier": "Lower tiers are asked first; default 0.",
-    "quota": "What the provider allows: {rpm, tpm, rpd, tpd}, a list of windows, learn, or absent: unlimited.",
+    "quota": "What the provider allows: {rpm, tpm, rpd, tpd}, a list of windows, learn, or absent: unlimited. "
+    "tpm and tpd count input and output tokens; with gemini input alone, as that API does, and its day ends at "
+    "midnight Pacific.",
 }
 MODEL_KEYS = {
     "targets": "Where the model can be asked.",
@@ -297,12 +299,13 @@ def _window(key: str, found: Any, faults: list[Fault]) -> Window:
         seconds = DAY
     else:
         try:
-            seconds = int(duration(span))
+            length = duration(span)
         except ValueError as error:
             faults.append(Fault(f"{key}.window", f"{span!r} is not a window", f"{error}, or day"))
-            seconds = 60
-        if seconds < 1:
-            faults.append(Fault(f"{key}.window", "is shorter than a second", "write 1s or more"))
+            length = 60
+        seconds = int(length)
+        if seconds < 1 or seconds != length:  # rounded down it would allow more than it says
+            faults.append(Fault(f"{key}.window", f"{span!r} is not whole seconds", "write 1s or more"))
             seconds = 60
         if "resets_at" in found:
             faults.append(Fault(f"{key}.resets_at", "is for window: day", "drop it, or write window: day"))

@@ -136,6 +136,16 @@ def test_the_long_form_of_a_quota_takes_any_window(tmp_path: Path) -> None:
             "models.g.targets[0].quota[0].resets_at",
             "IANA",
         ),
+        (
+            "models: {g: {targets: [{TARGET, quota: [{count: requests, limit: 9, window: 90.5s}]}]}}",
+            "models.g.targets[0].quota[0].window",
+            "1s or more",
+        ),
+        (
+            "models: {g: {targets: [{TARGET, quota: [{count: requests, limit: 9, window: 500ms}]}]}}",
+            "models.g.targets[0].quota[0].window",
+            "1s or more",
+        ),
         ("models: {g: {targets: [{TARGET}, {TARGET}]}}", "models.g.targets", "rename"),
         ("models: {g: {targets: [{TARGET}], fallback: [h]}}", "models.g.fallback", "'g'"),
         ("models: {g: {targets: [{TARGET}]}}\ndefault_model: h", "default_model", "'g'"),
