@@ -129,6 +129,18 @@ def test_many_callers_share_one_run_and_all_get_every_piece(make: Make) -> None:
     assert [flight.led for flight in flights] == [True] + [False] * 19
 
 
+def test_every_replica_knows_what_is_flying(make: Make) -> None:
+    work = Work(b"a")
+    assert [make().flying(k()) for _ in range(2)] == [False, False]
+    flight = make().fly(k(), work)
+    settle()
+    assert [make().flying(k()) for _ in range(2)] == [True, True]
+    work.go.set()
+    everything(flight)
+    settle()
+    assert [make().flying(k()) for _ in range(2)] == [False, False]
+
+
 def test_different_keys_fly_apart(make: Make) -> None:
     one, two = Work(b"1"), Work(b"2")
     one.go.set()

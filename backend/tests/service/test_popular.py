@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import gevent
 import pytest
 from redis import Redis
 
@@ -100,6 +101,23 @@ def test_nine_requests_are_not_popular_and_old_ones_count_less(
     clock.sleep(3600)
     replica.popular.round()
     assert replica.popular.known == ()
+
+
+def test_what_callers_have_made_already_is_not_made_twice(replica: Replica, models: Models) -> None:
+    models.provider.takes = 0.05
+    callers = [gevent.spawn(replica.ask, 1) for _ in range(20)]
+    gevent.sleep(0.01)
+    assert replica.popular.round() == 0
+    gevent.joinall(callers, raise_error=True)
+    assert replica.popular.known == (LIGHT,)
+    assert models.provider.calls == 1
+
+
+def test_what_was_taken_back_while_it_is_popular_is_made_anew(replica: Replica, models: Models) -> None:
+    replica.ask(20)
+    replica.layers.invalidate("topic:light", "me")
+    assert replica.popular.round() == 1
+    assert models.provider.calls == 2
 
 
 def test_without_quota_to_spare_nothing_is_made_anew(replica: Replica, clock: Hands, models: Models) -> None:

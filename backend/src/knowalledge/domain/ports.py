@@ -266,6 +266,10 @@ class Flights(Protocol):
         """Join the run under this key, or start ``work`` in the background, where it survives its caller."""
         ...
 
+    def flying(self, key: str) -> bool:
+        """Whether there is a run under this key, in any replica, as far as is known."""
+        ...
+
 
 class Popularity(Protocol):
     """Counts of what is asked for, over all replicas that share a store; old requests count ever less."""

@@ -136,6 +136,8 @@ class Topics:
     def refresh(self, asked: Query, asker: Asker, due_s: float) -> bool:
         """Make an answer anew that is at least ``due_s`` old, once over all replicas; whether that was so."""
         key = self.key(asked)
+        if self._flights.flying(key.name):
+            return False  # somebody who asked has it made: what takes minutes is not to be paid for twice
         found = self._layers.far(key)
         if found.entry is not None and found.age < due_s:
             return False  # another replica has just done it

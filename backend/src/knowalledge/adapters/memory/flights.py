@@ -90,6 +90,9 @@ class MemoryFlights:
         gevent.spawn(self._fly, key, run, work)
         return Seat(run, True, self._clock)
 
+    def flying(self, key: str) -> bool:
+        return key in self._runs
+
     def _fly(self, key: str, run: Run, work: Work) -> None:
         try:
             self._conduct(key, run, work)

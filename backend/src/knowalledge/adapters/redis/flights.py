@@ -56,9 +56,15 @@ class RedisFlights(MemoryFlights):
         self._pace = pace
         self._blocking = 0
 
+    def flying(self, key: str) -> bool:
+        command = ("EXISTS", _lease(key))
+        return super().flying(key) or bool(
+            self._outage.run(lambda: self._client.execute_command(*command), 0)
+        )
+
     def _conduct(self, key: str, run: Run, work: Work) -> None:
         token = self._new_id()
-        lease = f"kn:{{flight:{key}}}:lease".encode()
+        lease = _lease(key)
         while True:
             args = (token, int(self._pace.lease * 1000))
             holder = self._outage.run(lambda args=args: _JOIN(self._client, (lease,), *args), None)  # type: ignore[misc]
@@ -129,6 +135,10 @@ class RedisFlights(MemoryFlights):
 
     def _read(self, block: int, log: bytes, at: str) -> Any:
         return self._waits.execute_command("XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", log, at)
+
+
+def _lease(key: str) -> bytes:
+    return f"kn:{{flight:{key}}}:lease".encode()
 
 
 def _log(lease: bytes, token: str) -> bytes:
