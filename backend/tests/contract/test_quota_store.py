@@ -1,6 +1,6 @@
 """One suite over both quota stores, and the two held against each other step by step under one clock."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 
 import pytest
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
+from knowalledge.adapters.redis.connection import client, one_node
 from knowalledge.adapters.redis.quota_store import RedisQuotaStore, Spent
 from knowalledge.domain.admission import Ending, Refusal, Rules
 from knowalledge.domain.errors import NeverFits
@@ -16,6 +17,7 @@ from knowalledge.domain.model import Priority
 from knowalledge.domain.ports import AskAgain, Asking, Decision, QuotaStore, Reservation, Ticket
 from knowalledge.domain.quota import SECOND, Count, Lane, Need, Window
 from tests.fakes import Hands
+from tests.redis_kinds import as_cluster, behind_sentinel, until_well
 
 WINDOWS = (
     Window("rpm", Count.REQUESTS, 10, 60),
@@ -47,12 +49,31 @@ Store = MemoryQuotaStore | RedisQuotaStore
 Make = Callable[..., Store]
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(scope="module")
+def sentinel_client(tmp_path_factory: pytest.TempPathFactory, redis_port: int) -> Iterator[Redis]:
+    with (
+        behind_sentinel(tmp_path_factory.mktemp("sentinel"), redis_port) as url,
+        client(url, 5.0, 10) as redis,
+    ):
+        until_well(redis)
+        yield redis
+
+
+@pytest.fixture(scope="module")
+def cluster_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    with as_cluster(tmp_path_factory.mktemp("cluster")) as url, client(url, 5.0, 10) as redis:
+        until_well(redis)
+        yield redis
+
+
+@pytest.fixture(params=["memory", "redis", "sentinel", "cluster"])
 def make(request: pytest.FixtureRequest, clock: Hands) -> Make:
+    """Both adapters, and the one over Redis wherever Redis may be."""
     if request.param == "memory":
         return lambda *windows: MemoryQuotaStore({"t": windows}, RULES, clock, pumps=False)
-    client: Redis = request.getfixturevalue("redis_client")
-    return lambda *windows: redis_store(client, clock, *windows)
+    redis: Redis = request.getfixturevalue(f"{request.param}_client")
+    one_node(redis).flushall()
+    return lambda *windows: redis_store(redis, clock, *windows)
 
 
 KEYS = count()
