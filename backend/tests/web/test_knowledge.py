@@ -4,6 +4,7 @@ import io
 import zlib
 from typing import Any
 
+import gevent
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -329,6 +330,7 @@ def test_a_stale_answer_serves_as_a_fallback_for_an_hour_and_says_so(
     assert stale.status_code == 200
     assert stale.json == {**fresh.json, "degraded": True}
     assert stale.headers["Age"] == "3601"
+    assert stale.headers["X-Degraded"] == "true"
     assert "detail=stale" in stale.headers["Cache-Status"]
     assert "max-age=0" in stale.headers["Cache-Control"]
     assert stale.headers["ETag"] != fresh.headers["ETag"]
@@ -497,6 +499,28 @@ def test_a_streamed_answer_is_replayed_in_each_dialect(client: FlaskClient, prov
     assert "answer 1" in again
     assert again.rstrip().endswith("[DONE]")
     assert provider.calls == 1
+
+
+def test_a_stream_says_in_its_headers_what_the_caches_did(
+    client: FlaskClient, provider: Knowing, clock: Hands
+) -> None:
+    body = {"prompt": "hi", "temperature": 0, "stream": True}
+
+    def told(**headers: str) -> list[str | None]:
+        response = client.post("/api/v1/generate", json=body, headers=headers)
+        response.get_data()
+        gevent.sleep(0.01)  # by now its flight has landed
+        return [response.headers.get(name) for name in ("Cache-Status", "Age", "X-Degraded")]
+
+    assert told() == ["knowalledge; fwd=miss", None, None]
+    clock.sleep(5)
+    assert told() == ["knowalledge-memory; hit", "5", None]
+    assert told(**{"Cache-Control": "no-store"}) == ["knowalledge; fwd=bypass", None, None]
+    clock.sleep(3601)
+    provider.error = e.ProviderUnavailable("x")
+    status, age, degraded = told()
+    assert str(status).endswith("; hit; detail=stale")
+    assert (age, degraded) == ("3606", "true")
 
 
 @pytest.mark.parametrize(("field", "calls"), [("no-cache", 2), ("no-store", 2), ("max-age=60", 1), ("", 2)])

@@ -246,6 +246,7 @@ class Started(Struct, frozen=True, tag=True):
     allowances: tuple[Allowance, ...] = ()
     degraded: bool = False
     reason: str = ""  # why this target
+    cache: CacheInfo = CacheInfo()
 
 
 class Delta(Struct, frozen=True, tag=True):

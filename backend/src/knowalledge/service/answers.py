@@ -118,7 +118,7 @@ class Answers:
         key = self._key(request)
         if key is None:
             for event in self._models.stream(request):
-                yield Done(_passed(request, event.answer)) if isinstance(event, Done) else event
+                yield _passed_on(request, event)
             return
         began = self._clock.monotonic()
         found = self._find(key, request)
@@ -133,6 +133,8 @@ class Answers:
                     view.restarted()
                     continue
                 event = _event(piece)
+                if isinstance(event, Started) and not flight.led:
+                    event = replace(event, cache=CacheInfo("shared"))
                 yield from view.shown(event)
                 if isinstance(event, Done):
                     yield Done(self._landed(request, began, flight, event.answer))
@@ -261,6 +263,15 @@ def _passed(request: Request, answer: Answer) -> Answer:
     return replace(answer, cache=CacheInfo("bypass")) if request.cache is CacheMode.BYPASS else answer
 
 
+def _passed_on(request: Request, event: Event) -> Event:
+    if request.cache is CacheMode.BYPASS:
+        if isinstance(event, Started):
+            return replace(event, cache=CacheInfo("bypass"))
+        if isinstance(event, Done):
+            return Done(_passed(request, event.answer))
+    return event
+
+
 def _saved(answer: Answer) -> Stored:
     usage = answer.usage
     return Stored(b"", "", 0.0, 0, answer.model, usage.input, usage.generated)
@@ -269,7 +280,9 @@ def _saved(answer: Answer) -> Stored:
 def _replayed(answer: Answer, begun: bool = False) -> Iterator[Event]:
     """A stored answer as a stream, which may have begun."""
     if not begun:
-        yield Started(answer.model, answer.target)
+        yield Started(
+            answer.model, answer.target, degraded=answer.degraded, reason=answer.reason, cache=answer.cache
+        )
     completion = answer.completion
     if completion.parts:
         yield Delta(completion.text, completion.tool_calls)
@@ -309,7 +322,14 @@ class _View:
             case Done(answer):
                 if not self.begun:  # a run without a stream
                     self.begun = True
-                    yield Started(answer.model, answer.target, answer.allowances)
+                    yield Started(
+                        answer.model,
+                        answer.target,
+                        answer.allowances,
+                        answer.degraded,
+                        answer.reason,
+                        answer.cache,
+                    )
                 rest = answer.completion.text[self._at :]
                 calls = () if self._calls else answer.completion.tool_calls
                 if rest or calls:

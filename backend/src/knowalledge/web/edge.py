@@ -26,7 +26,7 @@ from knowalledge.domain.outcomes import outcome_of
 from knowalledge.domain.ports import Record, Telemetry
 from knowalledge.service.answers import Answers
 from knowalledge.web import auth, errors, sse
-from knowalledge.web.headers import Headers, chosen, rate_limit
+from knowalledge.web.headers import Headers, cached, chosen, rate_limit
 from knowalledge.web.presence import while_present
 from knowalledge.web.sse import Renderer
 from knowalledge.web.tracing import trace_of
@@ -208,6 +208,7 @@ class Edge(Struct, frozen=True):
             *headers,
         ]
         if isinstance(first, Started):
+            head += cached(first.cache)
             head += chosen(first.target, first.reason, first.degraded)
             head += rate_limit(first.allowances)
         return Ready(body, 200, head, content_type=renderer.content_type)

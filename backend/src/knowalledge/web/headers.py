@@ -44,12 +44,18 @@ def cache_status(info: CacheInfo) -> str:
     return f"{name}; fwd={'bypass' if info.status == 'bypass' else 'miss'}"
 
 
+def cached(info: CacheInfo) -> Headers:
+    """What the caches did; and how old a stored answer is, in seconds."""
+    status = ("Cache-Status", cache_status(info))
+    return [status, ("Age", str(info.age_s))] if info.layer else [status]
+
+
 def of_answer(answer: Answer) -> Headers:
     """All headers that an answer brings along."""
     return [
         ("X-Request-ID", answer.id),
         ("Cache-Control", "no-store"),
-        ("Cache-Status", cache_status(answer.cache)),
+        *cached(answer.cache),
         *chosen(answer.target, answer.reason, answer.degraded),
         *rate_limit(answer.allowances),
     ]

@@ -167,7 +167,7 @@ def blueprint(edge: Edge, topics: Topics, policy: Policy, memo: Memo, timeout_s:
             ("X-Request-ID", auth.request_id(request, edge.new_id)),
         ]
         if document.degraded:
-            headers.append(("Age", str(document.cache.age_s)))
+            headers += [("Age", str(document.cache.age_s)), ("X-Degraded", "true")]
         wanted = request.environ.get("HTTP_IF_NONE_MATCH")
         if wanted is not None and matches(wanted, document.etag):
             topics.confirmed()
