@@ -13,6 +13,8 @@ from knowalledge.domain.errors import NeverFits
 from knowalledge.domain.quota import (
     GUARD_S,
     SECOND,
+    SIZE,
+    Before,
     Count,
     Entry,
     Lane,
@@ -131,6 +133,12 @@ def test_a_prediction_is_cut_to_what_can_fit_so_that_a_first_request_is_never_re
     assert reserve(ledger, 0.0, cap((TPM,), Need(1000, 5000))).entry is not None
 
 
+def test_a_prediction_is_not_cut_by_what_does_not_hold_it_nor_by_a_limit_that_is_only_learnt() -> None:
+    learnt = Window("tpm", Count.TOKENS, 1000, 60, learn=True)
+    inputs = Window("itpm", Count.INPUT, 1000, 60)
+    assert cap((RPM, inputs, learnt), Need(900, 5000)) == Need(900, 5000)
+
+
 def test_a_request_larger_than_a_window_is_told_so() -> None:
     with pytest.raises(NeverFits, match="1000 tokens in 60 s"):
         refuse_what_never_fits("us", (RPM, TPM), Need(1001, 0))
@@ -191,6 +199,29 @@ def test_a_lane_with_a_share_leaves_the_rest_to_others() -> None:
     granted = [ledger.reserve(at(ledger, 0.0), Need(1, 0), low).entry is not None for _ in range(10)]
     assert granted.count(True) == 8
     assert reserve(ledger, 0.0, Need(1, 0)).entry is not None
+
+
+@pytest.mark.parametrize("late", [-1, 0, 1])
+def test_a_correction_of_a_bucket_counts_as_long_as_the_bucket_does(late: int) -> None:
+    ledger = Ledger((TPM,))
+    first = reserve(ledger, 6000.0, Need(100, 0)).entry
+    assert first is not None
+    out = us(6000.0) // TPM.width * TPM.width + SIZE * TPM.width  # the microsecond at which the charge is out
+    then = moment_of(ledger.windows, out + late)
+    ledger.settle(then, first, Need(40, 0))
+    assert ledger.levels(then)[0].used == (40 if late < 0 else 0)
+    assert ledger.rings[0].charges() == ({first.buckets[0]: 40} if late < 0 else {})
+    assert ledger.levels(moment_of(ledger.windows, out + us(70)))[0].used == 0
+
+
+def test_more_than_a_day_allows_waits_for_as_many_days_as_it_fills() -> None:
+    ledger, need = Ledger((DAY,)), Need(0, 0)
+    ledger.charge(at(ledger, NEW_YEAR), need)
+    waits = [
+        ledger.wait(at(ledger, NEW_YEAR + 3600), need, before=Before(count, need))[0] / us(3600)
+        for count in (8, 9, 18, 19, 29)
+    ]
+    assert waits == [0, 23, 23, 47, 71]
 
 
 def test_a_paced_lane_spends_evenly_and_says_when_its_next_comes() -> None:
@@ -348,6 +379,15 @@ class LedgerMachine(RuleBasedStateMachine):
         levels = used(self.ledger, self.now)
         for mine, window, events in zip(levels, self.windows, self.truth, strict=True):
             assert mine >= self._true(window, events)
+
+    @invariant()
+    def what_is_charged_by_bucket_is_all_that_is_charged(self) -> None:
+        if not hasattr(self, "ledger"):
+            return
+        for ring in self.ledger.rings:
+            charges = ring.charges()
+            assert sum(charges.values()) == ring.total
+            assert all(amount > 0 for amount in charges.values())
 
     def _true(self, window: Window, events: deque[tuple[float, int]]) -> int:
         while events and events[0][0] <= self.now - window.span_s:
