@@ -88,6 +88,10 @@ def test_only_whole_answers_are_kept() -> None:
         ("topic:black holes", "tag", "topic:black%20holes", "topic:black%20holes"),
         ("topic:black holes:*", "tag", "topic:black%20holes", "topic:black%20holes"),
         ("topic:black*", "glob", "topic:black*", "topic"),
+        ("topic:Black  HOLES", "tag", "topic:black%20holes", "topic:black%20holes"),
+        ("topic:Cafe\u0301*", "glob", "topic:caf%C3%A9*", "topic"),
+        ("topic:TCP%2fIP", "tag", "topic:tcp%2Fip", "topic:tcp%2Fip"),
+        ("model:Qwen", "tag", "model:Qwen", "model:Qwen"),
         ("to*:x", "glob", "to*:x", "*"),
     ],
 )

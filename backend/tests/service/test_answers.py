@@ -30,6 +30,7 @@ from knowalledge.domain.model import (
     Usage,
 )
 from knowalledge.domain.outcomes import Outcome
+from knowalledge.service import answers
 from knowalledge.service.answers import Answers, _View
 from knowalledge.service.layers import Layers
 from tests.fakes import Hands, Told
@@ -299,6 +300,36 @@ def test_a_stream_that_has_begun_is_not_mixed_with_what_is_stale(world: World) -
 def test_a_leader_of_little_patience_works_with_the_usual_one(world: World) -> None:
     world.answers.complete(replace(question(), timeout_s=0.5))
     assert world.models.seen[0].timeout_s == 60.0
+
+
+def test_with_a_stale_answer_at_hand_nobody_waits_long_for_the_first_word(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "STALE_PATIENCE_S", 0.05)
+    world.ask()
+    world.clock.sleep(601)
+    world.models.go.clear()
+    monkeypatch.setattr(world.models, "stream", lambda _: iter(world.models.go.wait() or ()))
+    with gevent.Timeout(5):
+        events = world.follow()
+    world.models.go.set()
+    assert isinstance(events[-1], Done)
+    assert (events[-1].answer.cache.status, text_of(events)) == ("stale", "answer 1")
+
+
+def test_an_answer_that_has_begun_is_waited_for_though_a_stale_one_is_at_hand(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "STALE_PATIENCE_S", 0.05)
+    world.ask()
+    world.clock.sleep(601)
+    world.models.go.clear()
+    gevent.spawn_later(0.2, world.models.go.set)
+    with gevent.Timeout(5):
+        events = world.follow()
+    assert isinstance(events[-1], Done)
+    assert (events[-1].answer.cache.status, text_of(events)) == ("miss", "answer 2")
+    assert [type(it) for it in events].count(Started) == 1
 
 
 def test_an_unknown_model_is_the_models_to_refuse(world: World) -> None:

@@ -6,12 +6,14 @@ generation. So an invalidation costs the same for one entry as for a million, an
 when its tag was taken back is never served.
 """
 
+import re
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from hashlib import sha256
 from typing import Literal
+from unicodedata import normalize
 from urllib.parse import quote
 
 import msgspec
@@ -173,6 +175,18 @@ def may_keep(finish: Finish) -> bool:
     return finish in (Finish.STOP, Finish.TOOL_CALLS)
 
 
+def _as_named(text: str) -> str:
+    """A pattern of topics in the letters that their names are kept in, percent-encoding as it is."""
+    if not text.startswith("topic:"):
+        return text
+    parts = _ESCAPE.split(text)  # every second one is an escape
+    folded = [it.upper() if at % 2 else normalize("NFC", it).casefold() for at, it in enumerate(parts)]
+    return " ".join("".join(folded).split())
+
+
+_ESCAPE = re.compile("(%[0-9A-Fa-f]{2})")
+
+
 def take_of(pattern: str) -> Take:
     """A pattern as people write it: ``*``, ``topic:*``, ``topic:black holes``, ``topic:black*``.
 
@@ -182,7 +196,7 @@ def take_of(pattern: str) -> Take:
     text = pattern.strip()
     if not text or len(text) > 500 or not text.isprintable():
         raise InvalidRequest("write a pattern such as topic:* or topic:photosynthesis", param="pattern")
-    text = quote(text, safe=":*?[]~!%-._")
+    text = quote(_as_named(text), safe=":*?[]~!%-._")
     stem = text.removesuffix(":*")
     if not _GLOB & set(stem):
         return Take("tag", stem)

@@ -128,7 +128,7 @@ class Answers:
         flight = self._fly(key, request, stream=True)
         view = _View()
         try:
-            for piece in flight.follow(self._patience(request)):
+            for piece in _pieces(flight, view, self._patience(request), found.entry is not None):
                 if piece is None:
                     view.restarted()
                     continue
@@ -287,6 +287,19 @@ def _replayed(answer: Answer, begun: bool = False) -> Iterator[Event]:
     if completion.parts:
         yield Delta(completion.text, completion.tool_calls)
     yield Done(answer)
+
+
+def _pieces(flight: Flight, view: "_View", patience: float, hurried: bool) -> Iterator[bytes | None]:
+    """What a flight says. ``hurried``: who has something else to show waits only so long for its first word."""
+    if hurried and patience > STALE_PATIENCE_S:
+        try:
+            yield from flight.follow(STALE_PATIENCE_S)
+            return
+        except e.ProviderTimeout:
+            if not view.said:
+                raise
+        yield None  # once more from its beginning: what was shown is not shown again
+    yield from flight.follow(patience)
 
 
 class _View:
