@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
+# Most of the time that a process needs to start is the compiler's unless byte code is kept.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup run test bench lint format reference lock
 setup: .venv/.dev
 
@@ -20,8 +23,9 @@ setup: .venv/.dev
 run: .venv/.embedded
 	$(BIN)/knowalledge serve $(if $(BIND),--bind $(BIND))
 
+# Two at once: docs/testing.md
 test: setup
-	cd backend && ../$(BIN)/python -m pytest
+	cd backend && ../$(BIN)/python -m pytest -n 2
 
 # make bench ONLY=overhead; make bench QUICK=1 is shorter and writes no document
 bench: setup

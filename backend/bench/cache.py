@@ -16,7 +16,8 @@ import psutil
 from redis import Redis
 
 from bench.eviction import clairvoyant, ranks
-from bench.processes import Child, Stage, free_port
+from bench.ports import free_port
+from bench.processes import Child, Stage
 from bench.report import Row
 from knowalledge.adapters.clock import SystemClock
 from knowalledge.adapters.memory.flights import MemoryFlights

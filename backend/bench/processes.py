@@ -16,13 +16,9 @@ from typing import Any, Self
 
 import psutil
 
+from bench.ports import free_port
+
 READY_S = 30.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def fetch(port: int, method: str, path: str, body: Any = None, timeout: float = 30.0) -> Any:

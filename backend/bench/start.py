@@ -8,7 +8,8 @@ import time
 from http.client import HTTPException
 from pathlib import Path
 
-from bench.processes import fetch, free_port
+from bench.ports import free_port
+from bench.processes import fetch
 from bench.report import Row
 
 TITLE = "From a clone to the first answer"

@@ -1,23 +1,53 @@
 """Fixtures for every test: a real Redis server, never a fake; and a clock that is one."""
 
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
 import pytest
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from bench.ports import free_port
 from tests.fakes import Hands
 
+# Of the tests of real processes, the files whose tests no clock judges: they may run beside any other.
+UNTIMED = {
+    "test_browser.py",
+    "test_cdn_purge.py",
+    "test_doctor.py",
+    "test_planner.py",
+    "test_sdks.py",
+    "test_varnish.py",
+}
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+
+def timed(nodeid: str) -> bool:
+    """Whether a test is judged by the clock while real processes run, so that no two of its kind may run at once."""
+    folder, file = PurePath(nodeid.partition("::")[0]).parts[-2:]
+    return folder == "system" and file not in UNTIMED
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where tests are shared out, what takes longest begins first."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda it: not timed(it.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``-n``, a worker gets whole files, and one of them gets all that is timed."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Sharing(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "timed" if timed(nodeid) else nodeid.partition("::")[0]
+
+    config.option.loadscopereorder = False
+    return Sharing(config, log)
 
 
 def redis_binary() -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tests.conftest import free_port, redis_binary
+from bench.ports import free_port
+from tests.conftest import redis_binary
 
 
 def until_well(redis: Redis, *command: str | int) -> None:

@@ -13,8 +13,9 @@ from redis.exceptions import AuthenticationError, NoScriptError, RedisError, Res
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from bench.ports import free_port
 from knowalledge.adapters.redis.pipe import Pipe
-from tests.conftest import free_port, start_redis
+from tests.conftest import start_redis
 
 
 def no_pubsub(**options: Any) -> None:

@@ -14,12 +14,12 @@ import gevent
 import pytest
 from gevent import monkey, subprocess
 
+from bench.ports import free_port
 from knowalledge.adapters.clock import SystemClock
 from knowalledge.adapters.providers import ProviderSpec, build
 from knowalledge.domain import errors as e
 from knowalledge.domain.model import Blob, Finish, Message, Prompt, Text, Tool, ToolCall, ToolResult, Usage
 from knowalledge.domain.ports import Provider
-from tests.conftest import free_port
 
 # Google's libraries warn of each other.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.conftest import free_port
+from bench.ports import free_port
 
 BACKEND = Path(__file__).parents[2]
 READY_S = 30

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.processes import Child, Stage, free_port
+from bench.ports import free_port
+from bench.processes import Child, Stage
 
 pytestmark = pytest.mark.system
 

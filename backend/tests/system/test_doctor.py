@@ -13,11 +13,11 @@ from redis import Redis
 
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer  # isort: skip
 
+from bench.ports import free_port
 from knowalledge import doctor
 from knowalledge.adapters.clock import SystemClock
 from knowalledge.doctor import Finding, examine, table
 from knowalledge.settings import Settings
-from tests.conftest import free_port
 from tests.otlp import store as traces
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import free_port
+from bench.ports import free_port
 from tests.system.processes import running, simulator
 
 pytestmark = pytest.mark.system

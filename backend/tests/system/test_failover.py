@@ -15,7 +15,8 @@ import requests
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tests.conftest import free_port, redis_binary
+from bench.ports import free_port
+from tests.conftest import redis_binary
 from tests.system.processes import gateway, simulator
 
 LIMIT, WINDOW_S, JUDGED_S = 60, 6, 4.5  # the judge is more lenient than the machine may be late

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import free_port
+from bench.ports import free_port
 from tests.system.processes import running, simulator
 
 pytestmark = pytest.mark.system

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.conftest import free_port, start_redis
+from bench.ports import free_port
+from tests.conftest import start_redis
 
 LIMIT, WINDOW_S = 40, 5
 # The judge's window is shorter: on a machine with other work a request may be on its way for longer than any guard.
@@ -127,6 +128,7 @@ def thaw_redis(fleet: Fleet) -> None:
     fleet.redis.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.system
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("fault", [kill_a_replica_and_lose_what_redis_holds, freeze_redis])
 def test_replicas_spend_one_quota_and_answer_everybody_whatever_breaks(

@@ -1,4 +1,7 @@
-"""Three replicas behind the nginx that we ship, two hundred live streams, and a rolling restart: nobody notices."""
+"""Three replicas behind the nginx that we ship, two hundred live streams, and a rolling restart: nobody notices.
+
+Both tests ask the same stack: a restart leaves it as it was.
+"""
 
 import http.client
 import json
@@ -9,13 +12,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import free_port
+from bench.ports import free_port
 from tests.system.processes import BACKEND
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
@@ -23,6 +25,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
 SHIPPED = BACKEND.parent / "deploy/nginx"
 STREAMS = 200
+QUOTAS = {"roomy": {"rpm": 1_000_000}, "tight": [{"count": "requests", "limit": 3, "window": "4s"}]}
 TOKENS, TOKEN_S = 12, 0.25  # a stream lives three seconds
 
 
@@ -51,24 +54,29 @@ def wait_for(port: int, path: str, process: "subprocess.Popen[bytes]") -> None:
 class Stack:
     """The provider, three replicas and nginx, as processes."""
 
-    def __init__(self, folder: Path, redis_url: str, name: str, quota: object) -> None:
+    def __init__(self, folder: Path, redis_url: str) -> None:
         self.folder = folder
         self.ports = [free_port() for _ in range(3)]
         self.provider_port = free_port()
         self.port = free_port()
         self.replicas: list[subprocess.Popen[bytes]] = []
         self.others: list[subprocess.Popen[bytes]] = []
-        target = {
-            "name": name,
-            "provider": "gemini",
-            "api_key": "k",
-            "base_url": f"http://127.0.0.1:{self.provider_port}",
-            "quota": quota,
+        models = {
+            name: {
+                "targets": [
+                    {
+                        "name": name,
+                        "provider": "gemini",
+                        "api_key": "k",
+                        "base_url": f"http://127.0.0.1:{self.provider_port}",
+                        "quota": quota,
+                    }
+                ]
+            }
+            for name, quota in QUOTAS.items()
         }
         (folder / "gateway.json").write_text(
-            json.dumps(
-                {"redis_url": redis_url, "log": {"level": "error"}, "models": {"m": {"targets": [target]}}}
-            )
+            json.dumps({"redis_url": redis_url, "log": {"level": "error"}, "models": models})
         )
 
     def start(self) -> None:
@@ -133,8 +141,8 @@ class Stack:
 class Callers:
     """Threads that ask again and again until they are told to stop, and what became of each request."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, model: str) -> None:
+        self.port, self.model = port, model
         self.done = threading.Event()
         self.live = 0
         self.finished = 0
@@ -144,7 +152,9 @@ class Callers:
 
     def ask(self, body: dict[str, object]) -> "tuple[http.client.HTTPConnection, http.client.HTTPResponse]":
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        connection.request("POST", "/api/v1/generate", json.dumps({"cache": "bypass", **body}))
+        connection.request(
+            "POST", "/api/v1/generate", json.dumps({"model": self.model, "cache": "bypass", **body})
+        )
         return connection, connection.getresponse()
 
     def stream(self) -> None:
@@ -180,25 +190,20 @@ class Callers:
                 self.faults.append(f"{once}: {error!r}")
 
 
-@pytest.fixture
-def stack(tmp_path: Path, redis_url: str) -> Iterator[Callable[[str, object], Stack]]:
-    """Starts a stack whose one target has this name and this quota."""
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, redis_port: int) -> Iterator[Stack]:
     if NGINX is None:
         pytest.skip("NOT VERIFIED: nginx is not installed here, so no rolling restart was tried")
-    with ExitStack() as ending:
-
-        def start(name: str, quota: object) -> Stack:
-            found = Stack(tmp_path, redis_url, name, quota)
-            ending.callback(found.stop)
-            found.start()
-            return found
-
-        yield start
+    found = Stack(tmp_path_factory.mktemp("stack"), f"redis://127.0.0.1:{redis_port}/0")
+    try:
+        found.start()
+        yield found
+    finally:
+        found.stop()
 
 
-def test_a_rolling_restart_fails_no_request_and_cuts_no_stream(stack: Callable[[str, object], Stack]) -> None:
-    running = stack("roomy", {"rpm": 1_000_000})
-    callers = Callers(running.port)
+def test_a_rolling_restart_fails_no_request_and_cuts_no_stream(stack: Stack) -> None:
+    callers = Callers(stack.port, "roomy")
     threads = [
         threading.Thread(target=callers.run, args=(kind,)) for kind in ["stream"] * STREAMS + ["unary"] * 4
     ]
@@ -213,7 +218,7 @@ def test_a_rolling_restart_fails_no_request_and_cuts_no_stream(stack: Callable[[
                     break
                 time.sleep(0.05)
             live.append(callers.live)
-            running.restart(index)
+            stack.restart(index)
     finally:
         callers.done.set()
         for thread in threads:
@@ -224,11 +229,8 @@ def test_a_rolling_restart_fails_no_request_and_cuts_no_stream(stack: Callable[[
     assert callers.answered > 50
 
 
-def test_whoever_waits_for_quota_in_a_replica_that_ends_is_answered_by_another(
-    stack: Callable[[str, object], Stack],
-) -> None:
-    running = stack("tight", [{"count": "requests", "limit": 3, "window": "4s"}])
-    callers = Callers(running.port)
+def test_whoever_waits_for_quota_in_a_replica_that_ends_is_answered_by_another(stack: Stack) -> None:
+    callers = Callers(stack.port, "tight")
     threads = [
         threading.Thread(target=callers.unary) for _ in range(9)
     ]  # most have to wait, in three replicas
@@ -236,7 +238,7 @@ def test_whoever_waits_for_quota_in_a_replica_that_ends_is_answered_by_another(
         thread.start()
     time.sleep(1.5)
     waiting = len(threads) - callers.answered
-    running.restart(0)
+    stack.restart(0)
     for thread in threads:
         thread.join(60)
     assert waiting >= 4

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.conftest import free_port
+from bench.ports import free_port
 from tests.otlp import Seen, Store, store
 from tests.system.processes import gateway, simulator
 

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.conftest import free_port
+from bench.ports import free_port
 from tests.system.processes import BACKEND
 
 pytestmark = pytest.mark.system
