@@ -15,6 +15,7 @@ from knowalledge import planner  # noqa: E402
 from knowalledge.adapters.clock import SystemClock  # noqa: E402
 from knowalledge.app import unusable  # noqa: E402
 from knowalledge.doctor import examine, table  # noqa: E402
+from knowalledge.parsers import is_http  # noqa: E402
 from knowalledge.reference import pages  # noqa: E402
 from knowalledge.server import Server  # noqa: E402
 from knowalledge.settings import TABLE, Settings, SettingsError  # noqa: E402
@@ -70,14 +71,21 @@ def serve(config: str, bind: str, workers: int) -> None:
 @click.option("--again", is_flag=True, help="Also those that an earlier run has done.")
 def warm(file: Path, url: str, view: str, query: str, key: str, again: bool) -> None:
     """Fill the caches with every topic in FILE, one a line; resumable."""
-    warmer = Warmer(url, file, view, query, key, SystemClock().sleep)
-    topics = topics_of(file)
-    todo = topics if again else warmer.left(topics)
+    if not is_http(url):
+        raise click.BadParameter("write http://HOST:PORT", param_hint="--url")
     failed = []
-    with click.progressbar(warmer.warm(todo), length=len(todo), label="warming") as bar:
-        for found in bar:
-            if found.how == "failed":
-                failed.append(found)
+    try:
+        warmer = Warmer(url, file, view, query, key, SystemClock().sleep)
+        topics = topics_of(file)
+        todo = topics if again else warmer.left(topics)
+        with click.progressbar(warmer.warm(todo), length=len(todo), label="warming") as bar:
+            for found in bar:
+                if found.how == "failed":
+                    failed.append(found)
+    except UnicodeDecodeError:
+        raise click.ClickException(f"{file} is not UTF-8; save it as such") from None
+    except OSError as error:  # what is done is noted beside it
+        raise click.ClickException(f"{error.filename} cannot be used ({error.strerror})") from None
     click.echo(f"{len(todo) - len(failed)} of {len(todo)} warm; {len(topics) - len(todo)} were done before")
     for found in failed[:20]:
         click.echo(f"{found.topic[:80]!r}: {found.why}", err=True)

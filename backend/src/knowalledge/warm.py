@@ -1,7 +1,8 @@
 """``knowalledge warm FILE``: ask a running gateway about every topic of a list, so that its caches hold the answers.
 
 Resumable: what is done is written to ``FILE.done`` as it is done, and left out the next time. A gateway that says
-"later" (429, 503) is asked again after the time that it names.
+"later" (429, 503) is asked again after the time that it names, and so is one that has only a second best answer: that
+is none that it keeps.
 """
 
 from collections.abc import Callable, Iterator
@@ -78,12 +79,15 @@ class Warmer:
             except requests.RequestException as error:
                 why, wait = type(error).__name__, 2.0
             else:
-                if response.ok:
+                if response.ok and response.headers.get("X-Degraded") == "true":
+                    why, wait = "no fresh answer", 2.0
+                elif response.ok:
                     story = response.headers.get("Cache-Status", "")
                     return Warmed(topic, "cached" if "; hit" in story else "made")
-                why, wait = f"status {response.status_code}", _wait(response.headers.get("Retry-After"))
-                if response.status_code < 429 or response.status_code == 431:
-                    break
+                else:
+                    why, wait = f"status {response.status_code}", _wait(response.headers.get("Retry-After"))
+                    if response.status_code < 429 or response.status_code == 431:
+                        break
             if left:
                 self._sleep(wait)
         return Warmed(topic, "failed", why)

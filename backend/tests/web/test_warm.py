@@ -1,5 +1,7 @@
 """``knowalledge warm``: every topic of a list, once, resumed where it stopped."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,3 +109,43 @@ def test_later_is_believed_and_a_refusal_is_not_repeated(
     assert run(make(), tmp_path) == ["made", "failed", "made"]
     assert slept == [7.0, 2.0, 2.0]
     assert gateway.asked.count(PATHS[1]) == 1
+
+
+def test_a_second_best_answer_is_none_that_is_kept(
+    make: Make, gateway: Gateway, tmp_path: Path, slept: list[float]
+) -> None:
+    stale = {"Cache-Status": "knowalledge-redis; hit; detail=stale", "X-Degraded": "true"}
+    gateway.script[PATHS[0]] = [(200, stale)]
+    gateway.script[PATHS[1]] = [(200, stale), (200, {})]
+    assert run(make(), tmp_path) == ["failed", "made", "made"]
+    gateway.script.clear()
+    assert run(make(), tmp_path) == ["made"]
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "cure"),
+    [
+        (b"jazz\n\xff", "http://127.0.0.1:1", "is not UTF-8"),
+        (b"jazz", "127.0.0.1:8080", "write http://HOST:PORT"),
+        (b"jazz", "http://[::1", "write http://HOST:PORT"),
+    ],
+)
+def test_what_cannot_be_warmed_is_told_without_a_trace(
+    tmp_path: Path, text: bytes, url: str, cure: str
+) -> None:
+    file = tmp_path / "topics.txt"
+    file.write_bytes(text)
+    command = [sys.executable, "-m", "knowalledge.cli", "warm", str(file), "--url", url]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert found.returncode != 0
+    assert cure in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_a_place_where_nothing_can_be_noted_is_told_without_a_trace(tmp_path: Path) -> None:
+    (tmp_path / "topics.txt").write_text("jazz")
+    (tmp_path / "topics.txt.done").mkdir()
+    command = [sys.executable, "-m", "knowalledge.cli", "warm", str(tmp_path / "topics.txt")]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "topics.txt.done cannot be used" in found.stderr
+    assert "Traceback" not in found.stderr
