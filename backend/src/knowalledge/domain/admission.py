@@ -257,8 +257,9 @@ class Room:
         """Whether a newcomer may be served before everybody who waits."""
         if not self._waiters:
             return True
-        if any(line.size for other, line in self._lines.items() if other <= level):
-            return False
+        for other, line in self._lines.items():
+            if line.size and other <= level:
+                return False
         return self._due(now, level) is None
 
     def next(self, now: int) -> Waiter | None:
@@ -272,7 +273,7 @@ class Room:
         """The oldest aged waiter below ``top``, when it is the turn of the aged."""
         if self._since_aged < AGED_EVERY - 1:
             return None
-        oldest = [self._lines[level].oldest() for level in Priority if level > top]
+        oldest = [line.oldest() for level, line in self._lines.items() if line.size and level > top]
         limit = now - int(self.rules.aging_s * SECOND)
         return min((it for it in oldest if it is not None and it.arrived <= limit), key=_age, default=None)
 

@@ -168,6 +168,7 @@ class Ring:
     __slots__ = (
         "apart",
         "ceiling",
+        "even",
         "granted",
         "held",
         "inputs",
@@ -191,6 +192,7 @@ class Ring:
         self.outputs = window.holds(Need(0, 1))
         self.ceiling = Ceiling(window.limit) if window.learn else None
         self.width = window.width
+        self.even = window.limit / (window.span_s * SECOND)
         # All that was ever charged up to the end of each bucket, so that what has been freed by then is found by
         # bisection. A correction walks from its bucket to the newest: as many steps as the answer took.
         self.sums = [0] * SIZE
@@ -262,9 +264,11 @@ class Ring:
 
     @property
     def rate(self) -> float:
-        """An even pace, per microsecond."""
-        faster = CLIMB if self.ceiling and self.ceiling.climbing else 1.0
-        return faster * self.limit / (self.window.span_s * SECOND)
+        """The pace, per microsecond."""
+        if self.ceiling is None:
+            return self.even
+        faster = CLIMB if self.ceiling.climbing else 1.0
+        return faster * self.ceiling.limit / (self.window.span_s * SECOND)
 
     def add(self, bucket: int, amount: int) -> None:
         """Charge ``amount`` (may be negative) into ``bucket``; one that is out of the window is no more."""
