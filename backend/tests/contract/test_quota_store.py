@@ -516,7 +516,7 @@ def test_the_scripts_and_the_arithmetic_agree_step_by_step(
             clock.sleep(milliseconds / 1000)
         elif kind == "back":
             # Around midnight the two may tell the end of different days.
-            clock.sleep(0 if windows[-1].calendar else -milliseconds / 300)
+            clock.sleep(0 if windows[-1].calendar else -milliseconds / 150)
         elif kind == "gate":
             for store in pair:
                 store.close_until("t", milliseconds / 10_000, "rpm")

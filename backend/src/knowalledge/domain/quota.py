@@ -43,7 +43,7 @@ GUARD_S = 0.3
 SECOND = 1_000_000
 # A clock that steps back by less is waited for; one that steps back by more has been set anew, and what was remembered
 # by it is moved along.
-SET_BACK = 60 * SECOND
+SET_BACK = 300 * SECOND
 # Windows up to this are paced. A day is not: who may ask 10,000 times a day need not ask every 8.6 seconds.
 PACED_SPAN_S = 120
 # What answers take of what is held for them is a mean over about the last 50, weighed by their length.

@@ -19,7 +19,7 @@ local P = string.sub(KEYS[1], 1, -6)
 local SIZE = 601
 -- domain/learning.py
 local PROBE, VERIFY, STEP, REPEAT, CUT, CLIMB, MOST = 55000000, 3000000, 1000000, 20000000, 0.9, 6, 1000000
-local LEARNT_BURST, OUTCOME_KEPT, SET_BACK = 1 / 30, 0.98, 60000000 -- domain/quota.py
+local LEARNT_BURST, OUTCOME_KEPT, SET_BACK = 1 / 30, 0.98, 300000000 -- domain/quota.py
 local cfg = {struct.unpack('<' .. string.rep('d', #ARGV[2] / 8), ARGV[2])}
 local now
 if ARGV[1] ~= '' then
