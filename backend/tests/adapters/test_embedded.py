@@ -92,7 +92,7 @@ def test_closing_ends_the_child() -> None:
 @pytest.mark.parametrize("part", [Blob("image/png", b"x"), FileRef("https://x/y.png")])
 def test_what_it_cannot_do_is_refused_as_the_requests_fault_not_its_own(part: Blob | FileRef) -> None:
     """As a failure it would open the breaker for all who ask it in words."""
-    provider = Embedded(SystemClock())
+    provider, before = Embedded(SystemClock()), children()
     seen = Prompt((Message("user", (part, Text("What is it?"))),))
     with pytest.raises(e.ProviderRejected, match="text only"):
         provider.complete(seen, S)
@@ -100,7 +100,7 @@ def test_what_it_cannot_do_is_refused_as_the_requests_fault_not_its_own(part: Bl
         next(provider.stream(seen, S))
     with pytest.raises(e.ProviderRejected, match="no embeddings"):
         provider.embed(("a",), None, S)
-    assert not children()
+    assert children() == before
 
 
 def test_where_it_is_not_installed_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
