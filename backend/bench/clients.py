@@ -134,7 +134,8 @@ class Own(Client):
         return self._http.post(path, body, self._headers, timeout).body
 
     def stream(self, path: str, timeout: float) -> Iterator[bytes]:
-        return self._http.events(path, ASK, self._headers, timeout)
+        for events in self._http.events(path, ASK, self._headers, timeout):
+            yield from events
 
 
 HEADERS = {"content-type": "application/json"}

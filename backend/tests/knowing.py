@@ -51,13 +51,13 @@ class Knowing:
         text = self._answer(prompt)
         return Completion((Text(text),), self.finish, Usage(7, 90))
 
-    def stream(self, prompt: Prompt, timeout: float) -> Generator[Chunk, None, None]:
+    def stream(self, prompt: Prompt, timeout: float) -> Generator[list[Chunk], None, None]:
         text = self._answer(prompt)
         for index in range(0, len(text), 4):
-            yield Chunk(text[index : index + 4])
+            yield [Chunk(text[index : index + 4])]
             if self.takes:
                 self.wait(self.takes)
-        yield Chunk(usage=Usage(7, 90), finish=self.finish)
+        yield [Chunk(usage=Usage(7, 90), finish=self.finish)]
 
     def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings:
         return Embeddings(((1.0,),) * len(inputs))

@@ -13,6 +13,7 @@ from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler, PyWSGISe
 from knowalledge.app import create_app
 from knowalledge.settings import Settings
 from knowalledge.web.head import Head
+from knowalledge.web.sse import ASIDE
 
 KEEPALIVE_S = 75.0  # an idle connection is dropped after this; proxies in front must drop theirs sooner
 HEADERS_S = 10.0  # a request's headers must have arrived after this
@@ -39,6 +40,25 @@ class Handler(PyWSGIHandler):  # type: ignore[misc]
     def read_request(self, raw_requestline: str) -> Any:
         with gevent.Timeout(HEADERS_S, ValueError("the headers took too long")):
             return super().read_request(raw_requestline)
+
+    def get_environ(self) -> Any:
+        found = super().get_environ()
+        found[ASIDE] = self.aside
+        return found
+
+    def aside(self, data: bytes) -> None:
+        """Write a small piece of the body from the hub, while the application is silent.
+
+        Nothing if there is no body yet, or the client is too slow to take it at once.
+        """
+        if not self.headers_sent:
+            return
+        framed = b"%x\r\n%b\r\n" % (len(data), data) if self.response_use_chunked else data
+        try:
+            if self.socket.send(framed, 0, timeout=0.0) < len(framed):
+                self.socket.shutdown(socket.SHUT_RDWR)  # half a piece cannot be taken back
+        except (AttributeError, OSError):
+            pass  # the connection has ended by itself
 
     def _headers(self) -> Iterator[tuple[str, str]]:
         found: Iterator[tuple[str, str]] = self.headers.environ()

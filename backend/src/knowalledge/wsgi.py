@@ -1,10 +1,11 @@
 """For a WSGI server of your own: ``gunicorn knowalledge.wsgi:app``."""
 
-import knowalledge.patched  # noqa: F401 - before anything else
+from gevent import monkey
 
-# isort: split
-from knowalledge.app import create_app
-from knowalledge.settings import Settings
+monkey.patch_all()
+
+from knowalledge.app import create_app  # noqa: E402 - after the patch
+from knowalledge.settings import Settings  # noqa: E402
 
 app = create_app(Settings.load())
 app.extensions["knowalledge"].start()

@@ -14,7 +14,8 @@ from knowalledge.adapters.clock import SystemClock
 from knowalledge.adapters.providers import ProviderSpec, build, embedded
 from knowalledge.adapters.providers.embedded import Embedded, installed
 from knowalledge.domain import errors as e
-from knowalledge.domain.model import Blob, FileRef, Finish, Message, Prompt, Text
+from knowalledge.domain.model import Finish, Message, Prompt, Text
+from tests.chunks import each
 
 S = 60.0
 pytestmark = pytest.mark.system
@@ -41,7 +42,7 @@ def children() -> list[psutil.Process]:
 @needs_it
 def test_it_answers_whole_and_as_it_goes(model: Embedded) -> None:
     answer = model.complete(PROMPT, S)
-    chunks = list(model.stream(PROMPT, S))
+    chunks = list(each(model, PROMPT, S))
 
     assert answer.text
     assert "".join(chunk.text for chunk in chunks) == answer.text
@@ -59,7 +60,7 @@ def test_it_answers_whole_and_as_it_goes(model: Embedded) -> None:
 def test_streams_that_are_left_leave_the_model_free(model: Embedded) -> None:
     """It answers four at a time: four that went on would keep the fifth waiting for thousands of tokens."""
     long = Prompt((Message("user", (Text("Tell me a very long story."),)),), max_output_tokens=3000)
-    streams = [model.stream(long, S) for _ in range(4)]
+    streams = [each(model, long, S) for _ in range(4)]
     for stream in streams:
         next(stream)
     for stream in streams:
@@ -87,20 +88,6 @@ def test_closing_ends_the_child() -> None:
     provider.close()
     assert not psutil.pid_exists(pid)
     provider.close()  # twice does no harm
-
-
-@pytest.mark.parametrize("part", [Blob("image/png", b"x"), FileRef("https://x/y.png")])
-def test_what_it_cannot_do_is_refused_as_the_requests_fault_not_its_own(part: Blob | FileRef) -> None:
-    """As a failure it would open the breaker for all who ask it in words."""
-    provider, before = Embedded(SystemClock()), children()
-    seen = Prompt((Message("user", (part, Text("What is it?"))),))
-    with pytest.raises(e.ProviderRejected, match="text only"):
-        provider.complete(seen, S)
-    with pytest.raises(e.ProviderRejected, match="text only"):
-        next(provider.stream(seen, S))
-    with pytest.raises(e.ProviderRejected, match="no embeddings"):
-        provider.embed(("a",), None, S)
-    assert children() == before
 
 
 def test_where_it_is_not_installed_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from knowalledge.adapters.providers import ProviderSpec, build
 from knowalledge.domain import errors as e
 from knowalledge.domain.model import Blob, Finish, Message, Prompt, Text, Tool, ToolCall, ToolResult, Usage
 from knowalledge.domain.ports import Provider
+from tests.chunks import each
 
 # Google's libraries warn of each other.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -61,7 +62,7 @@ def seen(provider: Provider) -> Any:
 def both(provider: Provider) -> tuple[Callable[[str, float], Any], ...]:
     return (
         lambda word, timeout: provider.complete(say(word), timeout),
-        lambda word, timeout: list(provider.stream(say(word), timeout))[-1],
+        lambda word, timeout: list(each(provider, say(word), timeout))[-1],
     )
 
 
@@ -76,7 +77,7 @@ def test_an_answer_has_text_finish_usage_and_version(provider: Provider) -> None
 
 
 def test_a_stream_says_the_same_as_it_comes(provider: Provider) -> None:
-    chunks = list(provider.stream(say("hello"), S))
+    chunks = list(each(provider, say("hello"), S))
     assert [chunk.text for chunk in chunks] == ["hé", "llo", " world"]
     assert (chunks[-1].finish, chunks[-1].usage) == (Finish.STOP, USAGE)
 
@@ -131,7 +132,7 @@ def test_who_we_are_goes_along(provider: Provider) -> None:
 def test_tool_calls_are_given_whole(provider: Provider) -> None:
     calls = (ToolCall("f", '{"b": 1.0}', "", "c2ln"),)
     answer = provider.complete(say("tools"), S)
-    last = list(provider.stream(say("tools"), S))[-1]
+    last = list(each(provider, say("tools"), S))[-1]
     assert (answer.tool_calls, answer.finish) == (calls, Finish.TOOL_CALLS)
     assert (last.tool_calls, last.finish) == (calls, Finish.TOOL_CALLS)
 
@@ -175,7 +176,7 @@ def test_each_failure_has_its_error(word: str, kind: type[e.KnowalledgeError], p
 
 
 def test_a_429_teaches_what_it_says(provider: Provider) -> None:
-    for ask in (*both(provider), lambda word, timeout: list(provider.stream(say("midway"), timeout))):
+    for ask in (*both(provider), lambda word, timeout: list(each(provider, say("midway"), timeout))):
         with pytest.raises(e.ProviderRateLimited) as caught:
             ask("limited", S)
         assert (caught.value.retry_after, caught.value.quota_id) == (33.0, "TokensPerMinute")
@@ -184,7 +185,7 @@ def test_a_429_teaches_what_it_says(provider: Provider) -> None:
 def test_a_stream_that_is_cut_or_endless_is_garbage(provider: Provider) -> None:
     for word in ("cut", "endless"):
         with pytest.raises(e.ProviderGarbage):
-            list(provider.stream(say(word), 3 * S))
+            list(each(provider, say(word), 3 * S))
 
 
 def test_a_provider_that_hangs_meets_the_deadline_and_is_told(provider: Provider) -> None:
@@ -194,7 +195,7 @@ def test_a_provider_that_hangs_meets_the_deadline_and_is_told(provider: Provider
         with pytest.raises(e.ProviderTimeout):
             ask("hang", SHORT)
         assert time.monotonic() - began < S / 2
-    chunks = provider.stream(say("hang after"), 2.0)
+    chunks = each(provider, say("hang after"), 2.0)
     assert next(chunks).text == "hé"
     with pytest.raises(e.ProviderTimeout):
         next(chunks)
@@ -203,7 +204,7 @@ def test_a_provider_that_hangs_meets_the_deadline_and_is_told(provider: Provider
 
 def test_leaving_a_stream_cancels_it_at_once(provider: Provider) -> None:
     before = seen(provider)["cancelled"]
-    chunks = provider.stream(say("hang after"), 30.0)
+    chunks = each(provider, say("hang after"), 30.0)
     next(chunks)
     chunks.close()
     _until(lambda: seen(provider)["cancelled"] == before + 1)

@@ -8,6 +8,7 @@ from knowalledge.domain import errors as e
 from knowalledge.domain.model import Message, Prompt, Text
 from knowalledge.domain.ports import Provider
 from tests.adapters.loopback import Behaviour, Loopback, Talk, replies, sse
+from tests.chunks import each
 from tests.contract.provider_dialects import DIALECTS, Dialect
 
 PROMPT = Prompt((Message("user", (Text("the secret prompt"),)),))
@@ -39,7 +40,7 @@ def both(provider: Provider) -> tuple[Callable[[float], object], ...]:
     """A unary and a streamed call."""
     return (
         lambda timeout: provider.complete(PROMPT, timeout),
-        lambda timeout: list(provider.stream(PROMPT, timeout)),
+        lambda timeout: list(each(provider, PROMPT, timeout)),
     )
 
 

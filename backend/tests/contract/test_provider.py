@@ -6,6 +6,7 @@ from knowalledge.domain import errors as e
 from knowalledge.domain.model import Finish, ToolCall
 from knowalledge.domain.ports import Provider
 from tests.adapters.loopback import Loopback, Talk, replies, sse, streams, until
+from tests.chunks import each
 from tests.contract.conftest import PROMPT, S, fails
 from tests.contract.provider_dialects import NO_USAGE, Dialect
 
@@ -28,7 +29,7 @@ def test_an_answer_has_text_finish_usage_and_version(
 def test_a_stream_says_the_same_as_an_answer(dialect: Dialect, provider: Provider, server: Loopback) -> None:
     server.behaviour = streams(*dialect.stream("hé", "llo", " world"))
 
-    chunks = list(provider.stream(PROMPT, S))
+    chunks = list(each(provider, PROMPT, S))
 
     assert "".join(chunk.text for chunk in chunks) == "héllo world"
     assert [chunk.finish for chunk in chunks if chunk.finish] == [Finish.STOP]
@@ -50,7 +51,7 @@ def test_chunks_come_as_they_are_sent(dialect: Dialect, provider: Provider, serv
         talk.finish()
 
     server.behaviour = behave
-    for chunk in provider.stream(PROMPT, S):
+    for chunk in each(provider, PROMPT, S):
         told.append(chunk.text)
     assert "".join(told) == "abc"
 
@@ -62,7 +63,7 @@ def test_a_stream_may_be_cut_into_pieces_anywhere(
     whole = b": a comment\r\nid: 1\r\n" + b"".join(dialect.stream("hé", "llo")).replace(b"\r\n", b"\n")
     server.behaviour = streams(*(whole[at : at + size] for at in range(0, len(whole), size)))
 
-    assert "".join(chunk.text for chunk in provider.stream(PROMPT, S)) == "héllo"
+    assert "".join(chunk.text for chunk in each(provider, PROMPT, S)) == "héllo"
 
 
 def test_tool_calls_are_given_whole(dialect: Dialect, provider: Provider, server: Loopback) -> None:
@@ -72,7 +73,7 @@ def test_tool_calls_are_given_whole(dialect: Dialect, provider: Provider, server
     server.behaviour = replies(dialect.answer("", calls=calls))
     answer = provider.complete(PROMPT, S)
     server.behaviour = streams(sse(dialect.event("", calls=calls)), *dialect.stream("", ""))
-    chunks = list(provider.stream(PROMPT, S))
+    chunks = list(each(provider, PROMPT, S))
 
     def spaceless(calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
         return tuple(
@@ -96,14 +97,14 @@ def test_why_a_model_stopped_is_passed_on(
         server.behaviour = replies(dialect.answer(text, said))
         assert provider.complete(PROMPT, S).finish is finish
         server.behaviour = streams(sse(dialect.event(text, said)))
-        assert list(provider.stream(PROMPT, S))[-1].finish is finish
+        assert list(each(provider, PROMPT, S))[-1].finish is finish
 
 
 def test_an_answer_without_usage_says_so(dialect: Dialect, provider: Provider, server: Loopback) -> None:
     server.behaviour = replies(dialect.answer(usage=NO_USAGE))
     assert provider.complete(PROMPT, S).usage is None
     server.behaviour = streams(sse(dialect.event("hello", "", NO_USAGE)))
-    assert all(chunk.usage is None for chunk in provider.stream(PROMPT, S))
+    assert all(chunk.usage is None for chunk in each(provider, PROMPT, S))
 
 
 @pytest.mark.parametrize("count", [-1, 10**12, 1e12, 4.5, "9", True, [], {"a": 1}, None, 2**70])
@@ -248,7 +249,7 @@ def test_an_error_inside_a_stream_is_raised_with_its_kind(
     for status, kind in ((429, e.ProviderRateLimited), (500, e.ProviderUnavailable)):
         for before in ((), (sse(dialect.event("he")),)):
             server.behaviour = streams(*before, sse(dialect.error(status)))
-            chunks = provider.stream(PROMPT, S)
+            chunks = each(provider, PROMPT, S)
             if before:
                 assert next(chunks).text == "he"
             with pytest.raises(kind):

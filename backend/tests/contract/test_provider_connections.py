@@ -9,6 +9,7 @@ from gevent.socket import socket as gevent_socket
 from knowalledge.domain import errors as e
 from knowalledge.domain.ports import Provider
 from tests.adapters.loopback import Behaviour, Loopback, Talk, replies, settle, streams
+from tests.chunks import each
 from tests.contract.conftest import PROMPT, S, both, fails, says_and_hangs
 from tests.contract.provider_dialects import Dialect
 
@@ -45,7 +46,7 @@ def test_closing_a_stream_closes_its_connection_at_once(
     server.behaviour = says_and_hangs(dialect)
     settle()
     sockets = _sockets()
-    chunks = provider.stream(PROMPT, S)
+    chunks = each(provider, PROMPT, S)
     assert next(chunks).text == "he"
     assert server.open == 1
     chunks.close()
@@ -56,7 +57,7 @@ def test_closing_a_stream_closes_its_connection_at_once(
 def test_a_stream_that_was_never_begun_asks_nothing(
     dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    provider.stream(PROMPT, S).close()
+    each(provider, PROMPT, S).close()
     settle()
     assert not server.asked
 

@@ -9,6 +9,7 @@ import pytest
 from knowalledge.domain import errors as e
 from knowalledge.domain.ports import Provider
 from tests.adapters.loopback import Loopback, Talk, replies, sse, streams
+from tests.chunks import each
 from tests.contract.conftest import PROMPT, SHORT, SOON, S, both, fails, says_and_hangs
 from tests.contract.provider_dialects import Dialect
 from tests.fakes import Hands
@@ -58,7 +59,7 @@ def test_a_stream_that_hangs_in_the_middle_meets_the_deadline(
     dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
     server.behaviour = says_and_hangs(dialect)
-    chunks = provider.stream(PROMPT, SOON)
+    chunks = each(provider, PROMPT, SOON)
     assert next(chunks).text == "he"
     with gevent.Timeout(S / 2), pytest.raises(e.ProviderTimeout):
         next(chunks)
@@ -70,7 +71,7 @@ def test_the_time_that_the_consumer_takes_counts(dialect: Dialect, server: Loopb
     provider = dialect.provider(server.url, clock)
 
     server.behaviour = says_and_hangs(dialect)
-    chunks = provider.stream(PROMPT, S)
+    chunks = each(provider, PROMPT, S)
     assert next(chunks).text == "he"
     clock.time += S
     with gevent.Timeout(S / 2), pytest.raises(e.ProviderTimeout):
@@ -109,7 +110,7 @@ def test_a_stream_that_is_cut_after_some_text_is_garbage(
 
     for behaviour in (cut, streams(sse(dialect.event("he"))), streams(sse(dialect.event("he")), b"data: {")):
         server.behaviour = behaviour
-        chunks = provider.stream(PROMPT, S)
+        chunks = each(provider, PROMPT, S)
         assert next(chunks).text == "he"
         with pytest.raises(e.ProviderGarbage):
             list(chunks)
@@ -171,7 +172,7 @@ def test_what_is_not_an_answer_is_garbage(
         provider.complete(PROMPT, S)
     server.behaviour = streams(sse(body))
     with pytest.raises(e.ProviderGarbage):
-        list(provider.stream(PROMPT, S))
+        list(each(provider, PROMPT, S))
 
 
 def test_an_answer_that_says_nothing_and_stops_is_garbage(
@@ -182,7 +183,7 @@ def test_an_answer_that_says_nothing_and_stops_is_garbage(
         provider.complete(PROMPT, S)
     server.behaviour = streams(*dialect.stream(""))
     with pytest.raises(e.ProviderGarbage):
-        list(provider.stream(PROMPT, S))
+        list(each(provider, PROMPT, S))
 
 
 def test_an_answer_without_end_is_given_up(dialect: Dialect, provider: Provider, server: Loopback) -> None:
@@ -209,7 +210,7 @@ def test_an_answer_may_be_compressed(dialect: Dialect, provider: Provider, serve
     server.behaviour = replies(gzip.compress(dialect.answer()), content_encoding="gzip")
     assert provider.complete(PROMPT, S).text == "hello"
     server.behaviour = streams(*dialect.stream("hel", "lo"), zipped=True)
-    assert "".join(chunk.text for chunk in provider.stream(PROMPT, S)) == "hello"
+    assert "".join(chunk.text for chunk in each(provider, PROMPT, S)) == "hello"
     server.behaviour = replies(gzip.compress(dialect.error(429)), 429, content_encoding="gzip")
     fails(provider, e.ProviderRateLimited)
 

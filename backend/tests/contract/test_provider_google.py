@@ -22,6 +22,7 @@ from knowalledge.domain.model import (
 )
 from knowalledge.domain.ports import Provider
 from tests.adapters.loopback import Loopback, replies, sse, streams
+from tests.chunks import each
 from tests.contract.provider_dialects import GeminiDialect, dump
 
 S = 20.0
@@ -173,7 +174,7 @@ def test_each_api_has_its_addresses(server: Loopback) -> None:
         server.asked.clear()
         provider.complete(PROMPT, S)
         with pytest.raises(e.ProviderGarbage):
-            list(provider.stream(PROMPT, S))
+            list(each(provider, PROMPT, S))
         assert [it.line for it in server.asked] == [
             f"POST {path}:generateContent HTTP/1.1",
             f"POST {path}:streamGenerateContent?alt=sse HTTP/1.1",
@@ -264,7 +265,7 @@ def test_a_blocked_prompt_is_the_callers_matter(server: Loopback) -> None:
         provider.complete(PROMPT, S)
     server.behaviour = streams(sse(blocked))
     with pytest.raises(e.ContentBlocked):
-        next(provider.stream(PROMPT, S))
+        next(each(provider, PROMPT, S))
     provider.close()
 
 
@@ -282,7 +283,7 @@ def test_chunks_that_each_say_that_they_finish_end_the_stream_once(server: Loopb
     form = GeminiDialect()
     server.behaviour = streams(sse(form.event("a", "")), sse(form.event("b", "")), sse(form.event("c", "")))
     provider = gemini(server)
-    chunks = list(provider.stream(PROMPT, S))
+    chunks = list(each(provider, PROMPT, S))
     assert [chunk.finish for chunk in chunks] == [None, None, Finish.STOP]
     assert "".join(chunk.text for chunk in chunks) == "abc"
     provider.close()
@@ -293,7 +294,7 @@ def test_events_without_a_candidate_are_passed_over(server: Loopback) -> None:
     usage = sse(dump({"usageMetadata": form.counted()}))
     server.behaviour = streams(usage, sse(form.event("a")), usage, sse(form.event("", "")))
     provider = gemini(server)
-    chunks = list(provider.stream(PROMPT, S))
+    chunks = list(each(provider, PROMPT, S))
     assert [chunk.text for chunk in chunks if chunk.text] == ["a"]
     assert chunks[0].usage == form.usage
     provider.close()
@@ -341,7 +342,7 @@ def test_a_429_teaches_what_it_says_and_nothing_more(
             provider.complete(PROMPT, S)
         assert (caught.value.retry_after, caught.value.quota_id) == (seconds, quota_id)
         with pytest.raises(e.ProviderRateLimited) as caught:
-            list(provider.stream(PROMPT, S))
+            list(each(provider, PROMPT, S))
         assert (caught.value.retry_after, caught.value.quota_id) == (seconds, quota_id)
         provider.close()
 
@@ -350,7 +351,7 @@ def test_a_429_inside_a_stream_teaches_as_much(server: Loopback) -> None:
     server.behaviour = streams(sse(dump(refusal(failure({"quotaId": QUOTA_ID}), retry("33s")))))
     provider = gemini(server)
     with pytest.raises(e.ProviderRateLimited) as caught:
-        next(provider.stream(PROMPT, S))
+        next(each(provider, PROMPT, S))
     assert (caught.value.retry_after, caught.value.quota_id) == (33.0, QUOTA_ID)
     provider.close()
 

@@ -13,6 +13,7 @@ from knowalledge.domain import errors as e
 from knowalledge.domain.model import Blob, FileRef, Finish, Message, Prompt, Text, Tool, ToolCall, ToolResult
 from knowalledge.domain.ports import Provider
 from tests.adapters.loopback import Loopback, replies, sse, streams
+from tests.chunks import each
 from tests.contract.provider_dialects import OpenAiDialect, dump
 
 S = 20.0
@@ -198,7 +199,7 @@ def test_tool_calls_are_put_together_from_their_pieces(server: Loopback, provide
         delta(finish="tool_calls"),
         sse(b"[DONE]"),
     )
-    last = list(provider.stream(PROMPT, S))[-1]
+    last = list(each(provider, PROMPT, S))[-1]
     assert last.tool_calls == (ToolCall("f", '{"a":1}', "c1"), ToolCall("g", "{}", "c2"))
     assert last.finish is Finish.TOOL_CALLS
 
@@ -214,7 +215,7 @@ def test_calls_that_share_an_index_are_told_apart_by_their_ids(
         delta(piece(index, "}", "", "c2")),
         delta(finish="stop"),
     )
-    last = list(provider.stream(PROMPT, S))[-1]
+    last = list(each(provider, PROMPT, S))[-1]
     assert last.tool_calls == (ToolCall("f", "{}", "c1"), ToolCall("g", "{}", "c2"))
     assert last.finish is Finish.TOOL_CALLS
 
@@ -228,7 +229,7 @@ def test_a_refusal_of_the_model_is_text_that_stopped_for_safety(server: Loopback
         sse(dump({"choices": [{"delta": said}]})),
         sse(dump({"choices": [{"delta": {}, "finish_reason": "stop"}]})),
     )
-    chunks = list(provider.stream(PROMPT, S))
+    chunks = list(each(provider, PROMPT, S))
     assert ("".join(it.text for it in chunks), chunks[-1].finish) == ("I cannot", Finish.SAFETY)
 
 
@@ -236,7 +237,7 @@ def test_a_stream_whose_last_word_is_missing_is_whole_if_it_finished(
     server: Loopback, provider: Provider
 ) -> None:
     server.behaviour = streams(sse(FORM.event("a")), sse(FORM.event("", "")))
-    assert list(provider.stream(PROMPT, S))[-1].finish is Finish.STOP
+    assert list(each(provider, PROMPT, S))[-1].finish is Finish.STOP
 
 
 def test_nothing_after_the_last_word_is_waited_for(server: Loopback, provider: Provider) -> None:
@@ -248,7 +249,7 @@ def test_nothing_after_the_last_word_is_waited_for(server: Loopback, provider: P
 
     server.behaviour = behave
     with gevent.Timeout(S / 2):
-        assert "".join(chunk.text for chunk in provider.stream(PROMPT, S)) == "ab"
+        assert "".join(chunk.text for chunk in each(provider, PROMPT, S)) == "ab"
     assert server.empty.wait(S)
 
 
@@ -290,4 +291,4 @@ def test_an_error_inside_a_stream_is_known_by_its_name(
 ) -> None:
     server.behaviour = streams(sse(dump({"error": error})))
     with pytest.raises(kind):
-        next(provider.stream(PROMPT, S))
+        next(each(provider, PROMPT, S))

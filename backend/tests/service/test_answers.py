@@ -1,6 +1,7 @@
 """Answers from the nearest place: cached, shared, stale, or passed through untouched."""
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import gevent
@@ -14,6 +15,7 @@ from knowalledge.domain import errors as e
 from knowalledge.domain.caching import Lifetimes
 from knowalledge.domain.model import (
     Answer,
+    CacheInfo,
     CacheMode,
     Completion,
     Delta,
@@ -53,7 +55,8 @@ class Models:
     def _answer(self, request: Request) -> Answer:
         parts = self.parts or (Text(f"answer {self.calls}"),)
         usage = Usage(7, 90)
-        return Answer(request.id, self.model, "t", Completion(parts, self.finish, usage), usage)
+        passed = CacheInfo("bypass" if request.cache is CacheMode.BYPASS else "miss")
+        return Answer(request.id, self.model, "t", Completion(parts, self.finish, usage), usage, passed)
 
     def complete(self, request: Request) -> Answer:
         self.calls += 1
@@ -63,19 +66,19 @@ class Models:
             raise self.error
         return self._answer(request)
 
-    def stream(self, request: Request) -> Iterator[Event]:
+    def stream(self, request: Request) -> Iterator[list[Event]]:
         self.calls += 1
         self.seen.append(request)
         answer = self._answer(request)
-        yield Started(self.model, "t")
+        yield [Started(self.model, "t")]
         if self.error and self.early:
             raise self.error
         for word in answer.completion.text.split(" "):
-            yield Delta(word if word == "answer" else " " + word)
+            yield [Delta(word if word == "answer" else " " + word)]
             self.go.wait()
             if self.error:
                 raise self.error
-        yield Done(answer)
+        yield [Done(answer)]
 
 
 class World:
@@ -104,7 +107,7 @@ class World:
         return self.answers.complete(question(text, **more))
 
     def follow(self, text: str = "hi", **more: Any) -> list[Event]:
-        return list(self.answers.stream(question(text, **more)))
+        return list(chain.from_iterable(self.answers.stream(question(text, **more))))
 
 
 def question(
@@ -224,13 +227,13 @@ def test_a_stream_fills_the_cache_for_both_forms_and_is_replayed_whole(world: Wo
 def test_streams_share_a_flight_replay_what_was_said_and_then_follow_live(world: World) -> None:
     world.models.go.clear()
     first = world.answers.stream(question())
-    assert isinstance(next(first), Started)
+    assert isinstance(next(first)[0], Started)
     late: list[Event] = []
-    follower = gevent.spawn(lambda: late.extend(world.answers.stream(question())))
+    follower = gevent.spawn(lambda: late.extend(chain.from_iterable(world.answers.stream(question()))))
     unary = gevent.spawn(world.ask)
     gevent.sleep(0.01)
     assert text_of(late) == "answer"
-    first.close()  # type: ignore[attr-defined]
+    first.close()
     world.models.go.set()
     gevent.joinall([follower, unary], timeout=5)
     assert text_of(late) == "answer 1"
@@ -289,8 +292,8 @@ def test_a_stream_that_has_begun_is_not_mixed_with_what_is_stale(world: World) -
     world.clock.sleep(700)
     world.models.go.clear()
     events = world.answers.stream(question())
-    assert isinstance(next(events), Started)
-    assert isinstance(next(events), Delta)
+    assert isinstance(next(events)[0], Started)
+    assert isinstance(next(events)[0], Delta)
     world.models.error = e.ProviderUnavailable("x")
     world.models.go.set()
     with pytest.raises(e.ProviderUnavailable):

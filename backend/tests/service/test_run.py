@@ -1,6 +1,7 @@
 """A request's way through the targets: which is asked, where it waits, and that no quota is left behind."""
 
 from collections.abc import Generator
+from itertools import chain
 from typing import Any
 from uuid import uuid4
 
@@ -50,12 +51,12 @@ class Model:
             raise self.errors.pop(0)
         return Completion((Text("yes"),), Finish.STOP, Usage(1, 1))
 
-    def stream(self, prompt: Prompt, timeout: float) -> Generator[Chunk, None, None]:
+    def stream(self, prompt: Prompt, timeout: float) -> Generator[list[Chunk], None, None]:
         self.calls += 1
         if self.errors:
             raise self.errors.pop(0)
-        yield Chunk("yes")
-        yield Chunk(usage=Usage(1, 1), finish=Finish.STOP)
+        yield [Chunk("yes")]
+        yield [Chunk(usage=Usage(1, 1), finish=Finish.STOP)]
 
 
 class House:
@@ -95,7 +96,7 @@ class House:
         return self.gateway.complete(Request("r", "", PROMPT, **given))
 
     def stream(self) -> list[Event]:
-        return list(self.gateway.stream(Request("r", "", PROMPT)))
+        return list(chain.from_iterable(self.gateway.stream(Request("r", "", PROMPT))))
 
     def left(self, target: str) -> int:
         """What is still held or charged of a target's window."""
@@ -188,9 +189,9 @@ def test_without_a_retry_left_the_failure_is_told() -> None:
 
 def test_what_fails_before_an_answer_is_not_tried_again_after_its_first_piece() -> None:
     class Cut(Model):
-        def stream(self, prompt: Prompt, timeout: float) -> Generator[Chunk, None, None]:
+        def stream(self, prompt: Prompt, timeout: float) -> Generator[list[Chunk], None, None]:
             self.calls += 1
-            yield Chunk("half")
+            yield [Chunk("half")]
             raise e.ProviderGarbage("cut")
 
     model = Cut()
@@ -203,13 +204,13 @@ def test_what_fails_before_an_answer_is_not_tried_again_after_its_first_piece() 
 class Thinks(Model):
     """Counts before it says anything, and fails then for as long as it has errors."""
 
-    def stream(self, prompt: Prompt, timeout: float) -> Generator[Chunk, None, None]:
+    def stream(self, prompt: Prompt, timeout: float) -> Generator[list[Chunk], None, None]:
         self.calls += 1
-        yield Chunk(usage=Usage(7, 0, thinking=40))
+        yield [Chunk(usage=Usage(7, 0, thinking=40))]
         if self.errors:
             raise self.errors.pop(0)
-        yield Chunk("yes", usage=Usage(7, 1, thinking=40))
-        yield Chunk(usage=Usage(7, 1, thinking=40), finish=Finish.STOP)
+        yield [Chunk("yes", usage=Usage(7, 1, thinking=40))]
+        yield [Chunk(usage=Usage(7, 1, thinking=40), finish=Finish.STOP)]
 
 
 def test_a_count_before_the_first_content_does_not_stand_in_the_way_of_another_try() -> None:
@@ -226,10 +227,10 @@ def test_a_count_before_the_first_content_does_not_stand_in_the_way_of_another_t
 
 def test_what_a_caller_did_not_stay_for_is_charged_by_what_was_said_and_teaches_nothing() -> None:
     class Talks(Model):
-        def stream(self, prompt: Prompt, timeout: float) -> Generator[Chunk, None, None]:
-            yield Chunk("hello ", usage=Usage(7, 1))
+        def stream(self, prompt: Prompt, timeout: float) -> Generator[list[Chunk], None, None]:
+            yield [Chunk("hello ", usage=Usage(7, 1))]
             while True:
-                yield Chunk("and so on ")
+                yield [Chunk("and so on ")]
 
     house = House(t=("m", 0, Talks(), Window("tpm", Count.TOKENS, 10_000, 60)))
     estimator = house.gateway._deck.estimator
@@ -237,7 +238,7 @@ def test_what_a_caller_did_not_stay_for_is_charged_by_what_was_said_and_teaches_
     stream = house.gateway.stream(Request("r", "", PROMPT))
     for _ in range(101):
         next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert 150 < house.left("t") < 400
     assert estimator.guess("m", PROMPT).need.output == before
 

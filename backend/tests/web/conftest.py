@@ -38,14 +38,14 @@ class Scripted:
             raise self.error
         return Completion(self.parts, self.finish, self.usage)
 
-    def stream(self, prompt: Prompt, timeout: float) -> Generator[Chunk, None, None]:
+    def stream(self, prompt: Prompt, timeout: float) -> Generator[list[Chunk], None, None]:
         self._note(prompt, timeout)
         try:
             for index, part in enumerate(self.parts):
                 if self.error and index == self.after:
                     raise self.error
-                yield Chunk(part.text) if isinstance(part, Text) else Chunk(tool_calls=(part,))
-            yield Chunk(usage=self.usage, finish=self.finish)
+                yield [Chunk(part.text) if isinstance(part, Text) else Chunk(tool_calls=(part,))]
+            yield [Chunk(usage=self.usage, finish=self.finish)]
         finally:
             self.closed = True
 

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import gevent
 import pytest
-from gevent.socket import SHUT_WR, create_connection
+from gevent.event import Event as Flag
+from gevent.socket import SHUT_WR, create_connection, socket
 
 from knowalledge.server import TOGETHER, DrainingServer, Handler
+from knowalledge.web.sse import ASIDE
 
 BIG = b"x" * (TOGETHER + 1)
 
@@ -79,3 +82,89 @@ def test_an_empty_answer_has_its_head(answered: Callable[..., tuple[list[bytes],
     _, arrived = answered([], 0)
     assert arrived.endswith(b"\r\n\r\n")
     assert b"Content-Length: 0\r\n" in arrived
+
+
+@pytest.fixture
+def asked() -> Iterator[Callable[..., socket]]:
+    """A client that has asked an application, which it serves."""
+    ends: list[Any] = []
+
+    def ask(app: Any, version: str = "1.1") -> socket:
+        server = DrainingServer(("127.0.0.1", 0), app, handler_class=Handler, log=None)
+        server.start()
+        client = create_connection(server.address)
+        ends.extend((server.stop, client.close))
+        client.sendall(b"GET / HTTP/%b\r\nhost: x\r\nconnection: close\r\n\r\n" % version.encode())
+        return client
+
+    yield ask
+    for end in reversed(ends):
+        end()
+
+
+def rest(client: socket) -> bytes:
+    """All that arrives until the connection ends."""
+    return b"".join(iter(lambda: client.recv(65536), b""))
+
+
+@pytest.mark.parametrize(("version", "framed"), [("1.1", b"4\r\nbeat\r\n"), ("1.0", b"beat")])
+def test_a_silent_application_can_be_spoken_for_from_the_hub(
+    asked: Callable[..., socket], version: str, framed: bytes
+) -> None:
+    def app(environ: dict[str, Any], start: Any) -> Iterator[bytes]:
+        loop = gevent.get_hub().loop
+        loop.run_callback(environ[ASIDE], b"early")  # there is no head yet that it could follow
+        gevent.sleep(0.001)
+        start("200 OK", [])
+        yield b"first"
+        loop.run_callback(environ[ASIDE], b"beat")
+        gevent.sleep(0.001)
+        yield b"last"
+
+    body = rest(asked(app, version)).partition(b"\r\n\r\n")[2]
+    assert b"early" not in body
+    assert body.index(b"first") < body.index(framed) < body.index(b"last")
+
+
+def test_a_client_that_takes_nothing_is_not_waited_for_in_the_hub(asked: Callable[..., socket]) -> None:
+    spoken, full = Flag(), []
+
+    def app(environ: dict[str, Any], start: Any) -> Iterator[bytes]:
+        start("200 OK", [])
+        yield b"first"
+        try:
+            while True:
+                full.append(environ["gunicorn.sock"].send(BIG, 0, timeout=0.0))
+        except OSError:
+            pass  # there is room for nothing more
+
+        def speak() -> None:
+            environ[ASIDE](b"beat")
+            spoken.set()
+
+        gevent.get_hub().loop.run_callback(speak)
+        spoken.wait(5)
+        yield b"last"
+
+    client = asked(app)
+    assert spoken.wait(5)
+    arrived = rest(client)
+    assert arrived.count(b"x") == sum(full)
+    assert b"beat" not in arrived
+    assert arrived.endswith(b"4\r\nlast\r\n0\r\n\r\n")
+
+
+def test_half_a_piece_ends_the_connection() -> None:
+    class Narrow:
+        shut = 0
+
+        def send(self, data: bytes, flags: int, timeout: float) -> int:
+            return len(data) - 1
+
+        def shutdown(self, how: int) -> None:
+            self.shut += 1
+
+    handler = Handler.__new__(Handler)
+    handler.headers_sent, handler.response_use_chunked, handler.socket = True, True, Narrow()
+    handler.aside(b"beat")
+    assert handler.socket.shut == 1

@@ -1,6 +1,6 @@
 """What the service needs from the outside, as Protocols. Adapters implement; ``app.py`` joins."""
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -26,13 +26,14 @@ class Provider(Protocol):
     """One model behind one address. A timeout is the whole call's budget in seconds, headers to last byte.
 
     Raises only ``ProviderError`` subclasses and ``ContentBlocked``. Never retries: retries belong to the
-    service, which knows the quota. ``stream`` is a generator; closing it closes the connection at once.
-    An error before the first chunk is raised by the first ``next``.
+    service, which knows the quota. ``stream`` is a generator of the chunks that have come together, in order: what is
+    there goes out before more is waited for. Closing it closes the connection at once. An error before the first chunk
+    is raised by the first ``next``, and one after it when what came before it has been given.
     """
 
     def complete(self, prompt: Prompt, timeout: float) -> Completion: ...
 
-    def stream(self, prompt: Prompt, timeout: float) -> Generator[Chunk, None, None]: ...
+    def stream(self, prompt: Prompt, timeout: float) -> Generator[Sequence[Chunk], None, None]: ...
 
     def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings: ...
 

@@ -5,7 +5,7 @@ memory, from Redis, from another request's flight, from a model, or, when no mod
 All else passes through untouched.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 
 import msgspec
@@ -94,7 +94,7 @@ class Answers:
         """One whole answer."""
         key = self._key(request)
         if key is None:
-            return _passed(request, self._models.complete(request))
+            return self._models.complete(request)
         began = self._clock.monotonic()
         found = self._find(key, request)
         if found.fresh:
@@ -113,17 +113,19 @@ class Answers:
                 raise
         return self._told(request, began, self._stored(request, found))
 
-    def stream(self, request: Request) -> Iterator[Event]:
-        """The answer as it comes. Leaving ends what this caller sees; what others may share goes on."""
+    def stream(self, request: Request) -> Generator[list[Event], None, None]:
+        """The answer as it comes, in the events that have come together.
+
+        Leaving ends what this caller sees; what others may share goes on.
+        """
         key = self._key(request)
-        if key is None:
-            for event in self._models.stream(request):
-                yield _passed_on(request, event)
-            return
+        return self._models.stream(request) if key is None else self._shared(key, request)
+
+    def _shared(self, key: Key, request: Request) -> Generator[list[Event], None, None]:
         began = self._clock.monotonic()
         found = self._find(key, request)
         if found.fresh:
-            yield from _replayed(self._told(request, began, self._stored(request, found)))
+            yield _replayed(self._told(request, began, self._stored(request, found)), False)
             return
         flight = self._fly(key, request, stream=True)
         view = _View()
@@ -135,16 +137,18 @@ class Answers:
                 event = _event(piece)
                 if isinstance(event, Started) and not flight.led:
                     event = replace(event, cache=CacheInfo("shared"))
-                yield from view.shown(event)
+                shown = list(view.shown(event))
+                if shown:
+                    yield shown
                 if isinstance(event, Done):
-                    yield Done(self._landed(request, began, flight, event.answer))
+                    yield [Done(self._landed(request, began, flight, event.answer))]
                     return
             raise e.ProviderGarbage("the answer was lost on its way")
         except BaseException as error:  # a client that left is told of too
             if found.entry is None or view.said or not isinstance(error, RESCUED):
                 self._failed(request, began, flight.led, error)
                 raise
-        yield from _replayed(self._told(request, began, self._stored(request, found)), view.begun)
+        yield _replayed(self._told(request, began, self._stored(request, found)), view.begun)
 
     def _key(self, request: Request) -> Key | None:
         """The cache key; None if this request has nothing to do with caches."""
@@ -183,11 +187,12 @@ class Answers:
             return
         answer: Answer | None = None
         if stream:
-            for event in self._models.stream(request):
-                if isinstance(event, Done):
-                    answer = event.answer
-                else:
-                    yield _encode(event)
+            for events in self._models.stream(request):
+                for event in events:
+                    if isinstance(event, Done):
+                        answer = event.answer
+                    else:
+                        yield _encode(event)
         else:
             answer = self._models.complete(request)
         if answer is None:
@@ -259,34 +264,28 @@ class Answers:
         )
 
 
-def _passed(request: Request, answer: Answer) -> Answer:
-    return replace(answer, cache=CacheInfo("bypass")) if request.cache is CacheMode.BYPASS else answer
-
-
-def _passed_on(request: Request, event: Event) -> Event:
-    if request.cache is CacheMode.BYPASS:
-        if isinstance(event, Started):
-            return replace(event, cache=CacheInfo("bypass"))
-        if isinstance(event, Done):
-            return Done(_passed(request, event.answer))
-    return event
-
-
 def _saved(answer: Answer) -> Stored:
     usage = answer.usage
     return Stored(b"", "", 0.0, 0, answer.model, usage.input, usage.generated)
 
 
-def _replayed(answer: Answer, begun: bool = False) -> Iterator[Event]:
+def _replayed(answer: Answer, begun: bool) -> list[Event]:
     """A stored answer as a stream, which may have begun."""
-    if not begun:
-        yield Started(
-            answer.model, answer.target, degraded=answer.degraded, reason=answer.reason, cache=answer.cache
-        )
     completion = answer.completion
+    events: list[Event] = []
+    if not begun:
+        events.append(
+            Started(
+                answer.model,
+                answer.target,
+                degraded=answer.degraded,
+                reason=answer.reason,
+                cache=answer.cache,
+            )
+        )
     if completion.parts:
-        yield Delta(completion.text, completion.tool_calls)
-    yield Done(answer)
+        events.append(Delta(completion.text, completion.tool_calls))
+    return [*events, Done(answer)]
 
 
 def _pieces(flight: Flight, view: "_View", patience: float, hurried: bool) -> Iterator[bytes | None]:

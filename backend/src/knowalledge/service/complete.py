@@ -1,6 +1,6 @@
 """What the gateway does, over ports: one whole answer, an answer as it comes, vectors, a count."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from knowalledge.domain.errors import InvalidRequest
 from knowalledge.domain.model import (
@@ -38,8 +38,8 @@ class Completer:
                 else:
                     return run.answered(completion)
 
-    def stream(self, request: Request) -> Iterator[Event]:
-        """Its place in the waiting room, then the answer as it comes.
+    def stream(self, request: Request) -> Generator[list[Event], None, None]:
+        """Its place in the waiting room, then the answer as it comes: the events that have come together.
 
         Closing the iterator cancels the provider's call and settles what it took.
         """
@@ -51,7 +51,7 @@ class Completer:
                 except BaseException as error:  # noqa: BLE001 - however it ends, its reservation ends too
                     run.lost(error)
                 else:
-                    yield Done(run.answered(completion))
+                    yield [Done(run.answered(completion))]
                     return
 
     def embed(

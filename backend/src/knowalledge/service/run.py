@@ -19,6 +19,8 @@ from knowalledge.domain.estimate import Estimator, Guess
 from knowalledge.domain.model import (
     Allowance,
     Answer,
+    CacheInfo,
+    CacheMode,
     Completion,
     Delta,
     Event,
@@ -185,11 +187,11 @@ class Run:
             )
         )
 
-    def acquire(self) -> Generator[Queued, None, tuple[Grant, float]]:
+    def acquire(self) -> Generator[list[Event], None, tuple[Grant, float]]:
         """``_acquire``, of which the trace hears."""
         return self._traced() if self._request.trace.live else self._acquire()
 
-    def _traced(self) -> Generator[Queued, None, tuple[Grant, float]]:
+    def _traced(self) -> Generator[list[Event], None, tuple[Grant, float]]:
         request, before, held = self._request, self._waited, self.grant
         began, code = self._deck.clock.monotonic(), ""
         try:
@@ -211,7 +213,7 @@ class Run:
                 error=code,
             )
 
-    def _acquire(self) -> Generator[Queued, None, tuple[Grant, float]]:
+    def _acquire(self) -> Generator[list[Event], None, tuple[Grant, float]]:
         """Quota of the best target, and the seconds left to ask it; yields its place while it waits for its turn.
 
         Where a target has room the first one in order is taken; else it waits at the one whose turn comes soonest.
@@ -294,7 +296,7 @@ class Run:
             self._deck.headroom[option.route.name] = headroom(decision.levels)
         return decision
 
-    def _queue(self, option: "_Option", decision: Decision) -> Generator[Queued, None, Decision]:
+    def _queue(self, option: "_Option", decision: Decision) -> Generator[list[Event], None, Decision]:
         """Wait for the turn; the decision that grants it. Raises how the place was lost."""
         clock = self._deck.clock
         began = clock.monotonic()
@@ -318,7 +320,9 @@ class Run:
         finally:
             self._waited += clock.monotonic() - began
 
-    def _wait(self, ticket: Ticket, began: float) -> Generator[Queued, None, Decision | Ending | AskAgain]:
+    def _wait(
+        self, ticket: Ticket, began: float
+    ) -> Generator[list[Event], None, Decision | Ending | AskAgain]:
         """Until the ticket is over; tells its place whenever that changes."""
         clock = self._deck.clock
         told = None
@@ -331,7 +335,7 @@ class Run:
                 place = Queued(ticket.position, round(ticket.eta_s, 1))
                 if place != told:
                     told = place
-                    yield place
+                    yield [place]
                 result = ticket.wait(min(left, TELL_EVERY_S))
                 if result is not None:
                     return result
@@ -348,36 +352,48 @@ class Run:
         known = self._deck.headroom
         return order(Candidate(route.name, route.tier, known.get(route.name, 1.0)) for route in routes)
 
-    def follow(self, grant: Grant, timeout: float) -> Generator[Event, None, Completion]:
+    def follow(self, grant: Grant, timeout: float) -> Generator[list[Event], None, Completion]:
         """The events of one streamed call; returns the whole. Closing it closes the provider's connection."""
-        chunks = grant.route.provider.stream(self._request.prompt, timeout)
+        batches = grant.route.provider.stream(self._request.prompt, timeout)
         calls: list[ToolCall] = []
         finish, version = Finish.OTHER, ""
         self._texts, self._usage = [], None  # a try before this one may have got so far
         try:
-            for chunk in chunks:
-                # What is no content, such as a count while the model thinks, does not stand in the way of another try.
-                if not self._first_token and (chunk.text or chunk.tool_calls or chunk.finish):
-                    self._first_token = self._deck.clock.monotonic()
-                    yield Started(
-                        grant.model,
-                        grant.route.name,
-                        allowances(grant.decision.levels),
-                        self._second_best(grant),
-                        grant.reason,
-                    )
-                self._usage = chunk.usage or self._usage
-                version = chunk.model_version or version
-                finish = chunk.finish or finish
-                if chunk.text or chunk.tool_calls:
-                    self._texts.append(chunk.text)
-                    calls.extend(chunk.tool_calls)
-                    yield Delta(chunk.text, chunk.tool_calls)
+            for chunks in batches:
+                events: list[Event] = []
+                for chunk in chunks:
+                    # What is no content, such as a count while the model thinks, does not stand in the way of another
+                    # try.
+                    if not self._first_token and (chunk.text or chunk.tool_calls or chunk.finish):
+                        self._first_token = self._deck.clock.monotonic()
+                        events.append(self._begun(grant))
+                    self._usage = chunk.usage or self._usage
+                    version = chunk.model_version or version
+                    finish = chunk.finish or finish
+                    if chunk.text or chunk.tool_calls:
+                        self._texts.append(chunk.text)
+                        calls.extend(chunk.tool_calls)
+                        events.append(Delta(chunk.text, chunk.tool_calls))
+                if events:
+                    yield events
         finally:
-            chunks.close()
+            batches.close()
         text = "".join(self._texts)
         parts: tuple[Text | ToolCall, ...] = ((Text(text),) if text else ()) + tuple(calls)
         return Completion(parts, finish, self._usage, version)
+
+    def _begun(self, grant: Grant) -> Started:
+        return Started(
+            grant.model,
+            grant.route.name,
+            allowances(grant.decision.levels),
+            self._second_best(grant),
+            grant.reason,
+            self._cache(),
+        )
+
+    def _cache(self) -> CacheInfo:
+        return CacheInfo("bypass" if self._request.cache is CacheMode.BYPASS else "miss")
 
     def answered(self, completion: Completion) -> Answer:
         """The call ended well: settle by the truth, learn from it."""
@@ -393,6 +409,7 @@ class Run:
             target=grant.route.name,
             completion=completion,
             usage=usage,
+            cache=self._cache(),
             degraded=self._second_best(grant),
             queue=QueueInfo(round(self._waited * 1000), self._position),
             reason=grant.reason,

@@ -1,26 +1,27 @@
-"""Streamed answers: one flush an event, a sign of life when nothing comes, and an end when the client leaves.
+"""Streamed answers: a write for what has come, a sign of life when nothing comes, and an end when the client leaves.
 
-The source of events blocks while it waits, so a greenlet pulls it and the response takes from a short line: a slow
-client slows the source instead of filling memory. One timer a stream, not one an event, keeps the cost of an event
-at two switches. Closing the response closes the source, wherever it waits.
+The source of events blocks while it waits. The response itself waits in it, so what comes costs one switch, and a slow
+client slows the source. What has to happen meanwhile happens in the hub: a timer gives signs of life, and a client that
+hangs up ends the wait. Only while no byte is out, and under a server that lets nobody write but the response, a second
+greenlet waits in the source, so that the response can begin, or say that it lives, without it.
 """
 
-from collections import deque
-from collections.abc import Iterator
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Protocol
 
 import gevent
-from gevent.hub import Waiter
 
 from knowalledge.domain.errors import ClientGone
 from knowalledge.domain.model import Event
 from knowalledge.web.presence import LEFT, on_leaving
 
-# Events that may wait for a slow client.
-AHEAD = 4
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
 # A comment: every client skips it, and every proxy on the way sees that the stream lives.
 COMMENT = b": waiting\n\n"
+# Where a server keeps a function that writes a piece of the body from the hub, while its application is silent.
+ASIDE = "knowalledge.aside"
+
+Source = Generator[Sequence[Event], None, None]
 
 
 class Renderer(Protocol):
@@ -45,76 +46,23 @@ class Renderer(Protocol):
         ...
 
 
-class _Mark:
-    """Something in the queue that is not an event."""
-
-
-_END, _BEAT, _LEFT = _Mark(), _Mark(), _Mark()
-
-
-T = TypeVar("T")
-
-
-class _Line(Generic[T]):
-    """From one greenlet that gives to one that takes. gevent's queues serve any number of both, for twice the cost."""
-
-    def __init__(self, room: int) -> None:
-        self._room = room
-        self._items: deque[T] = deque()
-        self._taker: Waiter[None] | None = None
-        self._giver: Waiter[None] | None = None
-        self._soon = gevent.get_hub().loop.run_callback
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    @property
-    def full(self) -> bool:
-        return len(self._items) >= self._room
-
-    def give(self, item: T) -> None:
-        """Waits while the line is full."""
-        while self.full:
-            self._giver = Waiter()
-            self._giver.get()
-        self.add(item)
-
-    def add(self, item: T) -> None:
-        """Without waiting; also from the hub."""
-        self._items.append(item)
-        taker = self._taker
-        if taker is not None:
-            # Not at once: what the giver has at hand comes along.
-            self._taker = None
-            self._soon(taker.switch, None)
-
-    def take(self) -> T:
-        """Waits while the line is empty."""
-        while not self._items:
-            self._taker = Waiter()
-            self._taker.get()
-        giver = self._giver
-        if giver is not None:
-            self._giver = None
-            self._soon(giver.switch, None)
-        return self._items.popleft()
-
-
 class Stream:
     """The body of a streamed answer: an iterator that a WSGI server closes, begun or not."""
 
     def __init__(
-        self, events: Iterator[Event], renderer: Renderer, heartbeat_s: float, environ: dict[str, Any]
+        self, events: Source, renderer: Renderer, heartbeat_s: float, environ: dict[str, Any]
     ) -> None:
+        """``events`` gives those that have come together."""
         self._events = events
         self._renderer = renderer
-        self._line: _Line[Event | BaseException | _Mark] = _Line(AHEAD)
-        self._first: Event | _Mark | None = None
-        self._timer: Any = gevent.get_hub().loop.timer(heartbeat_s, heartbeat_s)
-        self._timer.start(self._beat)
-        self._over = False
-        self._struck = False
-        self._puller = gevent.spawn(self._pull)
+        self._silence_s = heartbeat_s
+        self._aside: Callable[[bytes], None] | None = environ.get(ASIDE)
+        self._came: Sequence[Event] = ()
+        self._said = b""  # before any event
+        self._waiting: Any = None  # the response, while it waits in the source itself ...
+        self._puller: gevent.Greenlet[..., Any] | None = None  # ... or who does so in its place
+        self._begun = self._over = self._struck = False
+        self._timer: Any = None
         self._unwatch = on_leaving(environ, self._leave)
 
     def opening(self) -> Event | None:
@@ -123,41 +71,53 @@ class Stream:
         Raises what the source raised, ``ClientGone`` if the client left.
         """
         try:
-            while True:
-                found = self._line.take()
+            while not self._over:
+                found = self._awaited()
                 if isinstance(found, BaseException):
                     raise found
-                if found is _LEFT:
-                    raise ClientGone(LEFT)
-                if isinstance(found, _Mark):
-                    self._first = found
-                    return None
-                if self._renderer.opens(found):
-                    self._first = found
-                    return found
+                if found is None:
+                    self._said = self._renderer.heartbeat
+                    break
+                for index, event in enumerate(found):
+                    if self._renderer.opens(event):
+                        self._came = found[index:]
+                        return event
         except BaseException:  # nobody will iterate, so nobody else would end the source
             self.close()
             raise
+        return None
 
     def __iter__(self) -> "Stream":
         return self
 
     def __next__(self) -> bytes:
-        data, first = b"", self._first
-        if first is not None:
-            self._first = None
-            data = self._rendered(first)
-        while not data:
-            if self._ended():
+        data, self._said = self._said, b""
+        came, self._came = self._came, ()
+        render = self._renderer.event
+        while True:
+            for event in came:
+                data += render(event)
+            if data:
+                self._begun = True
+                return data
+            if self._over:
                 raise StopIteration
-            data = self._rendered(self._line.take())
-        # What has come meanwhile goes out with it: one write, where the source is faster than the client.
-        while self._line and not self._ended():
-            data += self._rendered(self._line.take())
-        return data
+            alone = self._aside is None or self._puller is not None or not self._begun
+            found = self._awaited() if alone else self._pulled()
+            if found is None:
+                self._begun = True
+                return self._renderer.heartbeat
+            if isinstance(found, BaseException):
+                return self._failed(found)
+            came = found
 
-    def _ended(self) -> bool:
-        return self._over
+    def _failed(self, error: BaseException) -> bytes:
+        self._over = True
+        if isinstance(error, ClientGone):
+            raise StopIteration  # nobody is left to tell
+        if isinstance(error, Exception):  # a stream that has begun can only end by an event
+            return self._renderer.failed(error)
+        raise error
 
     def close(self) -> None:
         """End the source, wherever it waits, and wait until it has ended. May be called again."""
@@ -167,55 +127,62 @@ class Stream:
             self._timer.stop()
             self._timer.close()
             self._timer = None
-        self._end_source()
-        self._puller.join()
-        self._close_events()  # a puller that never ran did not
+        if self._puller is not None:
+            self._strike()
+            self._puller.join()
+            self._puller = None
+        self._events.close()
 
-    def _end_source(self) -> None:
-        """Once: a second blow would strike it while it gives back what it holds."""
-        if not self._struck and not self._puller.dead:
-            self._struck = True
-            self._puller.kill(ClientGone(LEFT), block=False)
-
-    def _rendered(self, found: Event | BaseException | _Mark) -> bytes:
-        if isinstance(found, _Mark):
-            if found is _BEAT:
-                return self._renderer.heartbeat
-            self._over = True
-            return b""
-        if isinstance(found, BaseException):
-            self._over = True
-            return self._renderer.failed(found)
-        return self._renderer.event(found)
-
-    def _pull(self) -> None:
-        end: BaseException | _Mark = _END
+    def _step(self) -> Sequence[Event] | BaseException:
+        """What comes next from the source, or how it failed."""
+        if self._struck:
+            return ClientGone(LEFT)
         try:
-            try:
-                for event in self._events:
-                    if self._struck:  # and something on the way has taken the blow
-                        return
-                    self._line.give(event)
-            except ClientGone:
-                raise
-            except Exception as error:  # noqa: BLE001 - a stream that has begun can only end by an event
-                end = error
-            if not self._struck:
-                self._line.give(end)
-        except ClientGone:
-            pass  # nobody is left to tell
-        finally:
-            self._close_events()
+            found = next(self._events)
+        except StopIteration:
+            self._over = True
+            return ()
+        except BaseException as error:  # noqa: BLE001 - the response tells of it, or raises it
+            return error
+        # If something on the way has taken the blow, it ends here.
+        return ClientGone(LEFT) if self._struck else found
 
-    def _close_events(self) -> None:
-        close = getattr(self._events, "close", None)
-        if close is not None:
-            close()
+    def _pulled(self) -> Sequence[Event] | BaseException:
+        if self._timer is None:
+            self._timer = gevent.get_hub().loop.timer(self._silence_s, self._silence_s)
+            self._timer.start(self._beat)
+        self._waiting = gevent.getcurrent()
+        try:
+            return self._step()
+        finally:
+            self._waiting = None
+
+    def _awaited(self) -> Sequence[Event] | BaseException | None:
+        """What another greenlet pulls; None if nothing came for as long as a stream may be silent."""
+        puller = self._puller
+        if puller is None:
+            puller = self._puller = gevent.spawn(self._step)
+        puller.join(self._silence_s)
+        if not puller.dead:
+            return None
+        self._puller = None
+        return puller.value if puller.exception is None else puller.exception  # by a blow before it ran
 
     def _beat(self) -> None:
-        if not self._line.full:  # else the client is slow, not the source
-            self._line.add(_BEAT)
+        """In the hub."""
+        if self._waiting is not None and self._aside is not None:  # else the client is slow, not the source
+            self._aside(self._renderer.heartbeat)
 
     def _leave(self) -> None:
-        self._end_source()
-        self._line.add(_LEFT)
+        """In the hub: the client has hung up."""
+        self._strike()
+
+    def _strike(self) -> None:
+        """Once: a second blow would strike the source while it gives back what it holds."""
+        if self._struck:
+            return
+        self._struck = True
+        if self._puller is not None:
+            self._puller.kill(ClientGone(LEFT), block=False)
+        elif self._waiting is not None:
+            self._waiting.throw(ClientGone(LEFT))

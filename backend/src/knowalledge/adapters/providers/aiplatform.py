@@ -77,9 +77,8 @@ class AiPlatform:
             self._document(self._ask(self._predictions.generate_content, request, timeout))
         )
 
-    def stream(self, prompt: Prompt, timeout: float) -> Generator[Chunk, None, None]:
-        request = self._request(self._api.GenerateContentRequest, "model", google.request_body(prompt))
-        yield from follow(self._messages(request, timeout))
+    def stream(self, prompt: Prompt, timeout: float) -> Generator[list[Chunk], None, None]:
+        return follow(lambda: self._messages(prompt, timeout), self._refused)
 
     def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings:
         body = encode(vertex.embed_body(inputs, dimensions))
@@ -128,7 +127,8 @@ class AiPlatform:
         except self._failure as error:
             self._refused(error)
 
-    def _messages(self, request: Any, timeout: float) -> Generator[bytes, None, None]:
+    def _messages(self, prompt: Prompt, timeout: float) -> Generator[list[bytes], None, None]:
+        request = self._request(self._api.GenerateContentRequest, "model", google.request_body(prompt))
         call = self._ask(self._predictions.stream_generate_content, request, timeout)
         seen = 0
         try:
@@ -137,7 +137,7 @@ class AiPlatform:
                 seen += len(data)
                 if seen > MAX_ANSWER:
                     raise ProviderGarbage("the provider's stream does not end")
-                yield data
+                yield [data]
         except self._failure as error:
             self._refused(error)
         finally:

@@ -111,11 +111,11 @@ class Http:
 
     def events(
         self, path: str, body: bytes, headers: bytes, timeout: float, last: bytes = b""
-    ) -> Generator[bytes, None, Reply | None]:
-        """The data of each server-sent event, until the stream ends or ``last`` was seen, which is not given on.
+    ) -> Generator[list[bytes], None, Reply | None]:
+        """The data of the server-sent events that have come together, until the stream ends or ``last`` was seen.
 
-        Returns a Reply instead if the status was not 200. Time that the consumer takes between two events counts
-        towards the deadline too: it is the caller's patience.
+        ``last`` is not given on. Returns a Reply instead if the status was not 200. Time that the consumer takes
+        between two events counts towards the deadline too: it is the caller's patience.
         """
         deadline = self.clock.monotonic() + timeout
         try:
@@ -125,11 +125,15 @@ class Http:
                     return _reply(answer, connection.whole(answer))
                 reader = _Events(answer)
                 while True:
-                    for data in reader.take():
-                        if data == last and last:
-                            self._end(connection, answer)
-                            return None
-                        yield data
+                    found = reader.take()
+                    if last and last in found:
+                        found = found[: found.index(last)]
+                        if found:
+                            yield found
+                        self._end(connection, answer)
+                        return None
+                    if found:
+                        yield found
                     if answer.message_complete:
                         return None
                     connection.read(answer)

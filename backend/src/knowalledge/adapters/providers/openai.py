@@ -362,31 +362,40 @@ class OpenAi:
         body = request_body(self._model, prompt, False, self._limit_name)
         return read_completion(self._post("/chat/completions", body, timeout))
 
-    def stream(self, prompt: Prompt, timeout: float) -> Generator[Chunk, None, None]:
+    def stream(self, prompt: Prompt, timeout: float) -> Generator[list[Chunk], None, None]:
         body = request_body(self._model, prompt, True, self._limit_name)
         events = self._http.events("/chat/completions", body, self._headers, timeout, last=b"[DONE]")
         gathered, usage, version = _Gathered(), None, ""
         try:
             while True:
                 try:
-                    data = next(events)
+                    came = next(events)
                 except StopIteration as end:
                     reply: Reply | None = end.value
                     break
-                document = _document(data)
-                if document.error != _NULL:
-                    raise_error(Reply(0, {}, data))
-                usage = read_usage(document.usage) or usage
-                version = (document.model or version)[:200]
-                text = gathered.add(document.choices[0]) if document.choices else ""
-                if text:
-                    yield Chunk(text, model_version=version)
+                chunks = []
+                try:
+                    for data in came:
+                        document = _document(data)
+                        if document.error != _NULL:
+                            raise_error(Reply(0, {}, data))
+                        usage = read_usage(document.usage) or usage
+                        version = (document.model or version)[:200]
+                        text = gathered.add(document.choices[0]) if document.choices else ""
+                        if text:
+                            chunks.append(Chunk(text, model_version=version))
+                except e.KnowalledgeError:
+                    if chunks:  # what came before it is an answer all the same
+                        yield chunks
+                    raise
+                if chunks:
+                    yield chunks
         finally:
             events.close()
         if reply is not None:
             raise_error(reply)
         finish = gathered.end()
-        yield Chunk("", gathered.calls(), usage, finish, version)
+        yield [Chunk("", gathered.calls(), usage, finish, version)]
 
     def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings:
         extra = {} if dimensions is None else {"dimensions": dimensions}

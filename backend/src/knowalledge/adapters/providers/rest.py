@@ -1,13 +1,13 @@
 """What Google's two REST APIs share: the calls of one model, over the pooled client."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from knowalledge.adapters.providers import google
 from knowalledge.adapters.providers.http import Http, Reply
-from knowalledge.domain.errors import ProviderAuth, ProviderGarbage
+from knowalledge.domain.errors import KnowalledgeError, ProviderAuth, ProviderGarbage
 from knowalledge.domain.model import Chunk, Completion, Finish, Prompt
 
 encode = msgspec.json.Encoder().encode
@@ -25,39 +25,58 @@ class Headers(Protocol):
         ...
 
 
-def follow(events: Generator[bytes, None, Reply | None]) -> Generator[Chunk, None, Reply | None]:
-    """The chunks of a stream of messages; closing it closes them. Returns the refusal that came instead, if one did."""
+Messages = Generator[Sequence[bytes], None, Reply | None]
+
+
+def follow(
+    begin: Callable[[], Messages], refused: Callable[[Reply], None]
+) -> Generator[list[Chunk], None, None]:
+    """The chunks of a stream of messages, those that have come together; closing it closes them.
+
+    ``refused`` raises what the messages were refused with, if they return that.
+    """
     # The chunk that finishes is held until the stream ends: older models say of each that it finishes.
     last: Chunk | None = None
     said = called = False
+    messages = begin()
     try:
         while True:
             try:
-                chunk = google.read_chunk(next(events))
+                came = next(messages)
             except StopIteration as end:
                 if end.value is not None:
-                    refusal: Reply = end.value
-                    return refusal
+                    refused(end.value)
                 break
-            if last is not None:
-                yield msgspec.structs.replace(last, finish=None)
-                last = None
-            said = said or bool(chunk.text)
-            called = called or bool(chunk.tool_calls)
-            if chunk.finish is not None:
-                last = chunk
-            elif chunk.text or chunk.tool_calls or chunk.usage is not None:
-                yield chunk
+            chunks = []
+            try:
+                for data in came:
+                    chunk = google.read_chunk(data)
+                    if last is not None:
+                        chunks.append(msgspec.structs.replace(last, finish=None))
+                        last = None
+                    if chunk.text:
+                        said = True
+                    if chunk.tool_calls:
+                        called = True
+                    if chunk.finish is not None:
+                        last = chunk
+                    elif chunk.text or chunk.tool_calls or chunk.usage is not None:
+                        chunks.append(chunk)
+            except KnowalledgeError:
+                if chunks:  # what came before it is an answer all the same
+                    yield chunks
+                raise
+            if chunks:
+                yield chunks
     finally:
-        events.close()
+        messages.close()
     if last is None:
         raise ProviderGarbage("the provider's stream ended in the middle")
     if last.finish is Finish.STOP and called:
         last = msgspec.structs.replace(last, finish=Finish.TOOL_CALLS)
     elif google.is_empty(last) and not said:
         raise ProviderGarbage("the provider answered with an empty candidate")
-    yield last
-    return None
+    yield [last]
 
 
 class GoogleRest:
@@ -73,11 +92,12 @@ class GoogleRest:
     def complete(self, prompt: Prompt, timeout: float) -> Completion:
         return google.read_completion(self.ask(self._generate, google.request_body(prompt), timeout))
 
-    def stream(self, prompt: Prompt, timeout: float) -> Generator[Chunk, None, None]:
-        body = google.request_body(prompt)
-        reply = yield from follow(self._http.events(self._stream, body, *self._introduced(timeout)))
-        if reply is not None:
-            self._refused(reply)
+    def stream(self, prompt: Prompt, timeout: float) -> Generator[list[Chunk], None, None]:
+        def begin() -> Messages:
+            body = google.request_body(prompt)
+            return self._http.events(self._stream, body, *self._introduced(timeout))
+
+        return follow(begin, self._refused)
 
     def close(self) -> None:
         self._http.close()
