@@ -19,8 +19,10 @@ UNTIMED = {
     "test_browser.py",
     "test_cdn_purge.py",
     "test_doctor.py",
+    "test_hangups.py",
     "test_planner.py",
     "test_sdks.py",
+    "test_tracing.py",
     "test_varnish.py",
 }
 

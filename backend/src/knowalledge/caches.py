@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 # How soon a worker hears what was taken back elsewhere, in seconds.
 LISTEN_S = 0.25
-# How often popular answers are looked at, in seconds.
+# How often popular answers are looked at, and a worker notes what it holds, in seconds.
 ROUND_S = 5.0
 # Popular answers are made anew only while every window of a target has this share to spare.
 SPARE = 0.5
@@ -130,12 +130,14 @@ def knowledge(
     routes = topic_routes.blueprint(edge, service, policy, memo, settings["request.timeout"])
     stats = partial(cache_stats, settings, caches, popular, telemetry)
     operating = cache_routes.blueprint(edge, stats, Invalidator(layers, purger(settings), audit))
-    gauges = partial(_gauges, layers, telemetry)
+    gauges = partial(_shared_gauges, layers, telemetry)
+    # Whichever worker is asked tells of all: each notes in time what it holds.
+    noting: Task = (ROUND_S, partial(_gauges, layers, telemetry))
     warming: tuple[Task, ...] = ((ROUND_S, popular.round),) if settings["cache.keep_warm"] else ()
     return Knowledge(
         (routes, operating),
         lambda inner: Short(inner, edge, service, policy, memo),
-        (*caches.tasks, *warming),
+        (*caches.tasks, noting, *warming),
         gauges,
     )
 
@@ -167,6 +169,14 @@ def _gauges(layers: Layers, telemetry: Telemetry) -> None:
     telemetry.cache_size("memory", layers.memory.size())
 
 
+def _shared_gauges(layers: Layers, telemetry: Telemetry) -> None:
+    _gauges(layers, telemetry)
+    if layers.shared is not None:
+        size = layers.shared.size()
+        if layers.shared.up:
+            telemetry.shared_size(size)
+
+
 def cache_stats(settings: Settings, caches: Caches, popular: Popular, telemetry: Telemetry) -> CacheStats:
     layers = caches.layers
     _gauges(layers, telemetry)
@@ -194,8 +204,9 @@ def cache_stats(settings: Settings, caches: Caches, popular: Popular, telemetry:
     }
     if layers.shared is not None:
         size = layers.shared.size()
-        more = {"entries": size.entries, "bytes": size.bytes, "unreadable": caches.unreadable()}
-        found["redis"] = {**counts["redis"], **more, "up": layers.shared.up}
+        more = {"entries": size.entries, "bytes": size.bytes, "evictions": size.evictions}
+        kept = {**more, "unreadable": caches.unreadable(), "up": layers.shared.up}
+        found["redis"] = {**counts["redis"], **kept}
     hits = counts["memory"]["hits"] + counts["redis"]["hits"]
     asked = sum(counts["memory"][it] for it in ("hits", "misses", "stale"))
     saved = telemetry.totals("knowalledge_cache_saved_tokens_total")

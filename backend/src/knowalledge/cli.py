@@ -1,26 +1,25 @@
 """The command line: ``knowalledge serve | doctor | plan | warm | config check | config show | provider-sim``."""
 
-from gevent import monkey
+import knowalledge.patched  # noqa: F401 - before anything else
 
-monkey.patch_all()  # before anything else, and only here and in wsgi.py
+# isort: split
+import os
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
-import os  # noqa: E402
-import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
-from urllib.parse import urlsplit, urlunsplit  # noqa: E402
+import click
 
-import click  # noqa: E402
-
-from knowalledge import planner  # noqa: E402
-from knowalledge.adapters.clock import SystemClock  # noqa: E402
-from knowalledge.app import unusable  # noqa: E402
-from knowalledge.doctor import examine, table  # noqa: E402
-from knowalledge.parsers import is_http  # noqa: E402
-from knowalledge.reference import pages  # noqa: E402
-from knowalledge.server import Server  # noqa: E402
-from knowalledge.settings import TABLE, Settings, SettingsError  # noqa: E402
-from knowalledge.warm import Warmer, topics_of  # noqa: E402
-from knowalledge.web.openapi import rendered  # noqa: E402
+from knowalledge import planner
+from knowalledge.adapters.clock import SystemClock
+from knowalledge.app import unusable
+from knowalledge.doctor import examine, table
+from knowalledge.parsers import is_http
+from knowalledge.reference import pages
+from knowalledge.server import Server
+from knowalledge.settings import TABLE, Settings, SettingsError
+from knowalledge.warm import Warmer, topics_of
+from knowalledge.web.openapi import rendered
 
 
 def _load(config: str) -> Settings:

@@ -1,11 +1,10 @@
 """For a WSGI server of your own: ``gunicorn knowalledge.wsgi:app``."""
 
-from gevent import monkey
+import knowalledge.patched  # noqa: F401 - before anything else
 
-monkey.patch_all()
-
-from knowalledge.app import create_app  # noqa: E402 - after the patch
-from knowalledge.settings import Settings  # noqa: E402
+# isort: split
+from knowalledge.app import create_app
+from knowalledge.settings import Settings
 
 app = create_app(Settings.load())
 app.extensions["knowalledge"].start()

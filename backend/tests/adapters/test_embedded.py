@@ -14,7 +14,7 @@ from knowalledge.adapters.clock import SystemClock
 from knowalledge.adapters.providers import ProviderSpec, build, embedded
 from knowalledge.adapters.providers.embedded import Embedded, installed
 from knowalledge.domain import errors as e
-from knowalledge.domain.model import Finish, Message, Prompt, Text
+from knowalledge.domain.model import Blob, FileRef, Finish, Message, Prompt, Text
 from tests.chunks import each
 
 S = 60.0
@@ -88,6 +88,20 @@ def test_closing_ends_the_child() -> None:
     provider.close()
     assert not psutil.pid_exists(pid)
     provider.close()  # twice does no harm
+
+
+@pytest.mark.parametrize("part", [Blob("image/png", b"x"), FileRef("https://x/y.png")])
+def test_what_it_cannot_do_is_refused_as_the_requests_fault_not_its_own(part: Blob | FileRef) -> None:
+    """As a failure it would open the breaker for all who ask it in words."""
+    provider, before = Embedded(SystemClock()), children()
+    seen = Prompt((Message("user", (part, Text("What is it?"))),))
+    with pytest.raises(e.ProviderRejected, match="text only"):
+        provider.complete(seen, S)
+    with pytest.raises(e.ProviderRejected, match="text only"):
+        next(provider.stream(seen, S))
+    with pytest.raises(e.ProviderRejected, match="no embeddings"):
+        provider.embed(("a",), None, S)
+    assert children() == before
 
 
 def test_where_it_is_not_installed_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

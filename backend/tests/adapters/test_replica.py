@@ -51,16 +51,33 @@ class Line:
         return self._redis.pubsub(**options)
 
 
-def test_what_comes_free_on_the_way_back_is_granted_by_redis_and_not_unseen_by_it(
-    redis_client: Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def line(redis_client: Redis) -> Line:
+    return Line(redis_client)
+
+
+@pytest.fixture
+def store(line: Line, monkeypatch: pytest.MonkeyPatch) -> ReplicaQuotaStore:
+    """A replica that looks for a Redis that is gone a thousand times a second."""
     monkeypatch.setattr(replica, "PROBE_S", 0.001)
-    clock, rules, line = StillClock(), Rules(), Line(redis_client)
+    clock, rules = StillClock(), Rules()
     mirror = MemoryQuotaStore(WINDOWS, rules, clock, pumps=False)
     shared = RedisQuotaStore(
         line, WINDOWS, rules, clock, "a", moment=lambda: str(int(clock.now() * SECOND)), pumps=False
     )
-    store = ReplicaQuotaStore(shared, mirror, WINDOWS, clock)
+    return ReplicaQuotaStore(shared, mirror, WINDOWS, clock)
+
+
+def joined(store: ReplicaQuotaStore) -> None:
+    """Until it is one of the many again."""
+    with gevent.Timeout(5):
+        while store.degraded:
+            gevent.sleep(0.001)
+
+
+def test_what_comes_free_on_the_way_back_is_granted_by_redis_and_not_unseen_by_it(
+    line: Line, store: ReplicaQuotaStore
+) -> None:
 
     def ask(key: str, patience_s: float = 0.0) -> Decision:
         return store.ask("t", Asking(key, Need(1, 0), Priority.HIGH, "", patience_s))
@@ -74,9 +91,7 @@ def test_what_comes_free_on_the_way_back_is_granted_by_redis_and_not_unseen_by_i
     assert alone[0] is not None
     line.meanwhile = lambda: store.release(alone[0])  # while the join is on its way
     line.cut = False
-    with gevent.Timeout(5):
-        while store.degraded:
-            gevent.sleep(0.001)
+    joined(store)
     assert waiter.wait(0) is AskAgain.AGAIN
     # What the join brought, and the end that followed it, add up to what is spent.
     store.stop()
@@ -84,15 +99,8 @@ def test_what_comes_free_on_the_way_back_is_granted_by_redis_and_not_unseen_by_i
 
 
 def test_an_end_that_arrives_while_redis_is_lost_to_another_is_told_once_and_stops_nobody(
-    redis_client: Redis, monkeypatch: pytest.MonkeyPatch
+    line: Line, store: ReplicaQuotaStore
 ) -> None:
-    monkeypatch.setattr(replica, "PROBE_S", 0.001)
-    clock, rules, line = StillClock(), Rules(), Line(redis_client)
-    mirror = MemoryQuotaStore(WINDOWS, rules, clock, pumps=False)
-    shared = RedisQuotaStore(
-        line, WINDOWS, rules, clock, "a", moment=lambda: str(int(clock.now() * SECOND)), pumps=False
-    )
-    store = ReplicaQuotaStore(shared, mirror, WINDOWS, clock)
     ended = store.ask("t", Asking("1", Need(1, 0))).reservation
     assert ended is not None
 
@@ -104,8 +112,6 @@ def test_an_end_that_arrives_while_redis_is_lost_to_another_is_told_once_and_sto
     store.release(ended)
     line.meanwhile = lost
     store.stop()  # tells of the end
-    with gevent.Timeout(5):
-        while store.degraded:
-            gevent.sleep(0.001)
+    joined(store)
     store.stop()
     assert store.levels("t")[0].used == 1

@@ -1,6 +1,7 @@
 """One suite over both quota stores, and the two held against each other step by step under one clock."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from itertools import count
 
 import pytest
@@ -157,6 +158,37 @@ def test_a_gate_holds_for_its_time_and_a_shorter_one_does_not_open_it(make: Make
     store.close_until("t", 1.0, "rpm")
     assert ask(store, Need(1, 1)).wait_s == pytest.approx(33.0)
     clock.sleep(33.0)
+    take(store, Need(1, 1))
+
+
+@pytest.mark.parametrize("hours", [1, 100])
+def test_a_clock_that_is_set_back_frees_nothing_early_and_closes_nothing_for_longer_than_a_window(
+    make: Make, clock: Hands, hours: int
+) -> None:
+    store = make(WINDOWS[0], WINDOWS[3])
+    running = [take(store, Need(1, 1)) for _ in range(10)]
+    clock.sleep(-hours * 3600)
+    assert 50 < ask(store, Need(1, 1)).wait_s < 61
+    store.settle(running[0], Need(1, 1))
+    store.release(running[1])
+    assert used(store) == [9, 9]
+    clock.sleep(59)
+    assert used(store) == [9, 9]
+    clock.sleep(2)
+    assert used(store) == [0, 9]
+    for _ in range(10):
+        take(store, Need(1, 1))
+
+
+def test_a_gate_ends_on_time_though_the_clock_is_set_back(make: Make, clock: Hands) -> None:
+    store = make(WINDOWS[0])
+    take(store, Need(1, 1))
+    store.close_until("t", 30, "rpm")
+    clock.sleep(10 - 3600)
+    assert ask(store, Need(1, 1)).wait_s == pytest.approx(
+        30, abs=0.001
+    )  # it is not known how much has passed
+    clock.sleep(30.1)
     take(store, Need(1, 1))
 
 
@@ -428,11 +460,28 @@ def test_what_a_replica_had_learnt_is_kept_by_a_new_state_and_not_probed_at_once
     assert store.levels("t")[0].limit > 9
 
 
+# Two minutes before the days on which the clocks of WINDOWS' zone change, which have 25 and 23 hours.
+AUTUMN = datetime(2026, 11, 1, 6, 58, tzinfo=UTC).timestamp()
+SPRING = datetime(2027, 3, 14, 7, 58, tzinfo=UTC).timestamp()
+
 Step = tuple[str, int, int, int, int]
 steps = st.lists(
     st.tuples(
         st.sampled_from(
-            ["ask", "ask", "ask", "enter", "enter", "settle", "release", "refused", "wait", "gate", "leave"]
+            [
+                "ask",
+                "ask",
+                "ask",
+                "enter",
+                "enter",
+                "settle",
+                "release",
+                "refused",
+                "wait",
+                "gate",
+                "leave",
+                "back",
+            ]
         ),
         st.integers(0, 400),
         st.integers(0, 300),
@@ -444,21 +493,30 @@ steps = st.lists(
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(history=steps, windows=st.sampled_from([WINDOWS, (LEARNT, WINDOWS[1])]))
+@given(
+    history=steps,
+    windows=st.sampled_from([WINDOWS, WINDOWS[:3], (LEARNT, WINDOWS[1])]),
+    start=st.sampled_from([1_790_000_000.0, AUTUMN, SPRING]),
+)
 def test_the_scripts_and_the_arithmetic_agree_step_by_step(
-    history: list[Step], windows: tuple[Window, ...], redis_client: Redis
+    history: list[Step], windows: tuple[Window, ...], start: float, redis_client: Redis
 ) -> None:
     redis_client.flushdb()
     clock = Hands()
+    clock.time = start
     pair: tuple[Store, Store] = (
         MemoryQuotaStore({"t": windows}, RULES, clock, pumps=False),
         redis_store(redis_client, clock, *windows),
     )
     live: list[tuple[Reservation, Reservation]] = []
     waiting: list[tuple[Ticket, Ticket]] = []
+    assert pair[0].levels("t") == pair[1].levels("t")  # both have seen the moment at which it begins
     for number, (kind, first, second, milliseconds, who) in enumerate(history):
         if kind == "wait":
             clock.sleep(milliseconds / 1000)
+        elif kind == "back":
+            # Around midnight the two may tell the end of different days.
+            clock.sleep(0 if windows[-1].calendar else -milliseconds / 150)
         elif kind == "gate":
             for store in pair:
                 store.close_until("t", milliseconds / 10_000, "rpm")
@@ -562,3 +620,21 @@ def test_the_scripts_and_the_arithmetic_learn_the_same(
                 else:
                     store.refused(reservation)
         assert pair[0].levels("t") == pair[1].levels("t")
+
+
+@pytest.mark.parametrize("hours", [0, 1])
+def test_the_lease_of_a_dead_replica_ends_on_time_though_the_clock_is_set_back(
+    hours: int, redis_client: Redis, clock: Hands
+) -> None:
+    dead = redis_store(redis_client, clock, WINDOWS[1])
+    take(dead, Need(100, 300))
+    dead.beat("t")
+    living = RedisQuotaStore(
+        redis_client, {"t": WINDOWS[1:2]}, RULES, clock, "b", moment=lambda: str(int(clock.now() * SECOND))
+    )
+    living.join("t", lambda _: Spent(({},), (0,), (1000,), (), ()), 0)
+    clock.sleep(1 - hours * 3600)
+    assert living.beat("t").alive == 2
+    clock.sleep(5)
+    pulse = living.beat("t")
+    assert (pulse.alive, [(it.used, it.held) for it in pulse.levels]) == (1, [(400, 0)])

@@ -416,3 +416,40 @@ def test_reserve_and_release_is_nothing_at_any_time(steps: list[tuple[float, int
         if verdict.entry is not None:
             ledger.release(moment_of(ledger.windows, us(now)), verdict.entry)
         assert used(ledger, now) == before
+
+
+CHARGES = st.lists(
+    st.tuples(st.floats(0, 30, allow_nan=False), st.integers(1, 50), st.integers(0, 50)),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(CHARGES, st.integers(0, 11), st.floats(0, 90), st.integers(0, 400), st.integers(0, 400))
+def test_settling_moves_nothing_but_the_bucket_of_the_grant_and_that_of_the_completion(
+    steps: list[tuple[float, int, int]], which: int, later: float, given_input: int, output: int
+) -> None:
+    ledger, now = Ledger((TPM, RPM)), 1_000_000.0
+    entries = []
+    for wait, amount, held in steps:
+        now += wait
+        entry = reserve(ledger, now, Need(amount, held)).entry
+        if entry is not None:
+            entries.append(entry)
+    entry, now = entries[which % len(entries)], now + later
+    used(ledger, now)
+    before, held_before = [ring.charges() for ring in ledger.rings], ledger.rings[0].held
+    settle(ledger, now, entry, Need(given_input, output))
+    after = [ring.charges() for ring in ledger.rings]
+    moved = {it: after[0].get(it, 0) - before[0].get(it, 0) for it in after[0].keys() | before[0].keys()}
+    newest, own = ledger.rings[0].last, entry.buckets[0]
+    wanted = {newest: output}
+    if newest - own < SIZE:  # else it is out of the window and no more
+        wanted[own] = wanted.get(own, 0) + given_input - entry.need.input
+    assert {it: amount for it, amount in moved.items() if amount} == {
+        it: amount for it, amount in wanted.items() if amount
+    }
+    assert after[1] == before[1]  # a request is a request
+    assert ledger.rings[0].held == held_before - entry.need.output
+    assert ledger.rings[0].total == sum(after[0].values())

@@ -215,3 +215,11 @@ def test_what_failed_is_counted_by_route_and_status(open_client: FlaskClient) ->
     text = open_client.get("/metrics").text
     assert 'knowalledge_http_responses_total{route="/v1/chat/completions",status="400"} 1.0' in text
     assert 'knowalledge_http_responses_total{route="unmatched",status="404"} 1.0' in text
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [("null", None), ("[]", None), ('{"prompt": 5}', "prompt"), ('{"nope": 5}', "nope"), ('{"a"', None)],
+)
+def test_the_field_at_fault_is_a_field(client: FlaskClient, body: str, param: str | None) -> None:
+    assert client.post("/api/v1/generate", data=body).json.get("param") == param

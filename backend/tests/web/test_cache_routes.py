@@ -126,3 +126,5 @@ def test_statistics_tell_each_layer_and_what_was_saved(client: FlaskClient) -> N
     metrics = client.get("/metrics").text
     assert 'knowalledge_cache_lookups_total{layer="memory",result="hit"} 2.0' in metrics
     assert 'knowalledge_cache_entries{layer="memory"} 1.0' in metrics
+    shared = [line for line in metrics.splitlines() if line.startswith("knowalledge_cache_shared_entries ")]
+    assert shared[-1].endswith(" 1.0" if "redis" in found["layers"] else " 0.0")

@@ -56,6 +56,14 @@ METRICS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     ("knowalledge_cache_entries", "gauge", ("layer",), "Entries that a layer holds."),
     ("knowalledge_cache_bytes", "gauge", ("layer",), "Bytes that a layer holds."),
     ("knowalledge_cache_evictions", "gauge", ("layer",), "Entries that a layer let go for want of room."),
+    ("knowalledge_cache_shared_entries", "gauge", (), "Entries in Redis, the same for all replicas."),
+    ("knowalledge_cache_shared_bytes", "gauge", (), "Bytes that they take there."),
+    (
+        "knowalledge_cache_shared_evictions",
+        "gauge",
+        (),
+        "Entries that Redis let go for want of room, since it began.",
+    ),
     ("knowalledge_quota_used", "gauge", ("target", "window"), "What of a window is charged or held now."),
     (
         "knowalledge_quota_limit",
@@ -178,6 +186,12 @@ class Telemetry:
         self._child("knowalledge_cache_entries", layer).set(size.entries)
         self._child("knowalledge_cache_bytes", layer).set(size.bytes)
         self._child("knowalledge_cache_evictions", layer).set(size.evictions)
+
+    def shared_size(self, size: LayerSize) -> None:
+        """What the layer holds that all replicas share."""
+        self._child("knowalledge_cache_shared_entries").set(size.entries)
+        self._child("knowalledge_cache_shared_bytes").set(size.bytes)
+        self._child("knowalledge_cache_shared_evictions").set(size.evictions)
 
     def totals(self, name: str) -> dict[tuple[str, ...], float]:
         """A counter's or gauge's values by its labels, over every worker."""

@@ -29,6 +29,7 @@ from enum import StrEnum
 from math import ceil, floor
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from knowalledge.domain.errors import NeverFits
 from knowalledge.domain.learning import CLIMB, Ceiling
@@ -40,6 +41,9 @@ SIZE = BUCKETS + 1
 # the way of a later one. Half a percent of a minute.
 GUARD_S = 0.3
 SECOND = 1_000_000
+# A clock that steps back by less is waited for; one that steps back by more has been set anew, and what was remembered
+# by it is moved along.
+SET_BACK = 300 * SECOND
 # Windows up to this are paced. A day is not: who may ask 10,000 times a day need not ask every 8.6 seconds.
 PACED_SPAN_S = 120
 # What answers take of what is held for them is a mean over about the last 50, weighed by their length.
@@ -208,8 +212,8 @@ class Ring:
     def advance(self, now: int, day: int) -> int:
         """Let what is out of the window go; the index of the bucket that takes charges now.
 
-        A clock that steps backwards moves nothing: charges then go to the newest bucket, which keeps them longer,
-        never shorter.
+        A clock that steps backwards a little moves nothing: charges then go to the newest bucket, which keeps them
+        longer, never shorter.
         """
         if self.apart is not None:
             self.others = self.apart.first if now < self.apart.until else self.apart.last
@@ -235,6 +239,21 @@ class Ring:
                 self.sums[step % SIZE] = top
         self.last = index
         return index
+
+    def set_back(self, now: int, day: int, by: int) -> None:
+        """The clock was set back: all that is charged counts as charged now, so that none of it ends too early."""
+        self.lined = now
+        if self.window.zone:
+            self.last = min(self.last, day)
+        else:
+            self.last = now // self.width
+            self.sums = [0] * SIZE
+            self.sums[self.last % SIZE] = self.total
+        if self.ceiling is not None:
+            self.ceiling.probe -= by
+            self.ceiling.cut = max(1, self.ceiling.cut - by) if self.ceiling.cut else 0
+        if self.apart is not None:
+            self.apart = replace(self.apart, until=self.apart.until - by)
 
     @property
     def used(self) -> int:
@@ -273,10 +292,10 @@ class Ring:
     def add(self, bucket: int, amount: int) -> None:
         """Charge ``amount`` (may be negative) into ``bucket``; one that is out of the window is no more."""
         if self.window.calendar:
-            if bucket == self.last:
+            if bucket >= self.last:  # later: the clock was set back since
                 self.total += amount
         elif amount and self.last - bucket < SIZE:
-            for step in range(bucket, self.last + 1):
+            for step in range(min(bucket, self.last), self.last + 1):
                 self.sums[step % SIZE] += amount
             self.total += amount
 
@@ -344,13 +363,14 @@ NOBODY = Before(0, Need(0, 0))
 class Ledger:
     """All windows of one target."""
 
-    __slots__ = ("gate", "gate_window", "look", "predicted", "produced", "rings", "windows")
+    __slots__ = ("gate", "gate_window", "latest", "look", "predicted", "produced", "rings", "windows")
 
     def __init__(self, windows: tuple[Window, ...]) -> None:
         self.windows = windows
         self.rings = [Ring(window) for window in windows]
         self.gate = 0  # nothing is granted before this moment: the provider said so
         self.gate_window = ""
+        self.latest = 0  # the latest moment that was seen
         self.look = 0  # the moment at which all replicas together were last looked at
         self.predicted = 0.0  # output tokens of the answers of late ...
         self.produced = 0.0  # ... and what they really were
@@ -366,7 +386,19 @@ class Ledger:
     def advance(self, at: Moment) -> tuple[int, ...]:
         """Bring every ring to the moment; their current buckets."""
         now, days = at.now, at.days
+        if now > self.latest:
+            self.latest = now
+        elif self.latest - now > SET_BACK:
+            self._set_back(at)
         return tuple([ring.advance(now, day) for ring, day in zip(self.rings, days, strict=True)])
+
+    def _set_back(self, at: Moment) -> None:
+        by = self.latest - at.now
+        self.latest = at.now
+        self.gate -= by
+        self.look -= by
+        for ring, day in zip(self.rings, at.days, strict=True):
+            ring.set_back(at.now, day, by)
 
     def reserve(self, at: Moment, need: Need, lane: Lane = WHOLE) -> Verdict:
         """Charge every window, or none."""

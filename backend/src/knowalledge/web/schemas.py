@@ -1,5 +1,6 @@
 """What the bodies of all dialects share: bounds, reading, and the rule that there must be a question."""
 
+import re
 from base64 import b64decode
 from collections.abc import Sequence
 from mimetypes import guess_type
@@ -39,7 +40,8 @@ def decode(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         text = str(error)
-        where = text.rsplit("`", 2)[1] if text.endswith("`") else ""
+        # It ends in a place or a field's name; or, of the body itself, in a type.
+        where = text.rsplit("`", 2)[1] if re.search("(?: - at|field) `[^`]*`$", text) else ""
         raise InvalidRequest(text, param=where.removeprefix("$.").removeprefix("$")) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest("the body is not JSON") from error

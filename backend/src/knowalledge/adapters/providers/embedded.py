@@ -13,8 +13,8 @@ from gevent.lock import BoundedSemaphore
 
 from knowalledge.adapters.providers.http import Http
 from knowalledge.adapters.providers.openai import OpenAi
-from knowalledge.domain.errors import ProviderTimeout, ProviderUnavailable
-from knowalledge.domain.model import Chunk, Completion, Embeddings, Prompt
+from knowalledge.domain.errors import ProviderRejected, ProviderTimeout, ProviderUnavailable
+from knowalledge.domain.model import Blob, Chunk, Completion, Embeddings, FileRef, Prompt
 from knowalledge.domain.ports import Clock
 
 MODEL = "smollm2-135m-instruct"
@@ -88,16 +88,17 @@ class Embedded:
         return model, timeout - (self._clock.monotonic() - began)
 
     def complete(self, prompt: Prompt, timeout: float) -> Completion:
+        _text_only(prompt)
         model, left = self._ready(timeout)
         return model.complete(prompt, left)
 
     def stream(self, prompt: Prompt, timeout: float) -> Generator[list[Chunk], None, None]:
+        _text_only(prompt)
         model, left = self._ready(timeout)
         yield from model.stream(prompt, left)
 
-    def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings:
-        model, left = self._ready(timeout)
-        return model.embed(inputs, dimensions, left)
+    def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings:  # noqa: ARG002
+        raise ProviderRejected("the demonstration model makes no embeddings: configure one that does")
 
     def count_tokens(self, prompt: Prompt, timeout: float) -> int:
         model, left = self._ready(timeout)
@@ -109,3 +110,9 @@ class Embedded:
 
     def close(self) -> None:
         self._stop()
+
+
+def _text_only(prompt: Prompt) -> None:
+    # Its server would fail with a 500, as if it were ill, and then nobody would be let through to it for a while.
+    if any(isinstance(part, Blob | FileRef) for message in prompt.messages for part in message.parts):
+        raise ProviderRejected("the demonstration model reads text only: configure one that sees")

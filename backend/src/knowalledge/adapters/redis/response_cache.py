@@ -92,8 +92,8 @@ class RedisResponseCache:
                 return removed
 
     def size(self) -> LayerSize:
-        count, used = self._outage.run(lambda: _SIZE(self._client, (_SIZES, _ALL), _ENTRY), (0, 0))
-        return LayerSize(count, used, 0)
+        """All zero while Redis is away."""
+        return LayerSize(*self._outage.run(lambda: _SIZE(self._client, (_SIZES, _ALL), _ENTRY), (0, 0, 0)))
 
     def listen(self, memory: MemoryResponseCache) -> bool:
         """Tell a worker's memory what was taken back since the last call; False if Redis is away.

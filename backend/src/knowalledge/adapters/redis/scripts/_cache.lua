@@ -23,7 +23,8 @@ local function latest(gens, tags)
   return newest
 end
 
--- Everything that is stored is in the index of all, by its end, and in a hash of sizes whose field '' is their sum.
+-- Everything that is stored is in the index of all, by its end, and in a hash of sizes whose field '' is their sum, and '!'
+-- the number of those that had to go for want of room.
 local function milliseconds()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)

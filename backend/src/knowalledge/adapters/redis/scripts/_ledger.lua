@@ -19,7 +19,7 @@ local P = string.sub(KEYS[1], 1, -6)
 local SIZE = 601
 -- domain/learning.py
 local PROBE, VERIFY, STEP, REPEAT, CUT, CLIMB, MOST = 55000000, 3000000, 1000000, 20000000, 0.9, 6, 1000000
-local LEARNT_BURST, OUTCOME_KEPT = 1 / 30, 0.98 -- domain/quota.py
+local LEARNT_BURST, OUTCOME_KEPT, SET_BACK = 1 / 30, 0.98, 300000000 -- domain/quota.py
 local cfg = {struct.unpack('<' .. string.rep('d', #ARGV[2] / 8), ARGV[2])}
 local now
 if ARGV[1] ~= '' then
@@ -119,6 +119,30 @@ local function learnt(n, w, limit)
   end
 end
 
+local close
+
+-- The clock was set back: all that is charged counts as charged now, and what was remembered by the clock moves along.
+local function set_back(by)
+  gate = gate - by
+  redis.call('HSET', KEYS[1], 'g', whole(gate))
+  for n, w in ipairs(windows) do
+    if w.day > 0 then
+      w.last = math.min(w.last, w.day)
+    else
+      w.last = math.floor(now / w.width)
+      redis.call('SETRANGE', KEYS[2], w.offset, zeros(SIZE))
+      redis.call('SETRANGE', KEYS[2], w.offset + (w.last % SIZE) * 8, struct.pack('<d', w.total))
+    end
+    if w.learn then
+      w.probe = w.probe - by
+      if w.cut > 0 then w.cut = math.max(1, w.cut - by) end
+      learn(n, w, w.limit)
+    end
+  end
+  windows.lined = now
+  close()
+end
+
 -- Read every window and bring it to the moment.
 local function open()
   local fields = {}
@@ -149,12 +173,16 @@ local function open()
     w.held = tonumber(got[4 * n - 2]) or 0
     w.last = tonumber(got[4 * n - 1]) or 0
     w.line = tonumber(got[4 * n]) or 0
-    advance(w, lined)
   end
+  if lined - now > SET_BACK then
+    set_back(lined - now)
+    lined = now
+  end
+  for _, w in ipairs(windows) do advance(w, lined) end
   windows.lined = math.max(now, lined)
 end
 
-local function close()
+function close()
   if #windows == 0 then return end
   local values = {'lt', whole(windows.lined)}
   for n, w in ipairs(windows) do
@@ -173,10 +201,11 @@ end
 local function add(w, bucket, amount)
   if amount == 0 then return end
   if w.day > 0 then
-    if bucket == w.last then w.total = w.total + amount end
+    if bucket >= w.last then w.total = w.total + amount end -- later: the clock was set back since
     return
   end
   if w.last - bucket >= SIZE then return end
+  if bucket > w.last then bucket = w.last end
   local at = w.offset + (bucket % SIZE) * 8
   local was = redis.call('GETRANGE', KEYS[2], at, at + 7)
   local old = #was == 8 and struct.unpack('<d', was) or 0

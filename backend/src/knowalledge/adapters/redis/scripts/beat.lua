@@ -25,7 +25,12 @@ end
 
 if forgotten(ARGV[5]) then return FORGOTTEN end
 local alive = P .. 'alive'
-redis.call('ZADD', alive, whole(now + tonumber(ARGV[4])), ARGV[3])
+local lease = whole(now + tonumber(ARGV[4]))
+redis.call('ZADD', alive, lease, ARGV[3])
+-- A later end than anybody can have now is from before the clock was set back.
+for _, replica in ipairs(redis.call('ZRANGEBYSCORE', alive, '(' .. lease, '+inf')) do
+  redis.call('ZADD', alive, lease, replica)
+end
 for _, replica in ipairs(redis.call('ZRANGEBYSCORE', alive, '-inf', whole(now))) do
   redis.call('ZREM', alive, replica)
   sweep(replica)

@@ -14,7 +14,7 @@ for _ = 1, 100 do -- what would end first goes first
   if (tonumber(redis.call('HGET', KEYS[4], '')) or 0) <= room then break end
   local first = redis.call('ZRANGE', KEYS[5], 0, 9)
   if #first == 0 then break end
-  drop(ARGV[6], KEYS[5], KEYS[4], first)
+  redis.call('HINCRBY', KEYS[4], '!', drop(ARGV[6], KEYS[5], KEYS[4], first))
 end
 if size > tonumber(ARGV[5]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[3], 'PX', keep)

@@ -64,7 +64,7 @@ for _, id in ipairs(redis.call('HKEYS', P .. 'room')) do
   if w.replica == replica then take(w) end
 end
 local till = now + tonumber(ARGV[7])
-if till > gate then redis.call('HSET', KEYS[1], 'g', whole(till), 'gw', '') end
+if till > math.max(now, gate) then redis.call('HSET', KEYS[1], 'g', whole(till), 'gw', '') end
 redis.call('ZADD', P .. 'alive', whole(now + tonumber(ARGV[4])), replica)
 if epoch == '' then
   epoch = ARGV[6]
