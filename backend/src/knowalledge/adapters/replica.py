@@ -72,6 +72,7 @@ class ReplicaQuotaStore:
         self._before: dict[str, tuple[dict[int, int], ...]] = {}  # charges at the moment of the loss
         self._seen: dict[str, tuple[Level, ...]] = {target: mirror.levels(target) for target in windows}
         self._alive = 1
+        self._clock_us = 0  # Redis' own, as of the last beat
         self._running: list[gevent.Greenlet[..., None]] = []
         self._log = structlog.get_logger()
         shared.on_grant = mirror.record
@@ -288,8 +289,15 @@ class ReplicaQuotaStore:
                     else:
                         self._alive = pulse.alive
                         self._look(target, pulse.levels)
-                        self._mirror.skew_us = pulse.clock_us - int(self._clock.now() * SECOND)
+                        self._heard_clock(pulse.clock_us)
             gevent.sleep(BEAT_S)
+
+    def _heard_clock(self, us: int) -> None:
+        """What Redis' clock says. A step backwards is told of once; the ledger lives with it."""
+        if us < self._clock_us - SECOND:
+            self._log.warning("redis' clock has stepped back", seconds=(self._clock_us - us) // SECOND)
+        self._clock_us = us
+        self._mirror.skew_us = us - int(self._clock.now() * SECOND)
 
     def _rejoin(self, target: str) -> None:
         try:

@@ -1,0 +1,34 @@
+"""What is written once, however often it happens."""
+
+from structlog.testing import capture_logs
+
+from knowalledge.adapters.logging import LoggedTelemetry
+from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
+from knowalledge.adapters.redis.quota_store import RedisQuotaStore
+from knowalledge.adapters.replica import ReplicaQuotaStore
+from knowalledge.adapters.telemetry import Telemetry
+from knowalledge.domain.admission import Rules
+from knowalledge.domain.quota import SECOND, Count, Window
+from tests.fakes import Hands
+
+
+def test_a_provider_that_does_not_count_is_written_of_once_a_target_and_counted_always() -> None:
+    inner = Telemetry()
+    with capture_logs() as lines:
+        telemetry = LoggedTelemetry(inner)
+        for target in "aaba":
+            telemetry.uncounted(target)
+    assert [line["target"] for line in lines] == ["a", "b"]
+    assert inner.totals("knowalledge_uncounted_answers_total") == {("a",): 3, ("b",): 1}
+
+
+def test_a_clock_of_redis_that_steps_back_is_written_of_once_a_step(clock: Hands) -> None:
+    windows = {"t": (Window("rpm", Count.REQUESTS, 4, 60),)}
+    mirror = MemoryQuotaStore(windows, Rules(), clock, pumps=False)
+    shared = RedisQuotaStore(None, windows, Rules(), clock, "a", pumps=False)  # type: ignore[arg-type]
+    with capture_logs() as lines:
+        store = ReplicaQuotaStore(shared, mirror, windows, clock)
+        for second in (5000, 5002, 5001.5, 1400, 1402):
+            store._heard_clock(int(second * SECOND))
+    assert [line["seconds"] for line in lines] == [3601]
+    assert mirror.skew_us == int((1402 - clock.now()) * SECOND)
