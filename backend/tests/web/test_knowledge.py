@@ -274,6 +274,16 @@ def test_a_bad_answer_is_repaired_once(alone: FlaskClient, provider: Knowing, ba
     assert provider.calls == 4
 
 
+def test_what_is_named_can_be_asked_about(alone: FlaskClient, provider: Knowing) -> None:
+    provider.answers = [
+        '{"subtopics": [{"title": "Waves, rays,and lenses", "summary": "s"}]}',
+        '{"topics": ["../..", "Optics", " LIGHT ", "a\\u0000b", "Colour"]}',
+    ]
+    found = alone.get("/api/v1/topics/light/subtopics?count=1").json["subtopics"]
+    assert found == [{"title": "Waves rays and lenses", "summary": "s"}]
+    assert alone.get("/api/v1/topics/light/related?count=2").json["related"] == ["Optics", "Colour"]
+
+
 def test_an_answer_that_was_cut_off_is_never_served(alone: FlaskClient, provider: Knowing) -> None:
     provider.finish = Finish.LENGTH
     assert alone.get("/api/v1/topics/light/related").status_code == 502
@@ -523,7 +533,31 @@ def test_a_stream_says_in_its_headers_what_the_caches_did(
     assert (age, degraded) == ("3606", "true")
 
 
-@pytest.mark.parametrize(("field", "calls"), [("no-cache", 2), ("no-store", 2), ("max-age=60", 1), ("", 2)])
+def test_a_stored_answer_is_not_older_than_the_caller_wants_it(
+    client: FlaskClient, provider: Knowing, clock: Hands
+) -> None:
+    def told(field: str) -> str:
+        response = client.post(
+            "/api/v1/generate", json={"prompt": "hi", "temperature": 0}, headers={"Cache-Control": field}
+        )
+        gevent.sleep(0.01)  # by now its flight has landed
+        return str(response.headers.get("Cache-Status", response.status))
+
+    assert "miss" in told("max-age=60")
+    clock.sleep(50)
+    assert "hit" in told("max-age=60")
+    clock.sleep(20)
+    assert told("max-age=60, only-if-cached").startswith("503")
+    assert "hit" in told("max-age=600")
+    assert "miss" in told("max-age=60")
+    assert "hit" in told("max-age=60")
+    assert provider.calls == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "calls"),
+    [("no-cache", 2), ("no-store", 2), ("max-age=60", 1), ("max-age=0", 2), ("max-age=x", 1), ("", 2)],
+)
 def test_cache_control_of_the_request_says_whether_a_stored_answer_will_do(
     client: FlaskClient, provider: Knowing, field: str, calls: int
 ) -> None:

@@ -195,6 +195,7 @@ class Request(Struct, frozen=True):
     priority: Priority = Priority.MEDIUM
     timeout_s: float | None = None  # the caller's whole patience; None: the configured one
     cache: CacheMode | None = None  # None: not said; then only what is surely the same twice is cached
+    max_age_s: float | None = None  # a stored answer may be so old at most; None: as long as it is fresh
     trace: Trace = UNTRACED
 
 

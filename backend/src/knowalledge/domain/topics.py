@@ -271,6 +271,8 @@ def _whole(asked: Query, found: _Whole) -> dict[str, Any]:
 
 
 def _subtopics(asked: Query, found: _Subtopics) -> dict[str, Any]:
+    for it in found.subtopics:  # with a comma it could not be asked about: there it parts two subtopics
+        it.title = " ".join(it.title.replace(",", " ").split())
     return {"subtopics": _distinct(found.subtopics, lambda it: it.title, asked.count, "subtopics")}
 
 
@@ -293,8 +295,16 @@ def _quiz(asked: Query, found: _Quiz) -> dict[str, Any]:
 
 
 def _related(asked: Query, found: _Related) -> dict[str, Any]:
-    others = [name for name in found.topics if name.casefold().strip() != asked.topic]
+    others = [name for name in found.topics if _named(name) not in ("", asked.topic)]
     return {"related": _distinct(others, str, asked.count, "topics")}
+
+
+def _named(name: str) -> str:
+    """The topic of this name; empty if it could not be asked about."""
+    try:
+        return normal(name)
+    except InvalidRequest:
+        return ""
 
 
 _CHECKS: Mapping[str, Callable[[Query, Any], dict[str, Any]]] = {

@@ -162,7 +162,7 @@ class Answers:
 
     def _find(self, key: Key, request: Request) -> Found:
         began = self._clock.monotonic() if request.trace.live else 0.0
-        found = self._layers.find(key)
+        found = _young(self._layers.find(key), request)
         if request.trace.live:
             request.trace.looked(began, found.result, found.layer or "")
         if not found.fresh and request.cache is CacheMode.ONLY:
@@ -181,7 +181,7 @@ class Answers:
 
     def _work(self, key: Key, request: Request, stream: bool) -> Iterator[bytes]:
         """The run of a flight: look once more, for another may just have landed; then ask."""
-        found = self._layers.look(key)
+        found = _young(self._layers.look(key), request)
         if found.fresh and found.entry is not None:
             yield _encode(Done(replace(_answer(found.entry.body), cache=CacheInfo("shared"))))
             return
@@ -262,6 +262,12 @@ class Answers:
                 trace=request.trace,
             )
         )
+
+
+def _young(found: Found, request: Request) -> Found:
+    """What was found; older than the caller wants it, it is no more than a fallback."""
+    oldest = request.max_age_s
+    return found if oldest is None or found.age <= oldest else replace(found, fresh=False)
 
 
 def _saved(answer: Answer) -> Stored:

@@ -130,6 +130,7 @@ class Edge(Struct, frozen=True):
     ) -> Question:
         """The whole question; what the body does not say, the headers may."""
         environ = request.environ
+        field = environ.get("HTTP_CACHE_CONTROL")
         found = Question(
             id=auth.request_id(request, self.new_id),
             model=model,
@@ -139,7 +140,8 @@ class Edge(Struct, frozen=True):
             timeout_s=self._patience(environ.get("HTTP_X_SERVER_TIMEOUT"))
             if timeout_s is None
             else min(timeout_s, self.max_timeout_s),
-            cache=cache_mode(environ.get("HTTP_CACHE_CONTROL")) if cache is None else cache,
+            cache=cache_mode(field) if cache is None else cache,
+            max_age_s=max_age(field),
             trace=trace_of(environ),
         )
         environ[_ASKED] = True
@@ -218,13 +220,24 @@ def cache_mode(field: str | None) -> CacheMode | None:
     """What a request's Cache-Control asks of our caches (RFC 9111, section 5.2.1); None: nothing."""
     if field is None:
         return None
-    directives = {it.strip().partition("=")[0].lower() for it in field.split(",")}
+    directives = _directives(field)
     if "only-if-cached" in directives:
         return CacheMode.ONLY
-    if directives & {"no-cache", "no-store"}:
+    if "no-cache" in directives or "no-store" in directives or max_age(field) == 0:
         return CacheMode.BYPASS
     # Whoever says how old or how stale an answer may be takes a stored one.
-    return CacheMode.DEFAULT if directives & {"max-age", "max-stale"} else None
+    return CacheMode.DEFAULT if "max-age" in directives or "max-stale" in directives else None
+
+
+def max_age(field: str | None) -> float | None:
+    """How old a stored answer may be, in seconds, by a request's Cache-Control; None if it does not say."""
+    found = _directives(field).get("max-age", "") if field else ""
+    return float(found) if _SECONDS.fullmatch(found) else None
+
+
+def _directives(field: str) -> dict[str, str]:
+    parts = (it.strip().partition("=") for it in field.split(","))
+    return {name.lower(): value for name, _, value in parts}
 
 
 _encode = msgspec.json.Encoder().encode
