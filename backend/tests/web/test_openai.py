@@ -361,7 +361,14 @@ def test_no_route_and_no_method_are_told_in_openais_form(client: FlaskClient) ->
 
 
 @pytest.mark.parametrize(
-    ("field", "status"), [("only-if-cached", "only"), ("no-cache", "bypass"), ("max-age=0", "default")]
+    ("field", "status"),
+    [
+        ("only-if-cached", "only"),
+        ("no-cache", "bypass"),
+        ("max-age=0", "bypass"),  # nothing that is stored is as young
+        ("max-age=60", "default"),
+        ("max-stale", "default"),
+    ],
 )
 def test_cache_control_of_a_request_reaches_our_caches(field: str, status: str) -> None:
     from knowalledge.web.edge import cache_mode
