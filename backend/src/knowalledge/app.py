@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from secrets import token_hex
 from uuid import uuid4
 
 from flask import Flask
@@ -58,7 +59,7 @@ def create_app(settings: Settings) -> Flask:
         default_model=settings.default_model,
         quota=quota,
         clock=clock,
-        new_id=lambda: uuid4().hex,
+        new_id=partial(token_hex, 16),
         telemetry=told,
         timeout_s=settings["request.timeout"],
         patience_s=settings["queue.timeout"],
@@ -84,7 +85,7 @@ def create_app(settings: Settings) -> Flask:
         completer=answers,
         observer=telemetry,
         telemetry=told,
-        new_id=lambda: uuid4().hex,
+        new_id=partial(token_hex, 16),
         now=clock.now,
         anonymous=Principal(max_priority=settings["queue.max_level_anonymous"]),
         tenant_header=wsgi_name(settings["auth.tenant_header"]),

@@ -1,13 +1,20 @@
-"""What is written once, however often it happens."""
+"""What is written, at which level, and what once however often it happens."""
 
+from collections.abc import Iterator
+
+import pytest
+import structlog
 from structlog.testing import capture_logs
 
-from knowalledge.adapters.logging import LoggedTelemetry
+from knowalledge.adapters.logging import LoggedTelemetry, configure
 from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
 from knowalledge.adapters.redis.quota_store import RedisQuotaStore
 from knowalledge.adapters.replica import ReplicaQuotaStore
 from knowalledge.adapters.telemetry import Telemetry
 from knowalledge.domain.admission import Rules
+from knowalledge.domain.model import Priority, Usage
+from knowalledge.domain.outcomes import Outcome
+from knowalledge.domain.ports import Record
 from knowalledge.domain.quota import SECOND, Count, Window
 from tests.fakes import Hands
 
@@ -32,3 +39,26 @@ def test_a_clock_of_redis_that_steps_back_is_written_of_once_a_step(clock: Hands
             store._heard_clock(int(second * SECOND))
     assert [line["seconds"] for line in lines] == [3601]
     assert mirror.skew_us == int((1402 - clock.now()) * SECOND)
+
+
+@pytest.fixture
+def configured() -> Iterator[None]:
+    """Whatever the log is told here, others find it as it was."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+@pytest.mark.usefixtures("configured")
+@pytest.mark.parametrize(
+    ("level", "written"), [("info", ["info"]), ("debug", ["debug", "info"]), ("warning", [])]
+)
+def test_a_failure_is_written_at_info_and_an_answer_at_debug(level: str, written: list[str]) -> None:
+    configure(level)
+    inner = Telemetry()
+    with capture_logs() as lines:
+        telemetry = LoggedTelemetry(inner)
+        for outcome in (Outcome.OK, Outcome.UNAVAILABLE):
+            telemetry.request(Record("r", "m", "t", outcome, Priority.MEDIUM, 0.1, Usage()))
+    assert [line["log_level"] for line in lines] == written
+    assert sum(inner.totals("knowalledge_requests_total").values()) == 2

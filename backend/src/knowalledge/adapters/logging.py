@@ -49,7 +49,10 @@ class LoggedTelemetry:
     def request(self, record: Record) -> None:
         self._inner.request(record)
         record.trace.told(record)
-        say = self._log.debug if record.outcome in _QUIET else self._log.info
+        quiet = record.outcome in _QUIET
+        if quiet and not self._log.is_enabled_for(logging.DEBUG):
+            return  # what nobody reads costs as much as what somebody does
+        say = self._log.debug if quiet else self._log.info
         say(
             "request",
             request_id=record.request_id,
