@@ -61,7 +61,7 @@ TARGET_KEYS = {
 }
 MODEL_KEYS = {
     "targets": "Where the model can be asked.",
-    "fallback": "Models to ask when no target has room.",
+    "fallback": "Models to ask when no target can take it in time.",
     "price": "USD for a million tokens, {input, output}: what the caches save is told in money.",
 }
 WINDOW_KEYS = ("count", "limit", "window", "resets_at")

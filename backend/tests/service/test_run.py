@@ -21,6 +21,7 @@ from knowalledge.domain.model import (
     Event,
     Finish,
     Message,
+    Priority,
     Prompt,
     Queued,
     Request,
@@ -62,9 +63,11 @@ class Model:
 class House:
     """A gateway of models with targets, each target with a window or none."""
 
-    def __init__(self, patience: float = 30.0, **targets: tuple[str, int, Model, Window | None]) -> None:
+    def __init__(
+        self, patience: float = 30.0, capacity: int = 100, **targets: tuple[str, int, Model, Window | None]
+    ) -> None:
         windows = {name: (it[3],) if it[3] else () for name, it in targets.items()}
-        self.quota = MemoryQuotaStore(windows, Rules(), SystemClock())
+        self.quota = MemoryQuotaStore(windows, Rules(capacity), SystemClock())
         self.told = Told()
         models = list(dict.fromkeys(it[0] for it in targets.values()))
         plans = {
@@ -108,9 +111,75 @@ def test_the_lowest_tier_is_asked_first_and_the_next_takes_over_when_it_is_full(
     assert [house.ask().target for _ in range(3)] == ["reserved", "paid", "paid"]
 
 
-def test_another_model_answers_when_no_target_of_the_first_has_room_and_the_answer_says_so() -> None:
+def test_another_model_answers_when_no_target_of_the_first_can_in_time_and_the_answer_says_so() -> None:
+    house = House(0.2, first=("big", 0, Model(), ONE), second=("small", 0, Model(), None))
+    answers = [house.ask() for _ in range(2)]
+    assert [(it.model, it.degraded) for it in answers] == [("big", False), ("small", True)]
+
+
+def test_the_model_that_was_asked_for_is_waited_for_if_there_is_time() -> None:
     house = House(first=("big", 0, Model(), ONE), second=("small", 0, Model(), None))
-    assert (house.ask().model, house.ask().degraded) == ("big", True)
+    answers = [house.ask() for _ in range(2)]
+    assert [(it.model, it.degraded) for it in answers] == [("big", False)] * 2
+    assert answers[1].queue.waited_ms > 100
+
+
+def test_another_model_answers_one_that_was_pushed_out_of_its_place() -> None:
+    house = House(first=("big", 0, Model(), ONE), second=("small", 0, Model(), None), capacity=1)
+    house.ask()
+    low = gevent.spawn(house.ask, priority=Priority.LOW)
+    gevent.sleep(0.05)
+    urgent = gevent.spawn(house.ask, priority=Priority.HIGH)
+    assert (low.get(timeout=5).model, urgent.get(timeout=5).model) == ("small", "big")
+
+
+def test_when_no_model_can_in_time_the_time_told_is_that_of_the_one_that_was_asked_for() -> None:
+    hour = Window("rph", Count.REQUESTS, 1, 3600)
+    house = House(0.2, first=("big", 0, Model(), hour), second=("small", 0, Model(), ONE))
+    for _ in range(2):
+        house.ask()
+    with pytest.raises(e.Limited) as told:
+        house.ask()
+    assert told.value.retry_after == pytest.approx(3600, rel=0.01)
+
+
+class Counts(Model):
+    """A provider that says how many tokens a prompt has."""
+
+    def __init__(self, tokens: int, *errors: Exception) -> None:
+        super().__init__(*errors)
+        self.tokens = tokens
+
+    def count_tokens(self, prompt: Prompt, timeout: float) -> int:
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.tokens
+
+
+FIVE = Window("tpm", Count.INPUT, 5, 60)  # the estimate of PROMPT is larger
+MANY = Prompt((Message("user", (Text("hi " * 30),)),))
+
+
+def test_a_request_that_is_thought_too_large_but_fits_is_not_refused() -> None:
+    house = House(t=("m", 0, Counts(5), FIVE))
+    assert house.gateway.complete(Request("r", "", MANY)).target == "t"
+    assert house.left("t") == 1  # as the answer said
+
+
+@pytest.mark.parametrize("model", [Counts(6), Counts(60), Counts(0, e.ProviderUnavailable("away"))])
+def test_a_request_that_is_too_large_by_count_or_by_the_only_estimate_is_refused_before_it_is_sent(
+    model: Counts,
+) -> None:
+    house = House(t=("m", 0, model, FIVE))
+    with pytest.raises(e.NeverFits):
+        house.gateway.complete(Request("r", "", MANY))
+    assert model.calls == 0
+    assert house.left("t") == 0
+
+
+def test_a_request_too_large_for_one_target_goes_to_another_that_it_fits() -> None:
+    house = House(small=("m", 0, Counts(60), FIVE), large=("m", 1, Model(), None))
+    assert house.gateway.complete(Request("r", "", MANY)).target == "large"
 
 
 def test_when_all_are_full_it_waits_where_its_turn_comes_soonest() -> None:

@@ -216,8 +216,8 @@ class Run:
     def _acquire(self) -> Generator[list[Event], None, tuple[Grant, float]]:
         """Quota of the best target, and the seconds left to ask it; yields its place while it waits for its turn.
 
-        Where a target has room the first one in order is taken; else it waits at the one whose turn comes soonest.
-        Raises what the last target said when there is nowhere left to go, else when there will be room.
+        The models that it may fall back to are asked when no target of the one before can take it in time. Raises
+        what the last target said when there is nowhere left to go, else when the first model will have room.
         """
         deck = self._deck
         self._tries += 1
@@ -225,26 +225,23 @@ class Run:
             deck.retries.called()
         if self._left() <= 0:
             raise self._failure or e.ProviderTimeout("the deadline passed before an answer came")
-        options, resting = self._options()
-        if not options:
-            raise self._failure or e.CircuitOpen(
-                "every target of this model is resting after failures", retry_after=resting
-            )
-        refusals: list[tuple[_Option, Decision]] = []
-        self._passed = refusals
-        for option in options:
-            # The only one is asked and waited for in one step.
-            decision = self._ask(option, self._patience() if len(options) == 1 else 0.0)
-            if decision.refusal is None:
+        models, resting = self._options()
+        refused: e.KnowalledgeError | None = None
+        self._passed = []
+        for options in models:
+            try:
+                option, decision = self._best(options)
+                if decision.reservation is None:
+                    option, decision = yield from self._queue(option, decision)
                 break
-            deck.telemetry.refused(option.route.name, decision.refusal)
-            refusals.append((option, decision))
+            except (e.Limited, e.NeverFits, e.ProviderError) as error:
+                refused = refused or error
         else:
-            option, decision = min(refusals, key=lambda it: it[1].wait_s)
-            if decision.refusal is Refusal.QUOTA and self._patience() > 0:
-                decision = self._ask(option, self._patience())
-        if decision.reservation is None:
-            decision = yield from self._queue(option, decision)
+            raise (
+                refused
+                or self._failure
+                or e.CircuitOpen("every target of this model is resting after failures", retry_after=resting)
+            )
         if decision.reservation is None:
             raise AssertionError("a wait ended without a grant")
         now = deck.clock.monotonic()
@@ -261,15 +258,16 @@ class Run:
         """How long it would still wait for its turn."""
         return min(self._deck.patience_s - self._waited, self._left() * WAIT_SHARE)
 
-    def _options(self) -> tuple[list["_Option"], float]:
-        """The targets that may be asked, best first; and the seconds until the first resting one may."""
+    def _options(self) -> tuple[list[list["_Option"]], float]:
+        """By model, the targets that may be asked, best first; and the seconds until the first resting one may."""
         deck = self._deck
         plan = deck.plan(self._request.model)
         now, rest = deck.clock.monotonic(), float("inf")
-        found = []
+        models = []
         for model in (plan.name, *plan.fallback):
             guess = deck.estimator.guess(model, self._request.prompt, self._request.principal.tenant)
             routes = {route.name: route for route in deck.plans[model].routes}
+            found = []
             for candidate in self._ordered(routes.values()):
                 if candidate.name in self._failed:
                     continue
@@ -279,9 +277,49 @@ class Run:
                     continue
                 reason = f"tier {candidate.tier}, headroom {candidate.headroom:.0%}"
                 found.append(_Option(model, routes[candidate.name], guess, reason))
-        return found, rest
+            if found:
+                models.append(found)
+        return models, rest
 
-    def _ask(self, option: "_Option", patience_s: float, arrived: int = 0) -> Decision:
+    def _best(self, options: list["_Option"]) -> tuple["_Option", Decision]:
+        """The first in order that has room, else the one whose turn comes soonest; and what it said."""
+        refusals: list[tuple[_Option, Decision]] = []
+        never: e.NeverFits | None = None
+        for option in options:
+            try:
+                # The only one is asked and waited for in one step.
+                asked, decision = self._ask(option, self._patience() if len(options) == 1 else 0.0)
+            except e.NeverFits as error:
+                never = never or error
+                continue
+            if decision.refusal is None:
+                return asked, decision
+            self._deck.telemetry.refused(asked.route.name, decision.refusal)
+            refusals.append((asked, decision))
+        self._passed.extend(refusals)
+        if not refusals:
+            raise never or AssertionError("no target was asked")
+        soonest, decision = min(refusals, key=lambda it: it[1].wait_s)
+        if decision.refusal is Refusal.QUOTA and self._patience() > 0:
+            return self._ask(soonest, self._patience())
+        return soonest, decision
+
+    def _ask(self, option: "_Option", patience_s: float, arrived: int = 0) -> tuple["_Option", Decision]:
+        """Raises ``NeverFits`` only by what the provider counts: an estimate alone refuses nothing."""
+        try:
+            return option, self._asked(option, patience_s, arrived)
+        except e.NeverFits as never:
+            try:
+                counted = option.route.provider.count_tokens(self._request.prompt, self._left())
+            except e.KnowalledgeError:
+                raise never from None
+            if counted >= option.guess.need.input:
+                raise
+            guess = replace(option.guess, need=Need(max(1, counted), option.guess.need.output))
+            option = replace(option, guess=guess)
+            return option, self._asked(option, patience_s, arrived)
+
+    def _asked(self, option: "_Option", patience_s: float, arrived: int) -> Decision:
         request = self._request
         asking = Asking(
             self._deck.new_id(),  # never the request's own id, which the caller may have chosen
@@ -296,7 +334,9 @@ class Run:
             self._deck.headroom[option.route.name] = headroom(decision.levels)
         return decision
 
-    def _queue(self, option: "_Option", decision: Decision) -> Generator[list[Event], None, Decision]:
+    def _queue(
+        self, option: "_Option", decision: Decision
+    ) -> Generator[list[Event], None, tuple["_Option", Decision]]:
         """Wait for the turn; the decision that grants it. Raises how the place was lost."""
         clock = self._deck.clock
         began = clock.monotonic()
@@ -312,11 +352,11 @@ class Run:
                     raise _ENDED[result](ticket.eta_s)
                 if isinstance(result, AskAgain):
                     patience = self._patience() - (clock.monotonic() - began)
-                    decision = self._ask(option, patience, ticket.arrived)
+                    option, decision = self._ask(option, patience, ticket.arrived)
                 else:
                     decision = result
             self._ending = Ending.GRANTED
-            return decision
+            return option, decision
         finally:
             self._waited += clock.monotonic() - began
 
