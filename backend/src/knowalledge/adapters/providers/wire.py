@@ -6,6 +6,7 @@ large, reads a line of any length, and closes every kept connection whose descri
 """
 
 from base64 import b64encode
+from collections import deque
 from collections.abc import Mapping
 from functools import cache
 from select import POLLIN
@@ -14,6 +15,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from gevent import Timeout, get_hub, getcurrent
+from gevent.hub import Waiter
 from gevent.monkey import get_original
 from gevent.socket import (
     IPPROTO_TCP,
@@ -37,6 +39,7 @@ MAX_HEAD = 64 * 1024
 # An address that does not take a connection in this time is down; the rest of the patience may help elsewhere.
 CONNECT_S = 5.0
 BLOCK = 16 * 1024
+AT_ONCE = 32  # resumed in a round of the loop: about two milliseconds
 # So far the loop's time may run from the clock's before a timer is set again, in seconds.
 APART_S = 0.01
 _READ = 1
@@ -139,6 +142,38 @@ class Answer(HTTPResponse):
         self.body += buf
 
 
+class _Turns:
+    """Resumes those who wait for a provider, a few in each round of the loop.
+
+    Of a thousand streams that have news at once each would else take its time before anybody is heard who asks
+    something new, such as whether this replica is well.
+    """
+
+    def __init__(self, hub: Any) -> None:
+        self._loop = hub.loop
+        self._again = hub.loop.timer(0.0)  # in the next round, after a look at what has come
+        self._waiting: deque[Waiter[None]] = deque()
+        self._running = False
+
+    def add(self, waiter: "Waiter[None]") -> None:
+        """In the hub."""
+        self._waiting.append(waiter)
+        if not self._running:
+            self._running = True
+            self._loop.run_callback(self._run)
+
+    def _run(self) -> None:
+        for _ in range(min(AT_ONCE, len(self._waiting))):
+            self._waiting.popleft().switch(None)
+        if self._waiting:
+            self._again.start(self._run)
+        else:
+            self._running = False
+
+
+_turns = cache(_Turns)  # one a hub
+
+
 class Connection:
     """A socket that carries one request at a time, within a deadline on the clock's monotonic scale.
 
@@ -157,6 +192,7 @@ class Connection:
         # as one that does. Not with TLS, where what was read already may wait inside.
         self._socket.settimeout(None)
         self._hub = get_hub()
+        self._turns = _turns(self._hub)
         self._news = self._hub.loop.io(self._socket.fileno(), _READ) if endpoint.tls is None else None
         self._looks = _poll()
         self._looks.register(self._socket.fileno(), POLLIN)
@@ -228,10 +264,20 @@ class Connection:
         self._waiting = getcurrent()
         try:
             if self._news is not None:
-                self._hub.wait(self._news)
+                waiter: Waiter[None] = Waiter()
+                self._news.start(self._heard, waiter)
+                try:
+                    waiter.get()
+                finally:
+                    self._news.stop()
             return self._socket.recv(BLOCK)
         finally:
             self._waiting = None
+
+    def _heard(self, waiter: "Waiter[None]") -> None:
+        if self._news is not None:
+            self._news.stop()
+        self._turns.add(waiter)
 
     def _run_until(self, deadline: float) -> None:
         self.rest()
