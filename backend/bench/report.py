@@ -15,7 +15,7 @@ _INTRO = """# Benchmarks
 Written by `make bench`; `make bench ONLY=overhead` runs one case again and replaces its section. Everything runs on one
 machine against the strict simulator (`knowalledge provider-sim`), so compare ratios, not milliseconds.
 """
-ORDER = ("overhead", "start", "quota", "room", "cache", "clients")
+ORDER = ("overhead", "start", "quota", "plan", "room", "cache", "clients")
 
 
 class Row(Struct, frozen=True):

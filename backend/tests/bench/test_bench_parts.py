@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from bench.__main__ import CASES
 from bench.load import Load, quantile
 from bench.order import inversions
-from bench.report import Row, merge
+from bench.report import ORDER, Row, merge
 from bench.wire import Channel, Exchange, Pool
 from knowalledge.domain.admission import Waiter
 from knowalledge.domain.model import Priority
@@ -87,3 +88,7 @@ def test_every_answer_of_a_load_is_counted_with_its_tokens(mode: dict[str, Any],
     assert accepted > 5
     if stream:
         assert found["tokens"] == {"5": accepted}
+
+
+def test_every_case_has_its_place_in_the_document() -> None:
+    assert {name.partition("-")[0] for name in CASES} == set(ORDER)
