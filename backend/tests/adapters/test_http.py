@@ -13,8 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from gevent.event import Event
-from gevent.hub import Waiter
-from gevent.socket import SHUT_WR, create_connection, socket, socketpair
+from gevent.socket import SHUT_WR, create_connection, socket
 from gevent.ssl import SSLContext
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -586,33 +585,3 @@ def test_whatever_a_server_says_is_an_answer_or_a_typed_error(said: list[bytes],
         http.close()
         assert server.empty.wait(S)
         assert len(server.asked) == 2
-
-
-def test_of_many_that_have_news_a_few_are_resumed_before_somebody_new_is_heard() -> None:
-    turns = wire._Turns(gevent.get_hub())
-    waiters: list[Waiter[None]] = []
-    order: list[str] = []
-
-    def stream() -> None:
-        waiter: Waiter[None] = Waiter()
-        waiters.append(waiter)
-        waiter.get()
-        order.append("stream")
-
-    def newcomer() -> None:
-        ours.recv(1)
-        order.append("new")
-
-    ours, theirs = socketpair()
-    try:
-        greenlets = [gevent.spawn(stream) for _ in range(10 * wire.AT_ONCE)] + [gevent.spawn(newcomer)]
-        gevent.sleep(SHORT)
-        theirs.send(b"?")
-        for waiter in waiters:
-            turns.add(waiter)
-        gevent.joinall(greenlets, timeout=S, raise_error=True)
-    finally:
-        ours.close()
-        theirs.close()
-    assert order.index("new") <= 2 * wire.AT_ONCE
-    assert order.count("stream") == len(waiters)

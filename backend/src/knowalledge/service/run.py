@@ -560,22 +560,17 @@ def _code(error: BaseException) -> str:
     return code
 
 
-_REFUSED: dict[Refusal, type[e.Limited]] = {
-    Refusal.QUOTA: e.QuotaExhausted,
-    Refusal.DEADLINE: e.DeadlineTooShort,
-    Refusal.FULL: e.QueueFull,
-}
-_WHY = {
-    Refusal.QUOTA: "the quota is spent",
-    Refusal.DEADLINE: "its turn would come after its deadline",
-    Refusal.FULL: "the waiting room is full",
+_REFUSED: dict[Refusal, tuple[type[e.Limited], str]] = {
+    Refusal.QUOTA: (e.QuotaExhausted, "the quota is spent"),
+    Refusal.DEADLINE: (e.DeadlineTooShort, "its turn would come after its deadline"),
+    Refusal.FULL: (e.QueueFull, "the waiting room is full"),
 }
 
 
 def _refused(decision: Decision) -> e.Limited:
-    reason = decision.refusal or Refusal.QUOTA
+    kind, why = _REFUSED[decision.refusal or Refusal.QUOTA]
     window = decision.window or "closed by the provider"
-    error = _REFUSED[reason](f"{_WHY[reason]}: {window}", retry_after=decision.wait_s)
+    error = kind(f"{why}: {window}", retry_after=decision.wait_s)
     error.allowances = allowances(decision.levels)
     return error
 
