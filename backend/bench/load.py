@@ -16,6 +16,8 @@ from random import Random
 from time import perf_counter
 from typing import Any
 
+import uvloop
+
 from bench.wire import Exchange, Pool, request
 
 # Seconds that answers may take after the last request was started.
@@ -137,4 +139,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    uvloop.run(main())

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any
 
+from msgspec import Struct
+
 from bench.processes import Child, Loader, Stage
 from bench.report import Row
 
@@ -48,12 +50,26 @@ def run(quick: bool) -> list[Row]:
         return Overhead(stage, quick).rows()
 
 
+class Burst(Struct, frozen=True):
+    """What became of many streams at once; milliseconds."""
+
+    failed: int
+    cpu_ms: float  # of the worker, each
+    gap: float  # p99 between tokens ...
+    own_gap: float  # ... and of the provider's own
+    first: float  # p50 of the first token after the provider's own ...
+    first99: float  # ... and p99
+    rss_mb: float
+    health: float  # p99
+
+
 class Overhead:
     """The processes, and each measurement over them."""
 
     def __init__(self, stage: Stage, quick: bool) -> None:
         self._slice_s = 1.0 if quick else 3.0
         self._rounds = 2 if quick else 5
+        self._quick = quick
         self._sim = stage.simulator("--output-tokens", "90")
         self._redis = stage.redis()
         config = CONFIG.format(redis=self._redis.port, sim=self._sim.port)
@@ -227,9 +243,46 @@ class Overhead:
         ]
 
     def _many_streams(self, count: int, what: str = "") -> list[Row]:
-        """All are open at once: they start over 1.5 s, and the provider thinks for 2 s before its first token."""
+        """All are open at once: they start over 1.5 s, and the provider thinks for 2 s before its first token.
+
+        Of three times the median.
+        """
         what = what or f"{count:,} concurrent streams"
         self._sim.post("/_control", {"output_tokens": CHUNKS, "token_ms": 50, "latency_ms": 2000})
+        runs = [self._burst(count) for _ in range(1 if self._quick else 3)]
+        self._sim.post("/_control", {"token_ms": 0, "latency_ms": 0})
+        failed, peak = sum(it.failed for it in runs), max(it.rss_mb for it in runs)
+        names = ("cpu_ms", "gap", "own_gap", "first", "first99", "health")
+        spent, gap, own, first, first99, health = (
+            statistics.median(getattr(it, name) for it in runs) for name in names
+        )
+        return [
+            Row(
+                f"{what} of {CHUNKS} tokens at 50 ms: failed",
+                f"{failed} (CPU {spent:.2f} ms each)",
+                "0",
+                failed == 0,
+            ),
+            Row(
+                "the same: token gaps p99, against the provider's own",
+                f"{gap:.0f} ms / {own:.0f} ms = {gap / own:.2f}",
+                "<= 2",
+                gap <= 2 * own,
+            ),
+            Row(
+                "the same: first token p50 (p99) after the provider's own",
+                f"{first:.0f} ms ({first99:.0f} ms)",
+            ),
+            Row("the same: worker's RSS", f"{peak:.0f} MB", "< 250 MB", peak < 250),
+            Row(
+                "/api/health and /api/ready beside the streams: p99",
+                f"{health:.1f} ms",
+                "< 10 ms",
+                health < 10,
+            ),
+        ]
+
+    def _burst(self, count: int) -> Burst:
         order: dict[str, Any] = {"mode": "burst", "count": count, "ramp_s": 1.5}
         theirs = self._loader.run(port=self._sim.port, **order, **DIRECT_STREAM)
         time.sleep(1)
@@ -242,35 +295,13 @@ class Overhead:
             peak = max(peak, self._gateway.rss_mb())
             time.sleep(0.1)
         ours = self._loader.result()
-        spent = (self._gateway.cpu() - before) * 1000 / count
-        health = self._probed()
-        self._sim.post("/_control", {"token_ms": 0, "latency_ms": 0})
-        whole = ours["tokens"].get(str(CHUNKS), 0)
-        failed = count - whole
-        ratio = ours["gap_p99_ms"] / theirs["gap_p99_ms"]
-        return [
-            Row(
-                f"{what} of {CHUNKS} tokens at 50 ms: failed",
-                f"{failed} (CPU {spent:.2f} ms each)",
-                "0",
-                failed == 0,
-            ),
-            Row(
-                "the same: token gaps p99, against the provider's own",
-                f"{ours['gap_p99_ms']:.0f} ms / {theirs['gap_p99_ms']:.0f} ms = {ratio:.2f}",
-                "<= 2",
-                ratio <= 2,
-            ),
-            Row(
-                "the same: first token p50 (p99) after the provider's own",
-                f"{ours['first_p50_ms'] - theirs['first_p50_ms']:.0f} ms "
-                f"({ours['first_p99_ms'] - theirs['first_p99_ms']:.0f} ms)",
-            ),
-            Row("the same: worker's RSS", f"{peak:.0f} MB", "< 250 MB", peak < 250),
-            Row(
-                "/api/health and /api/ready beside the streams: p99",
-                f"{health:.1f} ms",
-                "< 10 ms",
-                health < 10,
-            ),
-        ]
+        return Burst(
+            failed=count - ours["tokens"].get(str(CHUNKS), 0),
+            cpu_ms=(self._gateway.cpu() - before) * 1000 / count,
+            gap=ours["gap_p99_ms"],
+            own_gap=theirs["gap_p99_ms"],
+            first=ours["first_p50_ms"] - theirs["first_p50_ms"],
+            first99=ours["first_p99_ms"] - theirs["first_p99_ms"],
+            rss_mb=peak,
+            health=self._probed(),
+        )

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from time import perf_counter
+from typing import cast
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)")
 
@@ -45,8 +46,7 @@ class Channel(asyncio.Protocol):
         self._length = -1  # of the body; -1: not known yet, -2: chunked
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
 
     def connection_lost(self, _: Exception | None) -> None:
         self._transport = None

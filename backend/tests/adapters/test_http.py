@@ -402,6 +402,13 @@ def test_tls_connections_are_checked_kept_and_cut_like_plain_ones(
     assert secure.empty.wait(S)
 
 
+def test_of_a_full_record_of_tls_nothing_is_left_inside_where_no_event_tells_of_it(
+    client_of: Callable[..., Http], secure: Loopback, trust: SSLContext
+) -> None:
+    secure.behaviour = replies(bytes(16_000))
+    assert len(get(client_of(secure.url, tls=trust), S)) == 16_000
+
+
 def test_a_certificate_that_nobody_vouches_for_is_refused(
     client_of: Callable[..., Http], secure: Loopback
 ) -> None:

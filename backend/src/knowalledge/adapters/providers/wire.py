@@ -38,8 +38,14 @@ MAX_ANSWER = 32 * 1024 * 1024
 MAX_HEAD = 64 * 1024
 # An address that does not take a connection in this time is down; the rest of the patience may help elsewhere.
 CONNECT_S = 5.0
+# As large as a record of TLS can be: nothing that was read already is left inside, where no event tells of it.
 BLOCK = 16 * 1024
-AT_ONCE = 32  # resumed in a round of the loop: about two milliseconds
+# Resumed in a round of the loop, about three milliseconds: of those whose answer has begun, and of the others, who have
+# more to do.
+BEGUN_AT_ONCE, NEW_AT_ONCE = 16, 4
+# While more answers are on their way than can be carried, one that has not begun waits for the others so long, in
+# seconds; from then on one of them begins in each round.
+OVERDUE_S = 2.0
 # So far the loop's time may run from the clock's before a timer is set again, in seconds.
 APART_S = 0.01
 _READ = 1
@@ -146,29 +152,41 @@ class _Turns:
     """Resumes those who wait for a provider, a few in each round of the loop.
 
     Of a thousand streams that have news at once each would else take its time before anybody is heard who asks
-    something new, such as whether this replica is well.
+    something new, such as whether this replica is well. Answers that have begun go first: where there is not enough for
+    all, it is better that some begin later than that all of them falter.
     """
 
     def __init__(self, hub: Any) -> None:
         self._loop = hub.loop
         self._again = hub.loop.timer(0.0)  # in the next round, after a look at what has come
-        self._waiting: deque[Waiter[None]] = deque()
+        self._begun: deque[Waiter[None]] = deque()
+        self._new: deque[tuple[Waiter[None], float]] = deque()  # and since when, in the loop's time
         self._running = False
 
-    def add(self, waiter: "Waiter[None]") -> None:
+    def add(self, waiter: "Waiter[None]", begun: bool) -> None:
         """In the hub."""
-        self._waiting.append(waiter)
+        if begun:
+            self._begun.append(waiter)
+        else:
+            self._new.append((waiter, self._loop.now()))
         if not self._running:
             self._running = True
             self._loop.run_callback(self._run)
 
     def _run(self) -> None:
-        for _ in range(min(AT_ONCE, len(self._waiting))):
-            self._waiting.popleft().switch(None)
-        if self._waiting:
+        for _ in range(min(BEGUN_AT_ONCE, len(self._begun))):
+            self._begun.popleft().switch(None)
+        for _ in range(min(self._may_begin(), len(self._new))):
+            self._new.popleft()[0].switch(None)
+        if self._begun or self._new:
             self._again.start(self._run)
         else:
             self._running = False
+
+    def _may_begin(self) -> int:
+        if not self._begun:
+            return NEW_AT_ONCE
+        return 1 if self._new and self._loop.now() - self._new[0][1] > OVERDUE_S else 0
 
 
 _turns = cache(_Turns)  # one a hub
@@ -187,13 +205,14 @@ class Connection:
         self._timer: Any = None
         self._strikes = 0.0  # when the timer fires, in the loop's time
         self._waiting: Any = None  # the greenlet that waits on the socket
+        self._begun = False  # some of the answer has come
         self._socket = _open(endpoint, self._left())
         # No limits of the socket's own, and asked when there is something: a look that finds nothing costs as much
-        # as one that does. Not with TLS, where what was read already may wait inside.
+        # as one that does.
         self._socket.settimeout(None)
         self._hub = get_hub()
         self._turns = _turns(self._hub)
-        self._news = self._hub.loop.io(self._socket.fileno(), _READ) if endpoint.tls is None else None
+        self._news: Any = self._hub.loop.io(self._socket.fileno(), _READ)
         self._looks = _poll()
         self._looks.register(self._socket.fileno(), POLLIN)
 
@@ -204,6 +223,7 @@ class Connection:
         """
         self._run_until(deadline)
         answer = Answer()
+        self._begun = False
         self._waiting = getcurrent()
         try:
             self._socket.sendall(request)
@@ -220,6 +240,7 @@ class Connection:
             if not data and not heard:
                 raise ClosedUnanswered
             heard += len(data)
+            self._begun = True
             _feed(answer, data)
             if heard > MAX_HEAD and not answer.headers_complete:
                 raise ProviderGarbage("the head of the provider's answer does not end")
@@ -263,13 +284,12 @@ class Connection:
             self._run_until(self._deadline)  # the loop's time is another than the clock's, which counts
         self._waiting = getcurrent()
         try:
-            if self._news is not None:
-                waiter: Waiter[None] = Waiter()
-                self._news.start(self._heard, waiter)
-                try:
-                    waiter.get()
-                finally:
-                    self._news.stop()
+            waiter: Waiter[None] = Waiter()
+            self._news.start(self._heard, waiter)
+            try:
+                waiter.get()
+            finally:
+                self._news.stop()
             return self._socket.recv(BLOCK)
         finally:
             self._waiting = None
@@ -277,7 +297,7 @@ class Connection:
     def _heard(self, waiter: "Waiter[None]") -> None:
         if self._news is not None:
             self._news.stop()
-        self._turns.add(waiter)
+        self._turns.add(waiter, self._begun)
 
     def _run_until(self, deadline: float) -> None:
         self.rest()
