@@ -1,15 +1,23 @@
-"""What the parts of the suite over every provider adapter share; its dialects are in provider_dialects.py."""
+"""What the parts of a suite share: the one over every provider adapter, with its dialects in provider_dialects.py, and
+the one over both quota stores, with its steps in quota_stores.py.
+"""
 
 from collections.abc import Callable, Iterator
 
 import pytest
+from redis import Redis
 
+from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
+from knowalledge.adapters.redis.connection import client, one_node
 from knowalledge.domain import errors as e
 from knowalledge.domain.model import Message, Prompt, Text
 from knowalledge.domain.ports import Provider
 from tests.adapters.loopback import Behaviour, Loopback, Talk, replies, sse
 from tests.chunks import each
 from tests.contract.provider_dialects import DIALECTS, Dialect
+from tests.contract.quota_stores import RULES, Make, redis_store
+from tests.fakes import Hands
+from tests.redis_kinds import as_cluster, behind_sentinel, until_well
 
 PROMPT = Prompt((Message("user", (Text("the secret prompt"),)),))
 S = 20.0  # a deadline that no test is meant to reach
@@ -63,3 +71,30 @@ def says_and_hangs(dialect: Dialect) -> Behaviour:
         talk.hang()
 
     return behave
+
+
+@pytest.fixture(scope="package")
+def sentinel_client(tmp_path_factory: pytest.TempPathFactory, redis_port: int) -> Iterator[Redis]:
+    with (
+        behind_sentinel(tmp_path_factory.mktemp("sentinel"), redis_port) as url,
+        client(url, 5.0, 10) as redis,
+    ):
+        until_well(redis)
+        yield redis
+
+
+@pytest.fixture(scope="package")
+def cluster_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    with as_cluster(tmp_path_factory.mktemp("cluster")) as url, client(url, 5.0, 10) as redis:
+        until_well(redis)
+        yield redis
+
+
+@pytest.fixture(params=["memory", "redis", "sentinel", "cluster"])
+def make(request: pytest.FixtureRequest, clock: Hands) -> Make:
+    """Both adapters, and the one over Redis wherever Redis may be."""
+    if request.param == "memory":
+        return lambda *windows: MemoryQuotaStore({"t": windows}, RULES, clock, pumps=False)
+    redis: Redis = request.getfixturevalue(f"{request.param}_client")
+    one_node(redis).flushall()
+    return lambda *windows: redis_store(redis, clock, *windows)

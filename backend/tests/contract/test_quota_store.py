@@ -1,8 +1,6 @@
 """One suite over both quota stores, and the two held against each other step by step under one clock."""
 
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from itertools import count
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -10,90 +8,26 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
-from knowalledge.adapters.redis.connection import client, one_node
 from knowalledge.adapters.redis.quota_store import RedisQuotaStore, Spent
-from knowalledge.domain.admission import Ending, Refusal, Rules
+from knowalledge.domain.admission import Ending, Refusal
 from knowalledge.domain.errors import NeverFits
 from knowalledge.domain.model import Priority
 from knowalledge.domain.ports import AskAgain, Asking, Decision, QuotaStore, Reservation, Ticket
-from knowalledge.domain.quota import SECOND, Count, Lane, Need, Window
-from tests.fakes import Hands
-from tests.redis_kinds import as_cluster, behind_sentinel, until_well
-
-WINDOWS = (
-    Window("rpm", Count.REQUESTS, 10, 60),
-    Window("tpm", Count.TOKENS, 1000, 60),
-    Window("otpm", Count.OUTPUT, 700, 7),
-    Window("rpd", Count.REQUESTS, 60, 86_400, zone="America/Los_Angeles"),
+from knowalledge.domain.quota import SECOND, Count, Need, Window
+from tests.contract.quota_stores import (
+    KEYS,
+    LEARNT,
+    ONE,
+    RULES,
+    WINDOWS,
+    Make,
+    Store,
+    ask,
+    pump,
+    redis_store,
+    take,
 )
-LEARNT = Window("learnt", Count.REQUESTS, 4, 60, learn=True)
-RULES = Rules(capacity=3, aging_s=5.0, weights={"heavy": 2.0}, lanes={Priority.LOW: Lane(0.9, 0.1)})
-
-
-def redis_store(client: Redis, clock: Hands, *windows: Window, rules: Rules = RULES) -> RedisQuotaStore:
-    """The Redis store under the test's clock instead of Redis' own."""
-    store = RedisQuotaStore(
-        client, {"t": windows}, rules, clock, "a", moment=lambda: str(int(clock.now() * SECOND)), pumps=False
-    )
-    if windows:
-        store.join(
-            "t",
-            lambda everything: Spent(
-                ({},) * len(windows), (0,) * len(windows), tuple(it.limit for it in windows), (), ()
-            ),
-            0,
-        )
-    return store
-
-
-Store = MemoryQuotaStore | RedisQuotaStore
-Make = Callable[..., Store]
-
-
-@pytest.fixture(scope="module")
-def sentinel_client(tmp_path_factory: pytest.TempPathFactory, redis_port: int) -> Iterator[Redis]:
-    with (
-        behind_sentinel(tmp_path_factory.mktemp("sentinel"), redis_port) as url,
-        client(url, 5.0, 10) as redis,
-    ):
-        until_well(redis)
-        yield redis
-
-
-@pytest.fixture(scope="module")
-def cluster_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
-    with as_cluster(tmp_path_factory.mktemp("cluster")) as url, client(url, 5.0, 10) as redis:
-        until_well(redis)
-        yield redis
-
-
-@pytest.fixture(params=["memory", "redis", "sentinel", "cluster"])
-def make(request: pytest.FixtureRequest, clock: Hands) -> Make:
-    """Both adapters, and the one over Redis wherever Redis may be."""
-    if request.param == "memory":
-        return lambda *windows: MemoryQuotaStore({"t": windows}, RULES, clock, pumps=False)
-    redis: Redis = request.getfixturevalue(f"{request.param}_client")
-    one_node(redis).flushall()
-    return lambda *windows: redis_store(redis, clock, *windows)
-
-
-KEYS = count()
-
-
-def ask(
-    store: QuotaStore,
-    need: Need,
-    level: Priority = Priority.HIGH,
-    patience: float = 0.0,
-    tenant: str = "",
-) -> Decision:
-    return store.ask("t", Asking(f"{next(KEYS):06}", need, level, tenant, patience))
-
-
-def take(store: QuotaStore, need: Need) -> Reservation:
-    decision = ask(store, need)
-    assert decision.reservation is not None
-    return decision.reservation
+from tests.fakes import Hands
 
 
 def used(store: QuotaStore) -> list[int]:
@@ -206,217 +140,6 @@ def test_a_target_without_windows_is_unlimited(make: Make) -> None:
     for _ in range(50):
         store.settle(take(store, Need(10**6, 10**6)), Need(1, 1))
     assert store.levels("t") == ()
-
-
-ONE = Need(1, 0)
-
-
-def enter(store: Store, level: Priority = Priority.HIGH, patience: float = 1000, tenant: str = "") -> Ticket:
-    decision = ask(store, ONE, level, patience, tenant)
-    assert decision.ticket is not None
-    return decision.ticket
-
-
-def full(make: Make, limit: int = 2) -> tuple[Store, list[Reservation]]:
-    """A store whose only window is full."""
-    store = make(Window("rpm", Count.REQUESTS, limit, 60))
-    return store, [take(store, ONE) for _ in range(limit)]
-
-
-def pump(store: Store) -> float:
-    """What the store's own greenlets do when their time comes."""
-    wait = store.dispatch("t")
-    if isinstance(store, RedisQuotaStore):
-        store.beat("t")  # finds the grants whose messages nobody listens for in these tests
-    return wait
-
-
-def granted(ticket: Ticket) -> bool:
-    result = ticket.wait(0)
-    return isinstance(result, Decision) and result.reservation is not None
-
-
-def test_one_who_waits_is_told_its_place_and_granted_when_its_turn_comes(make: Make, clock: Hands) -> None:
-    store, _ = full(make)
-    first, second = enter(store), enter(store)
-    assert (first.position, second.position) == (1, 2)
-    assert 60 <= first.eta_s <= 61
-    wait = pump(store)
-    clock.sleep(wait - 0.001)
-    pump(store)
-    assert not granted(first)
-    clock.sleep(0.002)
-    pump(store)
-    assert granted(first)
-    assert granted(second)
-
-
-def test_room_that_comes_back_goes_to_those_who_wait_and_not_to_a_newcomer(make: Make) -> None:
-    store, held = full(make)
-    ticket = enter(store)
-    store.release(held[0])
-    pump(store)
-    assert granted(ticket)
-    assert ask(store, ONE).refusal is Refusal.QUOTA
-
-
-def test_the_more_urgent_goes_first_and_a_tenants_own_in_order(make: Make, clock: Hands) -> None:
-    store, _ = full(make, 1)
-    low = enter(store, Priority.LOW)
-    high, later = enter(store, Priority.HIGH), enter(store, Priority.HIGH)
-    order = []
-    for _ in range(3):
-        clock.sleep(61)
-        pump(store)
-        order.append([granted(it) for it in (high, later, low)])
-    assert order == [[True, False, False], [True, True, False], [True, True, True]]
-
-
-def test_tenants_take_turns_by_what_they_were_served(make: Make, clock: Hands) -> None:
-    store, _ = full(make, 1)
-    greedy = [enter(store, tenant="a") for _ in range(2)]
-    modest = enter(store, tenant="b")
-    clock.sleep(61)
-    pump(store)
-    clock.sleep(61)
-    pump(store)
-    assert [granted(it) for it in (*greedy, modest)] == [True, False, True]
-
-
-def test_a_full_room_sheds_the_newest_of_the_lowest_level_below_the_newcomer(make: Make) -> None:
-    store, _ = full(make)
-    enter(store, Priority.MEDIUM)
-    old, new = enter(store, Priority.LOW), enter(store, Priority.LOW)
-    enter(store, Priority.CRITICAL)
-    if isinstance(store, RedisQuotaStore):
-        store.beat("t")
-    assert new.wait(0) is not None
-    assert old.wait(0) is None
-
-
-def test_a_full_room_refuses_a_newcomer_that_is_below_everybody(make: Make) -> None:
-    store, _ = full(make)
-    for _ in range(3):
-        enter(store, Priority.MEDIUM)
-    refused = ask(store, ONE, Priority.LOW, 1000)
-    assert refused.refusal is Refusal.FULL
-    assert refused.wait_s > 0
-
-
-def test_a_room_full_of_one_tenant_makes_room_for_another_until_both_have_as_much(make: Make) -> None:
-    store, _ = full(make)
-    old, _, new = [enter(store, tenant="a") for _ in range(3)]
-    enter(store, tenant="b")
-    if isinstance(store, RedisQuotaStore):
-        store.beat("t")
-    assert new.wait(0) is not None
-    assert old.wait(0) is None
-    for tenant in ("b", "a"):
-        assert ask(store, ONE, tenant=tenant, patience=1000).refusal is Refusal.FULL
-    enter(store, tenant="heavy")  # its weight is 2: two places count as one
-    assert ask(store, ONE, tenant="a", patience=1000).refusal is Refusal.FULL
-
-
-def test_a_deadline_is_judged_by_the_turns_that_tenants_take(make: Make) -> None:
-    store, _ = full(make, 1)
-    for _ in range(2):
-        enter(store, tenant="a")
-    assert (
-        ask(store, ONE, tenant="a", patience=150).refusal is Refusal.DEADLINE
-    )  # its turn would be the third
-    assert ask(store, ONE, tenant="b", patience=150).ticket is not None  # and this one's the second
-
-
-def test_one_whose_turn_comes_after_its_deadline_is_refused_at_once(make: Make) -> None:
-    store, _ = full(make)
-    refused = ask(store, ONE, patience=5.0)
-    assert refused.refusal is Refusal.DEADLINE
-    assert 60 <= refused.wait_s <= 61
-
-
-def test_the_time_to_a_turn_counts_on_what_answers_give_back(make: Make, clock: Hands) -> None:
-    store = make(WINDOWS[1])
-    for _ in range(20):
-        store.settle(take(store, Need(10, 40)), Need(10, 10))
-    clock.sleep(10)
-    for _ in range(4):
-        take(store, Need(10, 100))
-    # 840 of 1000 are spent, but of the 400 that are held 300 will come back, and 82 of each 110 after that.
-    waits = [ask(store, Need(110, 110), patience=1000).wait_s for _ in range(3)]
-    assert waits[:2] == pytest.approx([1.0, 1.0])
-    assert 50 <= waits[2] <= 51
-
-
-def test_those_before_it_in_a_paced_level_are_paced_too(make: Make) -> None:
-    store = make(Window("tpm", Count.TOKENS, 6000, 60))
-    assert ask(store, Need(600, 0), Priority.LOW).reservation is not None
-    waits = [ask(store, Need(300, 0), Priority.LOW, 1000).wait_s for _ in range(3)]
-    assert waits == pytest.approx([3.0, 6.0, 9.0], abs=0.01)
-
-
-def test_leaving_makes_room_for_the_next_and_is_counted(make: Make) -> None:
-    store, _ = full(make)
-    first, second = enter(store), enter(store)
-    assert first.leave(Ending.CANCELLED)
-    assert not first.leave(Ending.TIMED_OUT)
-    high = store.depths("t")[Priority.HIGH]
-    assert (high.waiting, high.left) == (1, {Ending.CANCELLED: 1})
-    assert second.wait(0) is None
-
-
-def test_an_aged_waiter_of_a_low_level_is_served_though_the_high_keep_coming(
-    make: Make, clock: Hands
-) -> None:
-    store, _ = full(make, 1)
-    low = enter(store, Priority.LOW)
-    for _ in range(30):
-        high = enter(store, Priority.HIGH)
-        clock.sleep(61)
-        pump(store)
-        if granted(low):
-            break
-        assert granted(high)
-    assert granted(low)
-
-
-def test_depths_tell_who_waits_since_when_and_how_long_a_newcomer_would(make: Make, clock: Hands) -> None:
-    store, _ = full(make)
-    enter(store, tenant="a")
-    clock.sleep(2)
-    enter(store, tenant="b")
-    depth = store.depths("t")[Priority.HIGH]
-    assert (depth.waiting, depth.oldest_s) == (2, 2.0)
-    assert {name: (it.waiting, it.oldest_s) for name, it in depth.tenants.items()} == {
-        "a": (1, 2.0),
-        "b": (1, 0.0),
-    }
-    assert depth.eta_s > 58
-
-
-def test_depths_tell_by_tenant_who_waits_how_long_a_newcomer_would_and_how_others_left(
-    make: Make, clock: Hands
-) -> None:
-    store, _ = full(make)
-    for _ in range(3):
-        enter(store, tenant="many")
-    few = enter(store, tenant="few")  # into a full room: one of the many is shed
-    clock.sleep(3)
-    few.leave(Ending.TIMED_OUT)
-    depth = store.depths("t")[Priority.HIGH]
-    many, gone = depth.tenants["many"], depth.tenants["few"]
-    assert (many.waiting, many.oldest_s, many.left) == (2, 3.0, {Ending.SHED: 1})
-    assert (gone.waiting, gone.oldest_s, gone.left) == (0, 0.0, {Ending.TIMED_OUT: 1})
-    # Both of its own go before one of the first tenant; one of the other takes turns with them.
-    assert many.eta_s == depth.eta_s
-    assert gone.eta_s == pytest.approx(depth.eta_s / 2)
-
-
-def test_shutting_down_hands_every_place_back(make: Make) -> None:
-    store, _ = full(make)
-    tickets = [enter(store), enter(store)]
-    store.shut()
-    assert [it.wait(0) for it in tickets] == [Ending.SHUTTING_DOWN] * 2
-    assert store.depths("t")[Priority.HIGH].waiting == 0
 
 
 def test_a_learnt_limit_is_probed_and_a_refusal_cuts_it_to_what_was_accepted(

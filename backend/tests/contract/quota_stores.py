@@ -1,0 +1,70 @@
+"""What the suites over both quota stores share; the fixture that makes the stores is in conftest.py."""
+
+from collections.abc import Callable
+from itertools import count
+
+from redis import Redis
+
+from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
+from knowalledge.adapters.redis.quota_store import RedisQuotaStore, Spent
+from knowalledge.domain.admission import Rules
+from knowalledge.domain.model import Priority
+from knowalledge.domain.ports import Asking, Decision, QuotaStore, Reservation
+from knowalledge.domain.quota import SECOND, Count, Lane, Need, Window
+from tests.fakes import Hands
+
+WINDOWS = (
+    Window("rpm", Count.REQUESTS, 10, 60),
+    Window("tpm", Count.TOKENS, 1000, 60),
+    Window("otpm", Count.OUTPUT, 700, 7),
+    Window("rpd", Count.REQUESTS, 60, 86_400, zone="America/Los_Angeles"),
+)
+LEARNT = Window("learnt", Count.REQUESTS, 4, 60, learn=True)
+RULES = Rules(capacity=3, aging_s=5.0, weights={"heavy": 2.0}, lanes={Priority.LOW: Lane(0.9, 0.1)})
+
+
+def redis_store(client: Redis, clock: Hands, *windows: Window, rules: Rules = RULES) -> RedisQuotaStore:
+    """The Redis store under the test's clock instead of Redis' own."""
+    store = RedisQuotaStore(
+        client, {"t": windows}, rules, clock, "a", moment=lambda: str(int(clock.now() * SECOND)), pumps=False
+    )
+    if windows:
+        store.join(
+            "t",
+            lambda everything: Spent(
+                ({},) * len(windows), (0,) * len(windows), tuple(it.limit for it in windows), (), ()
+            ),
+            0,
+        )
+    return store
+
+
+Store = MemoryQuotaStore | RedisQuotaStore
+Make = Callable[..., Store]
+
+KEYS = count()
+ONE = Need(1, 0)
+
+
+def ask(
+    store: QuotaStore,
+    need: Need,
+    level: Priority = Priority.HIGH,
+    patience: float = 0.0,
+    tenant: str = "",
+) -> Decision:
+    return store.ask("t", Asking(f"{next(KEYS):06}", need, level, tenant, patience))
+
+
+def take(store: QuotaStore, need: Need) -> Reservation:
+    decision = ask(store, need)
+    assert decision.reservation is not None
+    return decision.reservation
+
+
+def pump(store: Store) -> float:
+    """What the store's own greenlets do when their time comes."""
+    wait = store.dispatch("t")
+    if isinstance(store, RedisQuotaStore):
+        store.beat("t")  # finds the grants whose messages nobody listens for in these tests
+    return wait
