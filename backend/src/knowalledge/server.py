@@ -27,19 +27,37 @@ class Handler(PyWSGIHandler):  # type: ignore[misc]
     MessageClass = Head
     asked = False  # at least one request has come
 
+    def handle(self) -> None:
+        # One timer of each kind a connection, not a new one for each of its requests.
+        timer, self._self = gevent.get_hub().loop.timer, gevent.getcurrent()
+        self._idle, self._slow = timer(0.0, KEEPALIVE_S), timer(0.0, HEADERS_S)
+        try:
+            super().handle()
+        finally:
+            self._idle.close()
+            self._slow.close()
+
     def read_requestline(self) -> Any:
         self.server.idle.add(self)
+        # TimeoutError is an OSError, which the caller takes as the end of the connection.
+        self._idle.again(self._late, TimeoutError, "the connection was idle")
         try:
-            # TimeoutError is an OSError, which the caller takes as the end of the connection.
-            with gevent.Timeout(KEEPALIVE_S, TimeoutError("the connection was idle")):
-                return super().read_requestline()
+            return super().read_requestline()
         finally:
+            self._idle.stop()
             self.server.idle.discard(self)
             self.asked = True
 
     def read_request(self, raw_requestline: str) -> Any:
-        with gevent.Timeout(HEADERS_S, ValueError("the headers took too long")):
+        self._slow.again(self._late, ValueError, "the headers took too long")
+        try:
             return super().read_request(raw_requestline)
+        finally:
+            self._slow.stop()
+
+    def _late(self, kind: type[Exception], why: str) -> None:
+        """In the hub."""
+        self._self.throw(kind(why))
 
     def get_environ(self) -> Any:
         found = super().get_environ()

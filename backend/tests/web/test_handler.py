@@ -8,9 +8,11 @@ import pytest
 from gevent.event import Event as Flag
 from gevent.socket import SHUT_WR, create_connection, socket
 
+import knowalledge.server
 from knowalledge.server import TOGETHER, DrainingServer, Handler
 from knowalledge.web.sse import ASIDE
 
+S, SHORT = 20.0, 0.2
 BIG = b"x" * (TOGETHER + 1)
 
 
@@ -168,3 +170,45 @@ def test_half_a_piece_ends_the_connection() -> None:
     handler.headers_sent, handler.response_use_chunked, handler.socket = True, True, Narrow()
     handler.aside(b"beat")
     assert handler.socket.shut == 1
+
+
+def talking(monkeypatch: pytest.MonkeyPatch, name: str, seconds: float) -> Iterator[socket]:
+    """A connection to a server with one of its limits shortened."""
+    monkeypatch.setattr(knowalledge.server, name, seconds)
+
+    def app(_: dict[str, Any], start: Any) -> list[bytes]:
+        start("200 OK", [("Content-Length", "3")])
+        return [b"yes"]
+
+    server = DrainingServer(("127.0.0.1", 0), app, handler_class=Handler, log=None)
+    server.start()
+    with create_connection(server.address) as client:
+        client.settimeout(S)
+        yield client
+    server.stop()
+
+
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket]:
+    yield from talking(monkeypatch, "KEEPALIVE_S", SHORT)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket]:
+    yield from talking(monkeypatch, "HEADERS_S", SHORT)
+
+
+def test_a_connection_ends_when_it_was_silent_too_long_since_its_last_answer(idle: socket) -> None:
+    for _ in range(4):  # longer in all than it may be silent
+        gevent.sleep(SHORT / 2)
+        idle.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert idle.recv(65536).endswith(b"yes")
+    assert rest(idle) == b""
+
+
+def test_a_head_that_does_not_end_is_refused_and_its_connection_ends(slow: socket) -> None:
+    for _ in range(2):
+        slow.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert slow.recv(65536).endswith(b"yes")
+    slow.sendall(b"GET / HTTP/1.1\r\nhost: x\r\nx-half: ")
+    assert rest(slow).startswith(b"HTTP/1.1 400 ")

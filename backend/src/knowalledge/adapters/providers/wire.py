@@ -226,7 +226,9 @@ class Connection:
         self._begun = False
         self._waiting = getcurrent()
         try:
-            self._socket.sendall(request)
+            sent = self._socket.send(request)  # cheaper than sendall, and nearly always all of it
+            if sent < len(request):
+                self._socket.sendall(request[sent:])
         except _ENDED:
             pass  # it may have answered before it closed: the reading tells
         finally:
