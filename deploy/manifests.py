@@ -131,7 +131,10 @@ PANELS: tuple[Panel, ...] = (
         6,
         (
             ("{{kind}} a second", f"sum by (kind) (rate(knowalledge_tokens_total{{{OF_MODEL}}}{RATE}))"),
-            ("saved by caches", f"sum(rate(knowalledge_cache_saved_tokens_total{{{OF_MODEL}}}{RATE}))"),
+            (
+                "saved by {{layer}}",
+                f"sum by (layer) (rate(knowalledge_cache_saved_tokens_total{{{OF_MODEL}}}{RATE}))",
+            ),
         ),
     ),
     (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from flask import Blueprint
-from msgspec import convert
+from msgspec.structs import replace
 from redis import Redis
 
 from knowalledge.adapters import cdn
@@ -181,58 +181,56 @@ def cache_stats(settings: Settings, caches: Caches, popular: Popular, telemetry:
     layers = caches.layers
     _gauges(layers, telemetry)
     looks = telemetry.totals("knowalledge_cache_lookups_total")
-    counts = {
-        layer: {
-            name: int(looks.get((layer, result), 0))
-            for result, name in (
-                ("hit", "hits"),
-                ("miss", "misses"),
-                ("stale", "stale"),
-                ("shared", "shared"),
-            )
-        }
-        for layer in ("browser", "memory", "redis", "flight")
-    }
-    held = {
-        name: int(telemetry.totals(f"knowalledge_cache_{name}").get(("memory",), 0))
+    spared = telemetry.totals("knowalledge_cache_saved_tokens_total")
+
+    def told(layer: str) -> LayerStats:
+        hits, misses, stale, shared = (
+            int(looks.get((layer, result), 0)) for result in ("hit", "miss", "stale", "shared")
+        )
+        own = {labels: value for labels, value in spared.items() if labels[0] == layer}
+        return LayerStats(hits, misses, stale, shared, saved=_saved(settings, own))
+
+    entries, size, evictions = (
+        int(telemetry.totals(f"knowalledge_cache_{name}").get(("memory",), 0))
         for name in ("entries", "bytes", "evictions")
-    }
-    found: dict[str, dict[str, int]] = {
-        "browser": counts["browser"],
-        "memory": {**counts["memory"], **held},
-        "flight": counts["flight"],
-    }
+    )
+    memory = replace(told("memory"), entries=entries, bytes=size, evictions=evictions)
+    flight = told("flight")
+    found = {"browser": replace(told("browser"), saved=None), "memory": memory, "flight": flight}
+    hits = memory.hits
     if layers.shared is not None:
-        size = layers.shared.size()
-        more = {"entries": size.entries, "bytes": size.bytes, "evictions": size.evictions}
-        kept = {**more, "unreadable": caches.unreadable(), "up": layers.shared.up}
-        found["redis"] = {**counts["redis"], **kept}
-    hits = counts["memory"]["hits"] + counts["redis"]["hits"]
-    asked = sum(counts["memory"][it] for it in ("hits", "misses", "stale"))
-    saved = telemetry.totals("knowalledge_cache_saved_tokens_total")
-    tokens = {
-        kind: int(sum(it for (_, of), it in saved.items() if of == kind)) for kind in ("input", "output")
-    }
+        redis, held = told("redis"), layers.shared.size()
+        found["redis"] = replace(
+            redis,
+            entries=held.entries,
+            bytes=held.bytes,
+            evictions=held.evictions,
+            unreadable=caches.unreadable(),
+            up=layers.shared.up,
+        )
+        hits += redis.hits
+    asked = memory.hits + memory.misses + memory.stale
     return CacheStats(
         hits=hits,
         misses=asked - hits,
         hit_rate=round(hits / asked, 4) if asked else 0.0,
-        shared=counts["flight"]["shared"],
-        stale=counts["flight"]["stale"],
-        layers=convert(found, dict[str, LayerStats]),
-        saved=Saved(tokens["input"], tokens["output"], _money(settings, saved)),
+        shared=flight.shared,
+        stale=flight.stale,
+        layers=found,
+        saved=_saved(settings, spared),
         popular=tuple(question.path for question in popular.known[:20]),
     )
 
 
-def _money(settings: Settings, saved: dict[tuple[str, ...], float]) -> float | None:
-    """USD by the prices in the settings; None if none is set."""
+def _saved(settings: Settings, spared: dict[tuple[str, ...], float]) -> Saved:
+    """The sum of what was not spent, by layer, model and kind; its price is None if no model has one."""
+    tokens = {
+        kind: int(sum(it for (*_, of), it in spared.items() if of == kind)) for kind in ("input", "output")
+    }
     prices = {model.name: model.price for model in settings.models if model.price}
-    if not prices:
-        return None
-    total = sum(
+    usd = sum(
         value * prices[model][kind == "output"] / 1e6
-        for (model, kind), value in saved.items()
+        for (_, model, kind), value in spared.items()
         if model in prices
     )
-    return round(total, 6)
+    return Saved(tokens["input"], tokens["output"], round(usd, 6) if prices else None)

@@ -2,18 +2,23 @@
 
 from typing import Any
 
+import gevent
 import pytest
 from flask.testing import FlaskClient
 
 from knowalledge import app as wiring
 from knowalledge import caches
-from knowalledge.domain.errors import Unavailable
+from knowalledge.domain.errors import ProviderUnavailable, Unavailable
+from knowalledge.service import topics
 from knowalledge.settings import Settings
+from tests.fakes import Hands
 from tests.knowing import Knowing
 
 CONFIG = (
     "models: {m: {price: {input: 1.0, output: 10.0}, targets: [{name: t, provider: gemini, api_key: k}]}}\n"
 )
+UNPRICED = "models: {m: {targets: [{name: t, provider: gemini, api_key: k}]}}\n"
+LIGHT = "/api/v1/topics/light"
 
 
 class Outside:
@@ -128,3 +133,112 @@ def test_statistics_tell_each_layer_and_what_was_saved(client: FlaskClient) -> N
     assert 'knowalledge_cache_entries{layer="memory"} 1.0' in metrics
     shared = [line for line in metrics.splitlines() if line.startswith("knowalledge_cache_shared_entries ")]
     assert shared[-1].endswith(" 1.0" if "redis" in found["layers"] else " 0.0")
+
+
+class Replicas:
+    """Gateways before one provider, by a clock that stands still, with one Redis or none between them."""
+
+    def __init__(self, clock: Hands, monkeypatch: pytest.MonkeyPatch, path: Any, store: str) -> None:
+        self.provider = Knowing()
+        monkeypatch.setattr(wiring.providers, "build", lambda spec, clock: self.provider)
+        monkeypatch.setattr(wiring, "SystemClock", lambda: clock)
+        self._path, self._store = path, store
+
+    def start(self, models: str = CONFIG) -> FlaskClient:
+        config = self._path / "c.yaml"
+        config.write_text(models + self._store + "cache: {keep_warm: false}\n")
+        return wiring.create_app(Settings.load(environ={}, config=str(config))).test_client()
+
+
+@pytest.fixture
+def replicas(clock: Hands, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, store: str) -> Replicas:
+    return Replicas(clock, monkeypatch, tmp_path, store)
+
+
+def saved(client: FlaskClient) -> Any:
+    """What each layer saved that saved anything; ``all`` is what the caches saved together."""
+    found = client.get("/api/cache/stats").json
+    layers = {name: layer["saved"] for name, layer in found["layers"].items() if layer["saved"]}
+    return {"all": found["saved"]} | {name: it for name, it in layers.items() if it["output_tokens"]}
+
+
+def calls(number: int) -> Any:
+    """What so many calls of the provider cost, by the prices above."""
+    return {
+        "input_tokens": 7 * number,
+        "output_tokens": 90 * number,
+        "usd": pytest.approx(907e-6 * number, abs=1e-9),
+    }
+
+
+def series(client: FlaskClient) -> set[str]:
+    """The series of saved tokens."""
+    name = "knowalledge_cache_saved_tokens_total{"
+    return {it.removeprefix(name) for it in client.get("/metrics").text.splitlines() if it.startswith(name)}
+
+
+def test_what_memory_and_redis_saved_is_told_of_each(replicas: Replicas, store: str) -> None:
+    one, other = replicas.start(), replicas.start()
+    for _ in range(4):
+        one.get(LIGHT)
+    assert saved(one) == {"all": calls(3), "memory": calls(3)}
+    other.get(LIGHT)
+    other.get(LIGHT)
+    if store:
+        assert saved(other) == {"all": calls(2), "memory": calls(1), "redis": calls(1)}
+        assert series(other) == {
+            'kind="input",layer="memory",model="m"} 7.0',
+            'kind="output",layer="memory",model="m"} 90.0',
+            'kind="input",layer="redis",model="m"} 7.0',
+            'kind="output",layer="redis",model="m"} 90.0',
+        }
+    else:
+        assert saved(other) == {"all": calls(1), "memory": calls(1)}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [(LIGHT, None), ("/api/v1/generate", {"prompt": "hi", "temperature": 0})]
+)
+def test_what_followers_of_a_flight_did_not_spend_is_told_of_the_flight(
+    replicas: Replicas, path: str, body: Any
+) -> None:
+    replicas.provider.takes = 0.05
+    client = replicas.start()
+
+    def ask() -> None:
+        assert (client.post(path, json=body) if body else client.get(path)).status_code == 200
+
+    gevent.joinall([gevent.spawn(ask) for _ in range(4)], raise_error=True)
+    assert replicas.provider.calls == 1
+    assert saved(client) == {"all": calls(3), "flight": calls(3)}
+    assert 'kind="output",layer="flight",model="m"} 270.0' in series(client)
+
+
+def test_what_a_stale_answer_did_not_spend_is_told_of_the_flight_that_failed(
+    replicas: Replicas, clock: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topics, "STALE_PATIENCE_S", 0.1)  # the room waits by a clock of its own
+    client = replicas.start()
+    client.get(LIGHT)
+    clock.sleep(3601)
+    replicas.provider.error = ProviderUnavailable("x")
+    assert client.get(LIGHT).headers["X-Degraded"] == "true"
+    assert saved(client) == {"all": calls(1), "flight": calls(1)}
+
+
+def test_the_tokens_of_a_304_are_told_once_of_the_layer_that_vouched_for_it(replicas: Replicas) -> None:
+    client = replicas.start()
+    etag = client.get(LIGHT).headers["ETag"]
+    for _ in range(2):
+        assert client.get(LIGHT, headers={"If-None-Match": etag}).status_code == 304
+    layers = client.get("/api/cache/stats").json["layers"]
+    assert (layers["browser"]["hits"], layers["browser"]["saved"]) == (2, None)
+    assert saved(client) == {"all": calls(2), "memory": calls(2)}
+
+
+def test_without_prices_the_layers_tell_of_tokens_and_of_no_money(replicas: Replicas) -> None:
+    client = replicas.start(UNPRICED)
+    client.get(LIGHT)
+    client.get(LIGHT)
+    nothing = {"input_tokens": 7, "output_tokens": 90, "usd": None}
+    assert saved(client) == {"all": nothing, "memory": nothing}

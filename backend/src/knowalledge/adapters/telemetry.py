@@ -55,8 +55,8 @@ METRICS: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
     (
         "knowalledge_cache_saved_tokens_total",
         "counter",
-        ("model", "kind"),
-        "Tokens that were not spent because a cache or another's flight answered.",
+        ("layer", "model", "kind"),
+        "Tokens that were not spent because a layer answered: memory, redis, or flight (another's, or a stale answer).",
     ),
     ("knowalledge_cache_entries", "gauge", ("layer",), "Entries that a layer holds."),
     ("knowalledge_cache_bytes", "gauge", ("layer",), "Bytes that a layer holds."),
@@ -184,7 +184,7 @@ class Telemetry:
         if entry is not None and entry.model:
             for kind, tokens in (("input", entry.input_tokens), ("output", entry.output_tokens)):
                 if tokens:
-                    self._child("knowalledge_cache_saved_tokens_total", entry.model, kind).inc(tokens)
+                    self._child("knowalledge_cache_saved_tokens_total", layer, entry.model, kind).inc(tokens)
 
     def cache_size(self, layer: str, size: LayerSize) -> None:
         """What a layer of this worker holds now."""

@@ -28,11 +28,20 @@ class Invalidated(Struct, frozen=True):
     cdn: str
 
 
+class Saved(Struct, frozen=True):
+    """Tokens that were not spent, and their price in USD where prices are set."""
+
+    input_tokens: int
+    output_tokens: int
+    usd: float | None
+
+
 class LayerStats(Struct, frozen=True):
     """What one layer did since the start, over all workers of this replica, and what it holds now.
 
     A hit of ``browser`` is a 304; ``redis`` holds what all replicas share; ``flight`` tells of answers that came from
-    another request's run, and of stale ones that served for want of a fresh one.
+    another request's run, and of stale ones that served for want of a fresh one. ``saved`` is null for ``browser``:
+    a 304 saves the way, and its tokens are told of the layer that knew the answer to be the same.
     """
 
     hits: int = 0
@@ -44,18 +53,11 @@ class LayerStats(Struct, frozen=True):
     evictions: int = 0
     unreadable: int = 0  # entries that were corrupt or of another version
     up: bool = True
-
-
-class Saved(Struct, frozen=True):
-    """Tokens that were not spent, and their price in USD where prices are set."""
-
-    input_tokens: int
-    output_tokens: int
-    usd: float | None
+    saved: Saved | None = None
 
 
 class CacheStats(Struct, frozen=True):
-    """The caches of this replica. ``popular`` are the questions that are kept warm."""
+    """The caches of this replica. ``saved`` is the sum over the layers; ``popular`` are the questions kept warm."""
 
     hits: int
     misses: int
