@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 # How soon a worker hears what was taken back elsewhere, in seconds.
 LISTEN_S = 0.25
-# How often popular answers are looked at, and a worker notes what it holds, in seconds.
-ROUND_S = 5.0
+# How often a worker notes what it holds, in seconds.
+NOTE_S = 5.0
 # Popular answers are made anew only while every window of a target has this share to spare.
 SPARE = 0.5
 # Room for addresses that were understood before.
@@ -132,8 +132,8 @@ def knowledge(
     operating = cache_routes.blueprint(edge, stats, Invalidator(layers, purger(settings), audit))
     gauges = partial(_shared_gauges, layers, telemetry)
     # Whichever worker is asked tells of all: each notes in time what it holds.
-    noting: Task = (ROUND_S, partial(_gauges, layers, telemetry))
-    warming: tuple[Task, ...] = ((ROUND_S, popular.round),) if settings["cache.keep_warm"] else ()
+    noting: Task = (NOTE_S, partial(_gauges, layers, telemetry))
+    warming: tuple[Task, ...] = ((popular.round_s, popular.round),) if settings["cache.keep_warm"] else ()
     return Knowledge(
         (routes, operating),
         lambda inner: Short(inner, edge, service, policy, memo),

@@ -1,5 +1,7 @@
 """Popular questions: counted over replicas, made anew ahead of their end, with quota to spare, once."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import gevent
@@ -41,22 +43,33 @@ class Models:
 
 
 class Replica:
-    def __init__(self, clock: Hands, models: Models, popularity: Popularity, shared: Any = None) -> None:
+    def __init__(
+        self,
+        clock: Hands,
+        models: Models,
+        popularity: Popularity,
+        shared: Any = None,
+        life_s: float = 3600,
+        flights: MemoryFlights | None = None,
+    ) -> None:
         self.spare = True
-        lifetimes = Lifetimes(600, 3600, 3600)
+        lifetimes = Lifetimes(600, life_s, 3600)
         memory = MemoryResponseCache(1024**2, clock)
         self.layers = Layers(memory, shared, lifetimes, clock, Told())
         self.topics = Topics(
             models,
             self.layers,
-            MemoryFlights(clock),
+            flights or MemoryFlights(clock),
             clock,
             prompts.load(),
             "m",
             Told(),
             lambda asked: self.popular.asked(asked),
         )
-        self.popular = Popular(self.topics, popularity, clock, 3600, lambda: self.spare, lambda: "id")
+        self.popular = Popular(self.topics, popularity, clock, life_s, lambda: self.spare, lambda: "id")
+
+    def fresh(self, asked: Query = LIGHT) -> bool:
+        return self.layers.look(self.topics.key(asked)).fresh
 
     def ask(self, times: int, asked: Query = LIGHT) -> None:
         for _ in range(times):
@@ -169,6 +182,40 @@ def test_replicas_count_together_and_one_of_them_makes_it_anew(
     assert len(models.seen) == 2
 
 
+def test_replicas_make_different_answers_at_the_same_time_and_none_waits_for_another(
+    clock: Hands, models: Models, redis_client: Redis
+) -> None:
+    outage, flights = Outage(clock), MemoryFlights(clock)
+    replicas = [
+        Replica(
+            clock,
+            models,
+            RedisPopularity(redis_client, outage, 3600, 1000),
+            RedisResponseCache(redis_client, outage),
+            flights=flights,
+        )
+        for _ in range(2)
+    ]
+    asked = [query("related", topic, {}) for topic in ("light", "dark")]
+    for question in asked:
+        replicas[0].ask(20, question)
+    clock.sleep(3000)
+    at_once, most = 0, 0
+
+    def making(seconds: float) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        gevent.sleep(seconds)
+        at_once -= 1
+
+    models.provider.takes, models.provider.wait = 0.1, making
+    rounds = [gevent.spawn(it.popular.round) for it in replicas]
+    gevent.joinall(rounds, raise_error=True)
+    assert sorted(it.value for it in rounds) == [1, 1]
+    assert (most, models.provider.calls) == (2, 4)
+
+
 @pytest.fixture(params=["memory", "redis"])
 def popularity(request: pytest.FixtureRequest, clock: Hands) -> Popularity:
     if request.param == "memory":
@@ -192,3 +239,113 @@ def test_a_popular_name_of_another_version_is_passed_over(replica: Replica, mode
     replica.ask(10)
     replica.popular.round()
     assert replica.popular.known == (LIGHT,)
+
+
+def landings(
+    replicas: Sequence[Replica],
+    clock: Hands,
+    models: Models,
+    takes: float,
+    until: float,
+    asked: Sequence[Query],
+) -> list[tuple[float, bool]]:
+    """Let rounds go by in turn while everything is asked about: when each answer was there that was made anew, and
+    whether all answers before it were still fresh.
+    """
+    found: list[tuple[float, bool]] = []
+
+    def making(seconds: float) -> None:
+        clock.sleep(seconds)
+        found.append((clock.now(), all(it.fresh(question) for it in replicas for question in asked)))
+
+    for question in asked:
+        for replica in replicas:
+            replica.ask(12, question)
+    models.seen.clear()
+    models.provider.takes, models.provider.wait = takes, making
+    while clock.now() < until:
+        for replica in replicas:
+            replica.popular.round()
+            clock.sleep(replica.popular.round_s / len(replicas))
+            for question in asked:
+                replica.popular.asked(question)
+    assert {it.priority for it in models.seen} == {Priority.LOW}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("life_s", "takes"), [(5, 1), (8, 3), (10, 3), (16, 3), (20, 1), (24, 3), (40, 3), (90, 3), (900, 3)]
+)
+def test_however_short_its_life_an_answer_is_there_before_the_last_one_ends(
+    clock: Hands, models: Models, life_s: float, takes: float
+) -> None:
+    replica = Replica(clock, models, MemoryPopularity(clock, 3600, 1000), life_s=life_s)
+    found = landings([replica], clock, models, takes, clock.now() + 12 * life_s, [LIGHT])
+    assert all(fresh for _, fresh in found)
+    assert 11 <= len(found) <= 12 / 0.5  # not made all the time either
+
+
+def test_an_answer_that_takes_longer_than_was_thought_is_begun_sooner_from_then_on(
+    clock: Hands, models: Models
+) -> None:
+    replica = Replica(clock, models, MemoryPopularity(clock, 3600, 1000), life_s=20)
+    found = landings([replica], clock, models, 9, clock.now() + 200, [LIGHT])
+    assert [fresh for _, fresh in found] == [False] + [True] * (len(found) - 1)
+    later = landings([replica], clock, models, 0.5, clock.now() + 2000, [LIGHT])
+    gaps = [after - before for (before, _), (after, _) in pairwise(later)]
+    assert gaps[0] < 12 < 15 < gaps[-1]  # and later again once it takes less
+
+
+def test_several_that_end_at_once_are_begun_early_enough_for_the_last_of_them(
+    clock: Hands, models: Models
+) -> None:
+    replica = Replica(clock, models, MemoryPopularity(clock, 3600, 1000), life_s=24)
+    asked = [query("related", topic, {}) for topic in ("light", "dark", "sound", "heat")]
+    found = landings([replica], clock, models, 3, clock.now() + 480, asked)
+    assert all(fresh for _, fresh in found[4:])
+    assert len(found) >= 4 * 19
+
+
+def test_an_answer_of_a_short_life_is_made_anew_once_over_all_replicas(
+    clock: Hands, models: Models, redis_client: Redis
+) -> None:
+    outage = Outage(clock)
+    replicas = [
+        Replica(
+            clock,
+            models,
+            RedisPopularity(redis_client, outage, 3600, 1000),
+            RedisResponseCache(redis_client, outage),
+            life_s=10,
+        )
+        for _ in range(3)
+    ]
+    found = landings(replicas, clock, models, 1, clock.now() + 200, [LIGHT])
+    assert all(fresh for _, fresh in found)
+    assert min(after - before for (before, _), (after, _) in pairwise(found)) >= 5
+
+
+def test_an_answer_that_takes_longer_than_it_lives_is_not_made_without_end(
+    clock: Hands, models: Models
+) -> None:
+    replica = Replica(clock, models, MemoryPopularity(clock, 3600, 1000), life_s=4)
+    found = landings([replica], clock, models, 6, clock.now() + 400, [LIGHT])
+    assert min(after - before for (before, _), (after, _) in pairwise(found)) >= 6 + 1
+
+
+def test_short_lives_too_are_renewed_with_spare_quota_only(clock: Hands, models: Models) -> None:
+    replica = Replica(clock, models, MemoryPopularity(clock, 3600, 1000), life_s=10)
+    replica.ask(20)
+    replica.spare = False
+    for _ in range(20):
+        assert replica.popular.round() == 0
+        clock.sleep(replica.popular.round_s)
+    assert len(models.seen) == 1
+
+
+@pytest.mark.parametrize(("life_s", "round_s"), [(3600, 5), (50, 5), (25, 2.5), (10, 1), (5, 0.5), (1, 0.5)])
+def test_rounds_follow_the_life_of_answers(
+    clock: Hands, models: Models, life_s: float, round_s: float
+) -> None:
+    replica = Replica(clock, models, MemoryPopularity(clock, 3600, 1000), life_s=life_s)
+    assert replica.popular.round_s == round_s

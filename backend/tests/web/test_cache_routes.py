@@ -1,5 +1,6 @@
 """Operators' routes: statistics, and taking answers back."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import gevent
@@ -8,6 +9,7 @@ from flask.testing import FlaskClient
 
 from knowalledge import app as wiring
 from knowalledge import caches
+from knowalledge.adapters.background import Background, Task
 from knowalledge.domain.errors import ProviderUnavailable, Unavailable
 from knowalledge.service import topics
 from knowalledge.settings import Settings
@@ -242,3 +244,17 @@ def test_without_prices_the_layers_tell_of_tokens_and_of_no_money(replicas: Repl
     client.get(LIGHT)
     nothing = {"input_tokens": 7, "output_tokens": 90, "usd": None}
     assert saved(client) == {"all": nothing, "memory": nothing}
+
+
+def test_where_answers_live_shortly_popular_ones_are_looked_at_more_often(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(wiring.providers, "build", lambda spec, clock: Knowing())
+    seen: list[Sequence[Task]] = []
+    monkeypatch.setattr(wiring, "Background", lambda tasks: seen.append(tasks) or Background(tasks))
+    for life in ("1h", "10s"):
+        config = tmp_path / "life.yaml"
+        config.write_text(CONFIG + f"cache: {{memory_ttl: {life}}}\n")
+        wiring.create_app(Settings.load(environ={}, config=str(config)))
+    rounds = [seconds for tasks in seen for seconds, run in tasks if getattr(run, "__name__", "") == "round"]
+    assert rounds == [5.0, 1.0]

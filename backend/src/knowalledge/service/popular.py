@@ -17,8 +17,17 @@ POPULAR_FROM = 10.0
 HALF_LIFE_S = 3600.0
 # Questions whose popularity is known.
 MOST_KNOWN = 1000
-# A popular answer is made anew when this share of its life is over.
+# A popular answer is made anew when this share of its life is over; sooner if it would otherwise come too late;
 DUE = 0.8
+# but not before this one, or an answer that takes as long as it lives would be made without end.
+SOONEST = 0.25
+# So many rounds in the life of an answer, neither too seldom for what was taken back nor too often for a worker.
+ROUNDS = 10
+SHORTEST_ROUND_S, LONGEST_ROUND_S = 0.5, 5.0
+# Time that an answer is thought to take before one was made anew here.
+ANSWER_S = 3.0
+# Of what was known of that time, a round in which it took less forgets this share.
+FORGETS = 0.1
 # Questions that a worker makes anew in one round.
 A_ROUND = 4
 # Questions that it reports in one round, the most asked: a flood of others costs the shared store nothing.
@@ -44,7 +53,12 @@ class Popular:
     ) -> None:
         """``spare`` says whether there is quota that nobody else needs now."""
         self._topics, self._popularity, self._clock = topics, popularity, clock
-        self._due_s = DUE * life_s
+        self._life_s = life_s
+        self.round_s = min(LONGEST_ROUND_S, max(SHORTEST_ROUND_S, life_s / ROUNDS))  # between two rounds
+        # From a look that finds an answer not yet due to the moment at which the next round has made it anew. Others
+        # are made before it, one after another, so this is measured and not computed.
+        self._lag_s = self.round_s + ANSWER_S
+        self._began: float | None = None
         self._spare = spare
         self._new_id = new_id
         self._counts: dict[Query, float] = {}
@@ -57,6 +71,7 @@ class Popular:
 
     def round(self) -> int:
         """Tell the others what was asked here, and make anew what is due; returns how many were."""
+        before, self._began = self._began, self._clock.monotonic()
         counts, self._counts = self._counts, {}
         most = nlargest(A_REPORT, counts.items(), key=lambda it: it[1])
         found = self._popularity.count(
@@ -69,11 +84,23 @@ class Popular:
                 break
             if self._due(question) and self._spare():
                 made += self._refresh(question)
+        if made and before is not None:
+            self._learn(self._clock.monotonic() - before)
         return made
+
+    @property
+    def _due_s(self) -> float:
+        """The age from which on an answer is made anew, in seconds."""
+        return max(SOONEST * self._life_s, min(DUE * self._life_s, self._life_s - self._lag_s))
 
     def _due(self, question: Query) -> bool:
         made_at = self._topics.made_at(question)
         return made_at is None or self._clock.now() - made_at >= self._due_s
+
+    def _learn(self, lag_s: float) -> None:
+        """What takes longer is believed at once: too late costs a caller the wait, too soon a little spare quota."""
+        more = lag_s - self._lag_s
+        self._lag_s += more if more > 0 else FORGETS * more
 
     def _refresh(self, question: Query) -> bool:
         try:

@@ -136,15 +136,16 @@ class Topics:
     def refresh(self, asked: Query, asker: Asker, due_s: float) -> bool:
         """Make an answer anew that is at least ``due_s`` old, once over all replicas; whether that was so."""
         key = self.key(asked)
-        if self._flights.flying(key.name):
-            return False  # somebody who asked has it made: what takes minutes is not to be paid for twice
+        # Not the flight that callers would share: they must not wait behind one of low priority.
+        name = f"refresh:{key.name}"
+        if self._flights.flying(key.name) or self._flights.flying(name):
+            return False  # somebody has it made: what takes minutes is neither paid for twice nor waited for here
         found = self._layers.far(key)
         if found.entry is not None and found.age < due_s:
             return False  # another replica has just done it
         than = found.entry.made_at if found.entry else 0.0
         work = partial(self._work, key, self._recipe(asked), asker, than)
-        # Not the flight that callers would share: they must not wait behind one of low priority.
-        for _ in self._flights.fly(f"refresh:{key.name}", work).follow(asker.timeout_s):
+        for _ in self._flights.fly(name, work).follow(asker.timeout_s):
             pass
         return True
 
