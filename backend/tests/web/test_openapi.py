@@ -19,7 +19,7 @@ from knowalledge.settings import Settings
 from knowalledge.web.openapi import document, rendered, variables
 from tests.knowing import Knowing
 from tests.web.conftest import Scripted
-from tests.web.test_knowledge import png
+from tests.web.knowledge.conftest import png
 
 FILE = Path(__file__).parents[3] / "docs" / "openapi.json"
 HOW = "run: .venv/bin/knowalledge openapi > docs/openapi.json"
