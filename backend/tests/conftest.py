@@ -19,6 +19,7 @@ UNTIMED = {
     "test_browser.py",
     "test_cdn_purge.py",
     "test_doctor.py",
+    "test_gate.py",
     "test_hangups.py",
     "test_planner.py",
     "test_sdks.py",

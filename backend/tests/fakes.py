@@ -1,6 +1,11 @@
-"""What several suites put in the place of the real: a clock that is moved by hand, telemetry that remembers."""
+"""What several suites put in the place of the real: a clock that is moved by hand, telemetry that remembers, a line to
+Redis that can be cut."""
 
+from collections.abc import Callable
 from typing import Any
+
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from knowalledge.domain.caching import Stored
 from knowalledge.domain.ports import Record
@@ -44,3 +49,23 @@ class Told:
 
     def cached(self, layer: str, result: str, entry: Stored | None = None) -> None:
         self.looks.append((layer, result))
+
+
+class Line:
+    """Redis, behind a line that can be cut; something else may happen while a script is under way."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self.cut = False
+        self.meanwhile: Callable[[], None] | None = None
+
+    def execute_command(self, *args: Any) -> Any:
+        if self.cut:
+            raise RedisConnectionError("cut")
+        if self.meanwhile is not None and args[0] == "EVALSHA":
+            happens, self.meanwhile = self.meanwhile, None
+            happens()
+        return self._redis.execute_command(*args)
+
+    def pubsub(self, **options: Any) -> Any:
+        return self._redis.pubsub(**options)

@@ -1,12 +1,8 @@
 """A replica between a shared quota and its own part of it, on a line to a real Redis that can be cut."""
 
-from collections.abc import Callable
-from typing import Any
-
 import gevent
 import pytest
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from knowalledge.adapters import replica
 from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
@@ -16,6 +12,7 @@ from knowalledge.domain.admission import Rules
 from knowalledge.domain.model import Priority
 from knowalledge.domain.ports import AskAgain, Asking, Decision
 from knowalledge.domain.quota import SECOND, Count, Need, Window
+from tests.fakes import Line
 
 WINDOWS = {"t": (Window("rpm", Count.REQUESTS, 4, 60),)}
 
@@ -29,26 +26,6 @@ class StillClock:
 
     def sleep(self, seconds: float) -> None:
         raise AssertionError(f"nobody sleeps here for {seconds} s")
-
-
-class Line:
-    """Redis, behind a line that can be cut; something else may happen while a script is under way."""
-
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-        self.cut = False
-        self.meanwhile: Callable[[], None] | None = None
-
-    def execute_command(self, *args: Any) -> Any:
-        if self.cut:
-            raise RedisConnectionError("cut")
-        if self.meanwhile is not None and args[0] == "EVALSHA":
-            happens, self.meanwhile = self.meanwhile, None
-            happens()
-        return self._redis.execute_command(*args)
-
-    def pubsub(self, **options: Any) -> Any:
-        return self._redis.pubsub(**options)
 
 
 @pytest.fixture

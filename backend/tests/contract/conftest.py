@@ -90,11 +90,22 @@ def cluster_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
         yield redis
 
 
+def emptied(request: pytest.FixtureRequest, kind: str) -> Redis:
+    redis: Redis = request.getfixturevalue(f"{kind}_client")
+    one_node(redis).flushall()
+    return redis
+
+
+@pytest.fixture(params=["redis", "sentinel", "cluster"])
+def empty(request: pytest.FixtureRequest) -> Redis:
+    """Redis wherever it may be, with nothing in it."""
+    return emptied(request, request.param)
+
+
 @pytest.fixture(params=["memory", "redis", "sentinel", "cluster"])
 def make(request: pytest.FixtureRequest, clock: Hands) -> Make:
     """Both adapters, and the one over Redis wherever Redis may be."""
     if request.param == "memory":
         return lambda *windows: MemoryQuotaStore({"t": windows}, RULES, clock, pumps=False)
-    redis: Redis = request.getfixturevalue(f"{request.param}_client")
-    one_node(redis).flushall()
+    redis = emptied(request, request.param)
     return lambda *windows: redis_store(redis, clock, *windows)

@@ -6,7 +6,7 @@ from itertools import count
 from redis import Redis
 
 from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
-from knowalledge.adapters.redis.quota_store import RedisQuotaStore, Spent
+from knowalledge.adapters.redis.quota_store import Gate, RedisQuotaStore, Spent
 from knowalledge.domain.admission import Rules
 from knowalledge.domain.model import Priority
 from knowalledge.domain.ports import Asking, Decision, QuotaStore, Reservation
@@ -19,24 +19,39 @@ WINDOWS = (
     Window("otpm", Count.OUTPUT, 700, 7),
     Window("rpd", Count.REQUESTS, 60, 86_400, zone="America/Los_Angeles"),
 )
+OPEN = Gate()
 LEARNT = Window("learnt", Count.REQUESTS, 4, 60, learn=True)
 RULES = Rules(capacity=3, aging_s=5.0, weights={"heavy": 2.0}, lanes={Priority.LOW: Lane(0.9, 0.1)})
 
 
 def redis_store(client: Redis, clock: Hands, *windows: Window, rules: Rules = RULES) -> RedisQuotaStore:
     """The Redis store under the test's clock instead of Redis' own."""
-    store = RedisQuotaStore(
-        client, {"t": windows}, rules, clock, "a", moment=lambda: str(int(clock.now() * SECOND)), pumps=False
-    )
+    store = not_joined(client, clock, *windows, rules=rules)
     if windows:
-        store.join(
-            "t",
-            lambda everything: Spent(
-                ({},) * len(windows), (0,) * len(windows), tuple(it.limit for it in windows), (), ()
-            ),
-            0,
-        )
+        join(store, windows)
     return store
+
+
+def not_joined(
+    client: Redis, clock: Hands, *windows: Window, rules: Rules = RULES, replica: str = "a"
+) -> RedisQuotaStore:
+    """The same before it joins."""
+    return RedisQuotaStore(
+        client,
+        {"t": windows},
+        rules,
+        clock,
+        replica,
+        moment=lambda: str(int(clock.now() * SECOND)),
+        pumps=False,
+    )
+
+
+def join(store: RedisQuotaStore, windows: tuple[Window, ...], gate: Gate = OPEN, pause_s: float = 0) -> None:
+    """Join having spent nothing."""
+    limits = tuple(it.limit for it in windows)
+    spent = Spent(({},) * len(windows), (0,) * len(windows), limits, (), (), gate=gate)
+    store.join("t", lambda everything: spent, pause_s)
 
 
 Store = MemoryQuotaStore | RedisQuotaStore

@@ -1,6 +1,7 @@
 """One suite over both quota stores, and the two held against each other step by step under one clock."""
 
 from datetime import UTC, datetime
+from itertools import permutations
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
-from knowalledge.adapters.redis.quota_store import RedisQuotaStore, Spent
+from knowalledge.adapters.redis.quota_store import Gate, RedisQuotaStore, Spent
 from knowalledge.domain.admission import Ending, Refusal
 from knowalledge.domain.errors import NeverFits
 from knowalledge.domain.model import Priority
@@ -18,11 +19,14 @@ from tests.contract.quota_stores import (
     KEYS,
     LEARNT,
     ONE,
+    OPEN,
     RULES,
     WINDOWS,
     Make,
     Store,
     ask,
+    join,
+    not_joined,
     pump,
     redis_store,
     take,
@@ -162,15 +166,7 @@ def test_a_learnt_limit_is_probed_and_a_refusal_cuts_it_to_what_was_accepted(
 def test_what_a_replica_had_learnt_is_kept_by_a_new_state_and_not_probed_at_once(
     redis_client: Redis, clock: Hands
 ) -> None:
-    store = RedisQuotaStore(
-        redis_client,
-        {"t": (LEARNT,)},
-        RULES,
-        clock,
-        "a",
-        moment=lambda: str(int(clock.now() * SECOND)),
-        pumps=False,
-    )
+    store = not_joined(redis_client, clock, LEARNT)
     store.join("t", lambda everything: Spent(({},), (0,), (9,), (), ()), 0)
     granted = 0
     for _ in range(30):
@@ -181,6 +177,55 @@ def test_what_a_replica_had_learnt_is_kept_by_a_new_state_and_not_probed_at_once
         ask(store, ONE)
         clock.sleep(1.0)
     assert store.levels("t")[0].limit > 9
+
+
+BROUGHT = (Gate(20 * SECOND, "rpm"), Gate(33 * SECOND, "rpd"), OPEN)
+
+
+@pytest.mark.parametrize("order", list(permutations(BROUGHT)))
+def test_of_the_gates_that_replicas_bring_to_an_empty_state_the_latest_stands_to_the_microsecond(
+    empty: Redis, clock: Hands, order: tuple[Gate, ...]
+) -> None:
+    stores = [not_joined(empty, clock, *WINDOWS, replica=name) for name in "abc"]
+    for store, gate in zip(stores, order, strict=True):
+        join(store, WINDOWS, gate)
+    for store in stores:
+        refused = ask(store, ONE)
+        assert (refused.wait_s, refused.window) == (33.0, "rpd")
+        assert store.beat("t").gate == Gate(33 * SECOND, "rpd")
+    clock.sleep(32.999)
+    assert ask(stores[0], ONE).reservation is None
+    clock.sleep(0.001)
+    take(stores[0], ONE)
+    assert stores[0].beat("t").gate == OPEN
+
+
+def test_a_gate_that_is_brought_later_is_counted_from_then_and_does_not_add_up(
+    empty: Redis, clock: Hands
+) -> None:
+    early, late = (not_joined(empty, clock, *WINDOWS, replica=name) for name in "ab")
+    join(early, WINDOWS, Gate(33 * SECOND, "rpm"))
+    clock.sleep(5)
+    join(late, WINDOWS, Gate(28 * SECOND, "rpm"))
+    assert ask(early, ONE).wait_s == 28.0
+
+
+@pytest.mark.parametrize(
+    ("brought", "waits_s", "window", "told"),
+    [
+        (Gate(SECOND, "rpm"), 2.5, "", OPEN),
+        (Gate(9 * SECOND, "rpm"), 9.0, "rpm", Gate(9 * SECOND, "rpm")),
+        (Gate(9 * SECOND), 9.0, "", Gate(9 * SECOND)),  # a provider need not name a window
+    ],
+)
+def test_the_pause_of_a_join_and_a_gate_do_not_shorten_each_other_and_the_pause_is_no_word_of_the_provider(
+    empty: Redis, clock: Hands, brought: Gate, waits_s: float, window: str, told: Gate
+) -> None:
+    store = not_joined(empty, clock, *WINDOWS)
+    join(store, WINDOWS, brought, pause_s=2.5)
+    refused = ask(store, ONE)
+    assert (refused.wait_s, refused.window) == (waits_s, window)
+    assert store.beat("t").gate == told
 
 
 # Two minutes before the days on which the clocks of WINDOWS' zone change, which have 25 and 23 hours.

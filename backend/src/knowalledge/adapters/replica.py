@@ -5,7 +5,8 @@
     JOINING  Redis answers again: what was spent meanwhile is brought there before anybody asks it
 
 A mirror costs a few additions a request. For it, a replica knows at the moment of the loss what it may still take
-without asking anybody, and can tell a Redis that has come back empty what has been spent.
+without asking anybody, and can tell a Redis that has come back empty what has been spent. It also knows until when the
+provider wants nothing, whichever replica was told so: each heartbeat says it.
 """
 
 from collections import deque
@@ -20,7 +21,7 @@ from gevent.lock import RLock
 from msgspec import Struct
 
 from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
-from knowalledge.adapters.redis.quota_store import BEAT_S, Forgotten, Gone, RedisQuotaStore, Spent
+from knowalledge.adapters.redis.quota_store import BEAT_S, Forgotten, Gate, Gone, RedisQuotaStore, Spent
 from knowalledge.domain.ports import Asking, Clock, Decision, Depth, Reservation, Tally
 from knowalledge.domain.quota import PACED_SPAN_S, SECOND, Level, Need, Window
 
@@ -37,6 +38,13 @@ class State(Enum):
     JOINED = "joined"
     ALONE = "alone"
     JOINING = "joining"
+
+
+class _Closed(Struct, frozen=True):
+    """Until when the provider wants nothing, by the one clock of ours that nobody sets."""
+
+    until: float  # seconds, monotonic
+    window: str
 
 
 class _End(Struct, frozen=True):
@@ -71,6 +79,8 @@ class ReplicaQuotaStore:
         self._more = Event()
         self._before: dict[str, tuple[dict[int, int], ...]] = {}  # charges at the moment of the loss
         self._seen: dict[str, tuple[Level, ...]] = {target: mirror.levels(target) for target in windows}
+        # What the provider has said, to whichever replica.
+        self._closed = dict.fromkeys(self._windows, _Closed(0.0, ""))
         self._alive = 1
         self._clock_us = 0  # Redis' own, as of the last beat
         self._running: list[gevent.Greenlet[..., None]] = []
@@ -141,7 +151,11 @@ class ReplicaQuotaStore:
 
     def close_until(self, target: str, seconds: float, window: str) -> None:
         self._mirror.close_until(target, seconds, window)
-        if target in self._windows and self._state is State.JOINED:
+        if target not in self._windows:
+            return
+        self._heard_gate(target, self._clock.monotonic() + seconds, window)
+        # While it joins, what it brings may be on its way already.
+        if self._state is State.JOINED or target in self._joined:
             try:
                 self._shared.close_until(target, seconds, window)
             except Gone:
@@ -191,6 +205,9 @@ class ReplicaQuotaStore:
         for target in self._windows:
             self._before[target] = self._mirror.charges(target)
             self._mirror.part(target, self._seen[target], self._alive)
+            gate = self._gate(target)
+            if gate.left_us:
+                self._mirror.close_until(target, gate.left_us / SECOND, gate.window)
         self._joined.clear()
         self._pending.extend(self._ends)
         self._ends.clear()
@@ -263,7 +280,13 @@ class ReplicaQuotaStore:
         ended = tuple(key for of, key in self._ended if of == target)
         pending = tuple(it.reservation.id for it in self._pending if it.reservation.target == target)
         limits = tuple(it.limit for it in self._seen[target])
-        return Spent(charges, tuple(floors), limits, live, ended, pending)
+        return Spent(charges, tuple(floors), limits, live, ended, pending, self._gate(target))
+
+    def _gate(self, target: str) -> Gate:
+        """What is left of the latest gate that this replica knows."""
+        closed = self._closed[target]
+        left_us = int((closed.until - self._clock.monotonic()) * SECOND)
+        return Gate(left_us, closed.window) if left_us > 0 else Gate()
 
     # -- in the background -----------------------------------------------------------------------------------------
 
@@ -278,6 +301,7 @@ class ReplicaQuotaStore:
         while True:
             if self._state is State.JOINED:
                 for target in list(self._joined):
+                    asked = self._clock.monotonic()
                     try:
                         pulse = self._shared.beat(target)
                     except Forgotten:
@@ -290,6 +314,8 @@ class ReplicaQuotaStore:
                         self._alive = pulse.alive
                         self._look(target, pulse.levels)
                         self._heard_clock(pulse.clock_us)
+                        # Counted from before it was asked: not a moment later than what the provider said.
+                        self._heard_gate(target, asked + pulse.gate.left_us / SECOND, pulse.gate.window)
             gevent.sleep(BEAT_S)
 
     def _heard_clock(self, us: int) -> None:
@@ -298,6 +324,10 @@ class ReplicaQuotaStore:
             self._log.warning("redis' clock has stepped back", seconds=(self._clock_us - us) // SECOND)
         self._clock_us = us
         self._mirror.skew_us = us - int(self._clock.now() * SECOND)
+
+    def _heard_gate(self, target: str, until: float, window: str) -> None:
+        if until > self._closed[target].until:
+            self._closed[target] = _Closed(until, window)
 
     def _rejoin(self, target: str) -> None:
         try:

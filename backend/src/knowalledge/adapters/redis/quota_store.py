@@ -124,11 +124,19 @@ class _Target:
             yield window.learn
 
 
+class Gate(Struct, frozen=True):
+    """The provider wants nothing for so long: what is left, since no two machines' clocks are one."""
+
+    left_us: int = 0
+    window: str = ""  # that it named
+
+
 class Pulse(Struct, frozen=True):
     """What a heartbeat brings back."""
 
     clock_us: int  # Redis' own
     alive: int  # replicas
+    gate: Gate
     levels: tuple[Level, ...]  # by all replicas
 
 
@@ -141,6 +149,7 @@ class Spent(Struct, frozen=True):
     live: tuple[tuple[Waiter, tuple[int, ...]], ...]
     finished: tuple[str, ...]
     pending: tuple[str, ...] = ()
+    gate: Gate = Gate()
 
 
 class RedisQuotaStore:
@@ -386,7 +395,9 @@ class RedisQuotaStore:
         """Say that this replica lives; find grants whose message was lost; sweep the dead."""
         it = self._targets[target]
         keys = [key for key, ticket in it.tickets.items() if ticket.position]
-        now, alive, *rest = self._run(_BEAT, it, self._replica, int(SILENCE_S * SECOND), it.epoch, *keys)
+        now, alive, left, window, *rest = self._run(
+            _BEAT, it, self._replica, int(SILENCE_S * SECOND), it.epoch, *keys
+        )
         seen, others = rest[: 3 * len(it.windows)], rest[3 * len(it.windows) :]
         for key, record in zip(others[0::2], others[1::2], strict=True):
             name = key.decode()
@@ -396,7 +407,7 @@ class RedisQuotaStore:
             elif ticket is not None:
                 self._forget(it, name)
                 ticket.end(AskAgain.AGAIN)
-        return Pulse(int(now), alive, self._levels(it, seen))
+        return Pulse(int(now), alive, Gate(left, window.decode()), self._levels(it, seen))
 
     def join(self, target: str, spent: Callable[[bool], Spent], gate_s: float) -> bool:
         """Join the state that Redis has, or begin one; whether it was new to this replica.
@@ -435,6 +446,8 @@ class RedisQuotaStore:
                         ],
                         bring.finished,
                         bring.pending,
+                        bring.gate.left_us,
+                        bring.gate.window,
                     )
                 ),
             ).decode()

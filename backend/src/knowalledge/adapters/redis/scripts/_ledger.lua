@@ -6,7 +6,7 @@
 --                                oq output tokens of the answers of late, as predicted and as they were, packed;
 --                                xs xr xl reservations settled, released, refused by the provider, xd asked in vain,
 --                                xi xo input and output tokens by which the truth was more than the estimate;
---                                lt moment of the paces; g gate, gw its window; and the room's counters
+--                                lt moment of the paces; g gate, gw its window, or JOINING; and the room's counters
 --   KEYS[2]  P .. rings  string  the rings of all windows, one after the other, eight bytes a bucket
 --   P .. live:<replica>  hash    reservation id -> what ends it if its replica dies
 -- ARGV[1] is a test's own moment, or ''; ARGV[2] the configuration, doubles packed little-endian:
@@ -30,6 +30,7 @@ else
 end
 
 local windows, gate, gate_window = {}, 0, ''
+local JOINING = '-' -- in the place of a window: a gate that a join has closed, and no provider
 local NOBODY = {0, 0, 0, 0}
 
 -- Whether this is another state than the one that the caller has joined: it must join again before it may spend.
@@ -254,7 +255,7 @@ end
 -- that the gate was closed with. `before`: {how many, input, output, the part of all that is held now that will have
 -- been given back by then}
 local function wait_for(input, output, level, before)
-  if now < gate then return gate - now, gate_window end
+  if now < gate then return gate - now, gate_window == JOINING and '' or gate_window end
   local wait, worst = 0, 0
   for n, w in ipairs(windows) do
     local amount = w.req + w.inp * input + w.out * output
@@ -340,6 +341,20 @@ local function charge(input, output)
     buckets[n] = w.last
   end
   return buckets
+end
+
+-- Grant nothing for a while. A gate only ever moves later.
+local function close_for(us, window)
+  local till = now + us
+  if till > (tonumber(redis.call('HGET', KEYS[1], 'g')) or 0) then
+    redis.call('HSET', KEYS[1], 'g', whole(till), 'gw', window)
+  end
+end
+
+-- What a provider has said of it: us that are left, and the window that it named.
+local function told()
+  if now >= gate or gate_window == JOINING then return 0, '' end
+  return gate - now, gate_window
 end
 
 -- What a reservation leaves behind for whoever must end it: input, output, buckets, level, weight, tenant.

@@ -1,6 +1,7 @@
 -- A replica says that it lives, and asks about its waiters; the dead are swept.
 -- ARGV[3] replica, [4] us of silence after which it counts as dead, [5] epoch, [6..] ids of the waiters that it believes to have
--- Returns {now us, replicas alive, then per window used, held, limit, and id, record, ... of each id that does not wait here: the
+-- Returns {now us, replicas alive, us that are left of what the provider has closed and the window that it named,
+--   then per window used, held, limit, and id, record, ... of each id that does not wait here: the
 --   record of its reservation if it was granted, else ''}. A grant message that was lost is found here.
 -- Atomic because a dead replica's quota and places must go to the living once.
 local function sweep(replica)
@@ -37,7 +38,7 @@ for _, replica in ipairs(redis.call('ZRANGEBYSCORE', alive, '-inf', whole(now)))
 end
 open()
 close()
-local reply = levels({whole(now), redis.call('ZCARD', alive)})
+local reply = levels({whole(now), redis.call('ZCARD', alive), told()})
 for i = 6, #ARGV do
   if redis.call('HEXISTS', P .. 'room', ARGV[i]) == 0 then
     reply[#reply + 1] = ARGV[i]

@@ -3,13 +3,16 @@
 -- ARGV[3] replica, [4] us of silence after which it counts as dead, [5] the epoch that it has found, or nothing,
 --   [6] the epoch to write if there is none,
 --   [7] us for which nothing is granted, so that every replica may join before the first grant
---   [8] cmsgpack {charges, floors, limits, live, finished, pending}
+--   [8] cmsgpack {charges, floors, limits, live, finished, pending, gate, window}
 --     charges   per window {bucket, amount, ...}
 --     floors    per window what all replicas together had used when last seen, 0 for windows that turn over soon
 --     limits    per window its limit when last seen: what was learnt of it
 --     live      {id, input, output, buckets, level, weight, tenant} of each reservation that has not ended
 --     finished  ids of those that ended while it could not ask: their charges are among `charges`
 --     pending   ids of those whose end may or may not have come here; it will be said again
+--     gate      us that are left of the time for which the provider wants nothing, 0 if it may be asked; Redis' clock
+--               may be another than the one by which the provider was heard. The latest that any replica brings stands
+--     window    that the provider named with it
 -- Returns the epoch of the state that it has joined; if that is not ARGV[5] and one was found, nothing was done.
 -- Atomic because grants between the parts would be made twice.
 local replica, epoch, live = ARGV[3], ARGV[5], P .. 'live:' .. ARGV[3]
@@ -63,8 +66,8 @@ for _, id in ipairs(redis.call('HKEYS', P .. 'room')) do
   local w = waiter(id)
   if w.replica == replica then take(w) end
 end
-local till = now + tonumber(ARGV[7])
-if till > math.max(now, gate) then redis.call('HSET', KEYS[1], 'g', whole(till), 'gw', '') end
+if state[7] > 0 then close_for(state[7], state[8]) end
+if tonumber(ARGV[7]) > 0 then close_for(tonumber(ARGV[7]), JOINING) end
 redis.call('ZADD', P .. 'alive', whole(now + tonumber(ARGV[4])), replica)
 if epoch == '' then
   epoch = ARGV[6]
