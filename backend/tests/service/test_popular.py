@@ -15,7 +15,17 @@ from knowalledge.adapters.redis.outage import Outage
 from knowalledge.adapters.redis.popularity import RedisPopularity
 from knowalledge.adapters.redis.response_cache import RedisResponseCache
 from knowalledge.domain.caching import Lifetimes
-from knowalledge.domain.errors import ProviderUnavailable
+from knowalledge.domain.errors import (
+    CircuitOpen,
+    ContentBlocked,
+    ProviderRateLimited,
+    ProviderRejected,
+    ProviderTimeout,
+    ProviderUnavailable,
+    QueueTimeout,
+    QuotaExhausted,
+    ShuttingDown,
+)
 from knowalledge.domain.model import Answer, Priority, Request
 from knowalledge.domain.ports import Popularity
 from knowalledge.domain.topics import Query, query
@@ -34,12 +44,13 @@ class Models:
     def __init__(self) -> None:
         self.provider = Knowing()
         self.seen: list[Request] = []
+        self.answering = ""  # the model that answers, if it is another one
 
     def complete(self, request: Request) -> Answer:
         self.seen.append(request)
         completion = self.provider.complete(request.prompt, 1.0)
         assert completion.usage is not None
-        return Answer(request.id, request.model, "t", completion, completion.usage)
+        return Answer(request.id, self.answering or request.model, "t", completion, completion.usage)
 
 
 class Replica:
@@ -141,7 +152,7 @@ def test_without_quota_to_spare_nothing_is_made_anew(replica: Replica, clock: Ha
     assert len(models.seen) == 1
 
 
-def test_a_failure_leaves_the_old_answer_and_the_next_round_tries_again(
+def test_a_failure_leaves_the_old_answer_and_after_a_rest_it_is_tried_again(
     replica: Replica, clock: Hands, models: Models
 ) -> None:
     replica.ask(40)
@@ -150,7 +161,182 @@ def test_a_failure_leaves_the_old_answer_and_the_next_round_tries_again(
     assert replica.popular.round() == 0
     assert replica.topics.get(LIGHT, ASKER).cache.status == "hit"
     models.provider.error = None
+    assert replica.popular.round() == 0
+    clock.sleep(30)
     assert replica.popular.round() == 1
+
+
+def tries(replica: Replica, clock: Hands, models: Models, seconds: float) -> list[float]:
+    """Let rounds go by while everybody asks: how long after the beginning the provider was called each time."""
+    began, found = clock.now(), []
+    while clock.now() - began < seconds:
+        before = models.provider.calls
+        replica.popular.asked(LIGHT)
+        replica.popular.round()
+        found += [clock.now() - began] * (models.provider.calls - before)
+        clock.sleep(5)
+    return found
+
+
+def failing(replica: Replica, clock: Hands, models: Models, error: Exception) -> None:
+    replica.ask(40)
+    clock.sleep(3000)
+    models.provider.error = error
+
+
+@pytest.mark.parametrize(
+    "error", [ProviderUnavailable("x"), ProviderRejected("x"), ContentBlocked("x"), ProviderTimeout("x")]
+)
+def test_what_always_fails_rests_twice_as_long_each_time_up_to_ten_minutes(
+    replica: Replica, clock: Hands, models: Models, error: Exception
+) -> None:
+    failing(replica, clock, models, error)
+    begun = tries(replica, clock, models, 3600)
+    gaps = [after - before for before, after in pairwise(begun)]
+    assert gaps == [30, 60, 120, 240, 480, 600, 600, 600, 600]
+
+
+def test_an_answer_that_never_fits_its_schema_rests_too(
+    replica: Replica, clock: Hands, models: Models
+) -> None:
+    replica.ask(40)
+    clock.sleep(3000)
+    models.provider.answers = ["nothing"] * 100
+    assert tries(replica, clock, models, 120) == [0, 0, 30, 30, 90, 90]  # each time once more to be repaired
+
+
+def test_the_answer_of_a_fallback_is_not_kept_so_it_is_not_fetched_every_round(
+    replica: Replica, clock: Hands, models: Models
+) -> None:
+    replica.ask(40)
+    clock.sleep(3000)
+    models.answering = "fallback"
+    assert tries(replica, clock, models, 120) == [0, 30, 90]
+    models.answering = ""
+    clock.sleep(120)
+    assert replica.popular.round() == 1
+
+
+def test_after_a_success_the_next_rest_is_short_again(replica: Replica, clock: Hands, models: Models) -> None:
+    failing(replica, clock, models, ProviderUnavailable("x"))
+    assert tries(replica, clock, models, 100) == [0, 30, 90]
+    models.provider.error = None
+    assert tries(replica, clock, models, 115) == [110]
+    replica.layers.invalidate("topic:light", "test")  # due at once
+    models.provider.error = ProviderUnavailable("x")
+    assert tries(replica, clock, models, 60) == [0, 30]
+
+
+def test_a_rest_is_over_when_a_caller_has_it_made(replica: Replica, clock: Hands, models: Models) -> None:
+    failing(replica, clock, models, ProviderUnavailable("x"))
+    assert tries(replica, clock, models, 100) == [0, 30, 90]
+    models.provider.error = None
+    replica.layers.invalidate("topic:light", "test")
+    replica.ask(1)
+    assert replica.popular.round() == 0
+    replica.layers.invalidate("topic:light", "test")
+    assert replica.popular.round() == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [QuotaExhausted("x"), QueueTimeout("x"), CircuitOpen("x"), ShuttingDown("x"), ProviderRateLimited("x")],
+)
+def test_a_refusal_for_want_of_quota_is_no_failure_of_the_question(
+    replica: Replica, clock: Hands, models: Models, error: Exception
+) -> None:
+    failing(replica, clock, models, error)
+    assert tries(replica, clock, models, 20) == [0, 5, 10, 15]
+    models.provider.error = ProviderUnavailable("x")
+    assert tries(replica, clock, models, 30) == [0]
+    models.provider.error = error
+    assert tries(replica, clock, models, 10) == [0, 5]  # the rest of 30 s is over, and did not become longer
+    models.provider.error = ProviderUnavailable("x")
+    assert tries(replica, clock, models, 80) == [0, 60]
+
+
+def test_without_quota_to_spare_a_rest_neither_begins_nor_grows(
+    replica: Replica, clock: Hands, models: Models
+) -> None:
+    failing(replica, clock, models, ProviderUnavailable("x"))
+    replica.spare = False
+    assert tries(replica, clock, models, 60) == []
+    replica.spare = True
+    assert tries(replica, clock, models, 60) == [0, 30]
+
+
+def test_one_that_fails_keeps_none_of_the_others_and_at_most_four_are_tried_in_a_round(
+    replica: Replica, clock: Hands, models: Models
+) -> None:
+    asked = [query("related", f"topic {index}", {}) for index in range(10)]
+    for question in asked:
+        replica.ask(40, question)
+    clock.sleep(3000)
+    models.provider.error = ProviderRejected("x")
+    begun = [models.provider.calls]
+    for _ in range(4):
+        assert replica.popular.round() == 0
+        begun.append(models.provider.calls)
+    assert [after - before for before, after in pairwise(begun)] == [4, 4, 2, 0]
+    clock.sleep(30)
+    models.provider.error = None
+    assert [replica.popular.round() for _ in range(4)] == [4, 4, 2, 0]
+
+
+def test_to_know_what_rests_takes_one_look_a_round_and_none_at_the_quota(
+    clock: Hands, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    popularity = MemoryPopularity(clock, 3600, 1000)
+    replica = Replica(clock, models, popularity)
+    failing(replica, clock, models, ProviderRejected("x"))
+    replica.popular.round()
+    looks: list[str] = []
+    rests = popularity.rests
+    monkeypatch.setattr(popularity, "rests", lambda: looks.append("rests") or rests())
+    monkeypatch.setattr(replica.popular, "_spare", lambda: looks.append("spare") or True)
+    replica.popular.round()
+    assert looks == ["rests"]
+
+
+def test_what_failed_in_one_replica_is_tried_by_none_of_the_others(
+    clock: Hands, models: Models, redis_client: Redis
+) -> None:
+    outage = Outage(clock)
+    replicas = [
+        Replica(
+            clock,
+            models,
+            RedisPopularity(redis_client, outage, 3600, 1000),
+            RedisResponseCache(redis_client, outage),
+        )
+        for _ in range(3)
+    ]
+    failing(replicas[0], clock, models, ProviderRejected("x"))
+    for _ in range(3):
+        assert [it.popular.round() for it in replicas] == [0, 0, 0]
+    assert models.provider.calls == 2
+
+
+def test_what_failed_elsewhere_while_a_round_was_under_way_is_not_tried_in_it(
+    clock: Hands, models: Models, redis_client: Redis
+) -> None:
+    outage = Outage(clock)
+    here, there = (RedisPopularity(redis_client, outage, 3600, 1000) for _ in range(2))
+    replica = Replica(clock, models, here)
+    for topic, times in (("light", 40), ("dark", 30)):
+        replica.ask(times, query("related", topic, {}))
+    assert replica.popular.round() == 0
+    clock.sleep(3000)
+    (dark,) = there.count({}, 10)[1:]
+    models.provider.takes, models.provider.wait = 1, lambda _: there.rest(dark, 30, 600)
+    assert replica.popular.round() == 1
+
+
+def test_to_have_waited_for_quota_until_the_end_is_told_as_that(replica: Replica, models: Models) -> None:
+    models.provider.error = QueueTimeout("x")
+    models.provider.takes = 0.03
+    with pytest.raises(QueueTimeout):
+        replica.topics.refresh(LIGHT, Asker("id", timeout_s=0.02), 60)
 
 
 def test_an_answer_that_was_taken_back_is_made_again(replica: Replica, models: Models) -> None:
@@ -214,24 +400,6 @@ def test_replicas_make_different_answers_at_the_same_time_and_none_waits_for_ano
     gevent.joinall(rounds, raise_error=True)
     assert sorted(it.value for it in rounds) == [1, 1]
     assert (most, models.provider.calls) == (2, 4)
-
-
-@pytest.fixture(params=["memory", "redis"])
-def popularity(request: pytest.FixtureRequest, clock: Hands) -> Popularity:
-    if request.param == "memory":
-        return MemoryPopularity(clock, 3600, 50)
-    return RedisPopularity(request.getfixturevalue("redis_client"), Outage(clock), 3600, 50)
-
-
-def test_counts_add_up_are_ordered_and_bounded(popularity: Popularity) -> None:
-    assert popularity.count({"a": 6, "b": 30}, 10) == ("b",)
-    assert popularity.count({"a": 6}, 10) == ("b", "a")
-    popularity.count({f"x{index}": 40 + index for index in range(60)}, 10)
-    left = popularity.count({}, 0.5)
-    assert len(left) == 50
-    assert left[0] == "x59"
-    assert "a" not in left
-    assert len(popularity.count({f"y{index}": 0.2 for index in range(1000)}, 10)) == 50
 
 
 def test_a_popular_name_of_another_version_is_passed_over(replica: Replica, models: Models) -> None:

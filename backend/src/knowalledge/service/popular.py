@@ -1,13 +1,14 @@
 """Popular questions are kept warm: answered anew before their answer ends, with quota that nobody else needs."""
 
+import math
 from collections.abc import Callable
 from heapq import nlargest
 
 import msgspec
 
-from knowalledge.domain.errors import KnowalledgeError
+from knowalledge.domain import errors as e
 from knowalledge.domain.model import Priority
-from knowalledge.domain.ports import Clock, Popularity
+from knowalledge.domain.ports import Clock, Popularity, Rest
 from knowalledge.domain.topics import Query
 from knowalledge.service.topics import Asker, Topics
 
@@ -28,8 +29,12 @@ SHORTEST_ROUND_S, LONGEST_ROUND_S = 0.5, 5.0
 ANSWER_S = 3.0
 # Of what was known of that time, a round in which it took less forgets this share.
 FORGETS = 0.1
-# Questions that a worker makes anew in one round.
+# Questions that a worker makes anew, or fails to, in one round.
 A_ROUND = 4
+# What fails rests so long, in all replicas, and after each failure more twice as long, up to the longest.
+FIRST_REST_S, LONGEST_REST_S = 30.0, 600.0
+# No failure of a question: there was no quota for it, no target may be asked, or this replica ends.
+NOT_ITS_FAULT = (e.Limited, e.ProviderRateLimited, e.Unavailable)
 # Questions that it reports in one round, the most asked: a flood of others costs the shared store nothing.
 A_REPORT = 500
 # Different questions that a worker counts between two rounds; beyond, only those that it counts already.
@@ -74,16 +79,20 @@ class Popular:
         before, self._began = self._began, self._clock.monotonic()
         counts, self._counts = self._counts, {}
         most = nlargest(A_REPORT, counts.items(), key=lambda it: it[1])
-        found = self._popularity.count(
-            {_encode(question).decode(): count for question, count in most}, POPULAR_FROM
-        )
+        found = self._popularity.count({_name(question): count for question, count in most}, POPULAR_FROM)
         self.known = tuple(question for name in found if (question := _read(name)) is not None)
-        made = 0
+        made = tried = 0
+        rests = self._popularity.rests() if self.known else {}
         for question in self.known:
-            if made == A_ROUND:
+            if tried == A_ROUND:
                 break
-            if self._due(question) and self._spare():
-                made += self._refresh(question)
+            age_s, rest = self._age_s(question), rests.get(_name(question))
+            if rest and age_s < rest.age_s:
+                self._popularity.forget(_name(question))  # somebody has had it made since
+            if age_s >= self._due_s and (rest is None or rest.over) and self._spare():
+                outcome = self._refresh(question)
+                tried += outcome is not None
+                made += outcome is True
         if made and before is not None:
             self._learn(self._clock.monotonic() - before)
         return made
@@ -93,20 +102,45 @@ class Popular:
         """The age from which on an answer is made anew, in seconds."""
         return max(SOONEST * self._life_s, min(DUE * self._life_s, self._life_s - self._lag_s))
 
-    def _due(self, question: Query) -> bool:
-        made_at = self._topics.made_at(question)
-        return made_at is None or self._clock.now() - made_at >= self._due_s
-
     def _learn(self, lag_s: float) -> None:
         """What takes longer is believed at once: too late costs a caller the wait, too soon a little spare quota."""
         more = lag_s - self._lag_s
         self._lag_s += more if more > 0 else FORGETS * more
 
-    def _refresh(self, question: Query) -> bool:
+    def _age_s(self, question: Query) -> float:
+        made_at = self._topics.made_at(question)
+        return math.inf if made_at is None else self._clock.now() - made_at
+
+    def _refresh(self, question: Query) -> bool | None:
+        """Whether it was made anew; None if it need not, or may not, be tried now."""
+        name = _name(question)
+        # As of now: what was made before it in this round took its time.
+        rest = self._popularity.rests().get(name)
+        if rest and not rest.over:
+            return None
+        asker = Asker(self._new_id(), priority=Priority.LOW)
         try:
-            return self._topics.refresh(question, Asker(self._new_id(), priority=Priority.LOW), self._due_s)
-        except KnowalledgeError:
-            return False  # it stays due, and the next round tries again
+            if not self._topics.refresh(question, asker, self._due_s):
+                return None
+            failed = self._age_s(question) >= self._due_s  # a fallback's answer is not kept
+        except NOT_ITS_FAULT:
+            return None
+        except e.KnowalledgeError:
+            failed = True
+        if failed:
+            self._popularity.rest(name, longer(rest), LONGEST_REST_S)
+        elif rest:
+            self._popularity.forget(name)
+        return not failed
+
+
+def longer(last: Rest | None) -> float:
+    """How long a question that has failed again rests after its last rest, in seconds."""
+    return FIRST_REST_S if last is None else min(LONGEST_REST_S, 2 * last.length_s)
+
+
+def _name(question: Query) -> str:
+    return _encode(question).decode()
 
 
 def _read(name: str) -> Query | None:

@@ -31,6 +31,8 @@ from knowalledge.service.prompts import PromptFile, repaired
 TRIES = 2
 # With a stale answer at hand nobody waits longer than this for a fresh one, in seconds; its making goes on.
 STALE_PATIENCE_S = 10.0
+# Whoever makes an answer anew waits this much longer than the request, in seconds, to hear how it ended.
+LAST_WORD_S = 1.0
 # What can be said to a model about its own answer.
 _LONGEST_REPAIR = 20_000
 
@@ -145,7 +147,7 @@ class Topics:
             return False  # another replica has just done it
         than = found.entry.made_at if found.entry else 0.0
         work = partial(self._work, key, self._recipe(asked), asker, than)
-        for _ in self._flights.fly(name, work).follow(asker.timeout_s):
+        for _ in self._flights.fly(name, work).follow(asker.timeout_s + LAST_WORD_S):
             pass
         return True
 

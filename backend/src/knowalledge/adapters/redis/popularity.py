@@ -1,12 +1,13 @@
-"""What is popular over all replicas. See ``scripts/cache_popular.lua``."""
+"""What is popular over all replicas, and what of it rests. See ``scripts/cache_popular.lua`` and ``cache_rest.lua``."""
 
 from collections.abc import Mapping
 
 from knowalledge.adapters.redis.outage import Outage
 from knowalledge.adapters.redis.script import Executes, Script
+from knowalledge.domain.ports import Rest
 
-_POPULAR = Script("cache_popular")
-_KEY = b"kn:{cache}:popular"
+_POPULAR, _REST = Script("cache_popular"), Script("cache_rest")
+_KEY, _RESTS = b"kn:{cache}:popular", b"kn:{cache}:rests"
 
 
 class RedisPopularity:
@@ -23,3 +24,17 @@ class RedisPopularity:
             lambda: _POPULAR(self._client, (_KEY,), half_life_s, least, most, *flat), None
         )
         return tuple(it.decode(errors="replace") for it in found or ())
+
+    def rest(self, name: str, length_s: float, kept_s: float) -> None:
+        args = name, round(length_s * 1000), round(kept_s * 1000), self._args[1]
+        self._outage.run(lambda: _REST(self._client, (_RESTS,), *args), None)
+
+    def rests(self) -> Mapping[str, Rest]:
+        found = self._outage.run(lambda: _REST(self._client, (_RESTS,)), None) or ()
+        return {
+            name.decode(errors="replace"): Rest(length / 1000, age / 1000)
+            for name, length, age in zip(found[::3], found[1::3], found[2::3], strict=True)
+        }
+
+    def forget(self, name: str) -> None:
+        self._outage.run(lambda: self._client.execute_command("HDEL", _RESTS, name), None)

@@ -1,0 +1,25 @@
+-- Let what failed rest, and tell of every rest that is known; those that are to be forgotten are dropped.
+-- KEYS[1] a hash: what -> the beginning of its rest, its length, and when it is forgotten, in milliseconds
+-- ARGV nothing: only tell; or [1] what begins a rest, [2] its length, [3] how long it is known after, [4] most to keep
+-- Returns what, length, age, ...
+-- Atomic because the bound must hold when replicas write at once.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if ARGV[1] then
+  local known = ARGV[2] + ARGV[3]
+  redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f %.0f %.0f', now, ARGV[2], now + known))
+  if redis.call('PTTL', KEYS[1]) < known then redis.call('PEXPIRE', KEYS[1], known) end
+end
+local all, found, first, soonest = redis.call('HGETALL', KEYS[1]), {}, nil, math.huge
+for n = 1, #all, 2 do
+  local began, length, forgotten = string.match(all[n + 1], '(%d+) (%d+) (%d+)')
+  forgotten = tonumber(forgotten)
+  if forgotten <= now then
+    redis.call('HDEL', KEYS[1], all[n])
+  else
+    if forgotten < soonest then first, soonest = all[n], forgotten end
+    for _, it in ipairs({ all[n], tonumber(length), now - began }) do found[#found + 1] = it end
+  end
+end
+if ARGV[1] and #found / 3 > tonumber(ARGV[4]) then redis.call('HDEL', KEYS[1], first) end
+return found
