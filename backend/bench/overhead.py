@@ -16,8 +16,8 @@ WHY = (
     "One `knowalledge serve` worker with its quota in Redis, against direct calls to the simulator, interleaved.\n"
     "CPU is user and system time of the worker process. *plain* is a Flask application that answers a constant\n"
     "under the same server and load: it says how fast the machine is. The targets were set where plain takes about\n"
-    "0.105 ms and are judged in milliseconds of the machine that measures; multiples of plain, and what they would be\n"
-    "*there*, where the targets were set, stand beside them."
+    "0.105 ms. A time is judged twice: by the milliseconds of the machine that measures, and as a ratio, by what it\n"
+    "would be *there*, where the targets were set, if plain took as long here."
 )
 # What `plain` took where the targets were set.
 REFERENCE_PLAIN_MS = 0.105
@@ -108,6 +108,13 @@ class Overhead:
         share = ms / self._plain_ms
         return f"{ms:.2f} ms here = {share:.1f} x plain = {share * REFERENCE_PLAIN_MS:.2f} ms there"
 
+    def _judged(self, *pairs: tuple[float, float]) -> tuple[bool, str]:
+        """Whether times are within their limits, both in milliseconds: here, and what is to be said of there."""
+        scale = REFERENCE_PLAIN_MS / self._plain_ms
+        here = all(ms <= limit for ms, limit in pairs)
+        there = all(ms * scale <= limit for ms, limit in pairs)
+        return here, "" if here else "as a ratio yes" if there else "nor as a ratio"
+
     # -- unary -------------------------------------------------------------------------------------------------------
 
     def _measured(self, child: Child, loader: Loader, **order: Any) -> tuple[float, dict[str, Any]]:
@@ -155,7 +162,7 @@ class Overhead:
                 f"unary, quota checked in Redis, {IN_FLIGHT} in flight: CPU in the worker",
                 f"{self._scaled(ours)}; plain {plain:.3f} ms; Redis itself {redis:.3f} ms",
                 "<= 0.45 ms",
-                ours <= 0.45,
+                *self._judged((ours, 0.45)),
             ),
             Row("the same with new prompts and the cache on", f"{miss:.3f} ms"),
             Row(
@@ -186,13 +193,13 @@ class Overhead:
                 f"unary at half of saturation ({rate:.0f}/s, random arrivals): added p50, p99",
                 f"{self._scaled(p50)}; {self._scaled(p99)} (CPU {cpu:.3f} ms)",
                 "<= 1 ms, <= 5 ms",
-                p50 <= 1 and p99 <= 5,
+                *self._judged((p50, 1), (p99, 5)),
             ),
             Row(
                 "/api/health and /api/ready beside that load: p99",
-                f"{health:.1f} ms",
+                self._scaled(health),
                 "< 10 ms",
-                health < 10,
+                *self._judged((health, 10)),
             ),
         ]
 
@@ -232,13 +239,13 @@ class Overhead:
                 f"stream of {CHUNKS} chunks, 5 ms apart ({rate:.0f} streams/s): CPU in the worker",
                 self._scaled(cpu),
                 "<= 1.2 ms",
-                cpu <= 1.2,
+                *self._judged((cpu, 1.2)),
             ),
             Row(
                 "the same: first token added p50 (p99)",
                 f"{self._scaled(first)} ({first99:.2f} ms)",
                 "p50 <= 1.5 ms",
-                first <= 1.5,
+                *self._judged((first, 1.5)),
             ),
         ]
 
@@ -276,9 +283,9 @@ class Overhead:
             Row("the same: worker's RSS", f"{peak:.0f} MB", "< 250 MB", peak < 250),
             Row(
                 "/api/health and /api/ready beside the streams: p99",
-                f"{health:.1f} ms",
+                self._scaled(health),
                 "< 10 ms",
-                health < 10,
+                *self._judged((health, 10)),
             ),
         ]
 

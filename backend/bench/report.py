@@ -19,12 +19,13 @@ ORDER = ("overhead", "start", "quota", "plan", "room", "cache", "clients")
 
 
 class Row(Struct, frozen=True):
-    """One measurement. ``met`` is None where there is no target."""
+    """One measurement. ``met`` is None where there is no target; ``but`` is what else is to be said of it."""
 
     case: str
     measured: str
     target: str = ""
     met: bool | None = None
+    but: str = ""
 
 
 def machine() -> str:
@@ -46,7 +47,8 @@ def table(rows: list[Row]) -> str:
     lines = ["| case | measured | target | met |", "| --- | --- | --- | --- |"]
     for row in rows:
         met = "" if row.met is None else "yes" if row.met else "**no**"
-        lines.append(f"| {row.case} | {row.measured} | {row.target} | {met} |")
+        but = f"; {row.but}" if row.but else ""
+        lines.append(f"| {row.case} | {row.measured} | {row.target} | {met}{but} |")
     return "\n".join(lines)
 
 
