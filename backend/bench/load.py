@@ -1,6 +1,6 @@
 """The load generator, a process of its own: one JSON order a line in, one JSON result a line out.
 
-An order: {port, path, body | bodies, headers, method, mode, seconds, ...} with mode
+An order: {port, path | paths, body | bodies, headers, method, mode, seconds, ...} with mode
     closed    ``concurrency`` requests in flight all the time
     open      ``rate`` a second, at random moments, however slow the answers are
     burst     ``count`` requests started evenly over ``ramp_s``
@@ -41,9 +41,8 @@ class Load:
         bodies = order.get("bodies") or [order.get("body", "")]
         self._raws = cycle(
             [
-                request(
-                    order["path"], host, body.encode(), order.get("headers", {}), order.get("method", "POST")
-                )
+                request(path, host, body.encode(), order.get("headers", {}), order.get("method", "POST"))
+                for path in order.get("paths") or [order["path"]]
                 for body in bodies
             ]
         )
