@@ -39,8 +39,8 @@ from knowalledge.web.edge import Edge
 from knowalledge.web.operations import Dependency, Operations
 from knowalledge.web.tracing import trace
 
-# How far ahead of an even pace a level may spend that is held back: two and a half seconds of a minute.
-PACED_BURST = 1 / 24
+# How far ahead of an even pace a level may spend that is held back: three seconds of a minute.
+PACED_BURST = 1 / 20
 
 
 def create_app(settings: Settings) -> Flask:

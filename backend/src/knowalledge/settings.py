@@ -92,7 +92,12 @@ TABLE: tuple[Setting, ...] = (
     Setting("server.connections", positive, 4000, "Concurrent connections of one worker."),
     Setting("queue.capacity", natural, 100, "Places in the waiting room of one quota."),
     Setting("queue.timeout", duration, 30.0, "The longest wait for quota."),
-    Setting("queue.aging", span, 15.0, "A lower level that waited this long gets one grant in twenty."),
+    Setting(
+        "queue.aging",
+        span,
+        15.0,
+        "A lower level that waited this long gets one grant in twenty, if it had no other.",
+    ),
     Setting(
         "queue.holdback",
         shares,

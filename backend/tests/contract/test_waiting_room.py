@@ -3,7 +3,7 @@
 import pytest
 
 from knowalledge.adapters.redis.quota_store import RedisQuotaStore
-from knowalledge.domain.admission import Ending, Refusal
+from knowalledge.domain.admission import AGED_EVERY, Ending, Refusal
 from knowalledge.domain.model import Priority
 from knowalledge.domain.ports import Decision, Reservation, Ticket
 from knowalledge.domain.quota import Count, Need, Window
@@ -169,6 +169,31 @@ def test_an_aged_waiter_of_a_low_level_is_served_though_the_high_keep_coming(
             break
         assert granted(high)
     assert granted(low)
+
+
+def test_where_the_low_were_served_in_their_turn_the_high_lose_none_of_theirs_to_an_aged_one(
+    make: Make, clock: Hands
+) -> None:
+    store, _ = full(make, 1)
+    low, aged = enter(store, Priority.LOW), enter(store, Priority.LOW)
+
+    def high_comes(times: int) -> None:
+        for _ in range(times):
+            high = enter(store, Priority.HIGH)
+            clock.sleep(61)
+            pump(store)
+            assert granted(high)
+
+    high_comes(12)
+    clock.sleep(61)
+    pump(store)
+    assert granted(low)
+    high_comes(AGED_EVERY - 1)
+    last = enter(store, Priority.HIGH)
+    clock.sleep(61)
+    pump(store)
+    assert granted(aged)
+    assert not granted(last)
 
 
 def test_depths_tell_who_waits_since_when_and_how_long_a_newcomer_would(make: Make, clock: Hands) -> None:

@@ -2,8 +2,9 @@
 
 Order, from the outside in
     level    CRITICAL before HIGH before MEDIUM before LOW
-    aging    but every ``AGED_EVERY``-th grant goes to the oldest waiter of a lower level, once it has waited
-             ``aging_s``: a bounded share, so that LOW is served in bounded time and HIGH hardly notices
+    aging    but where the lowest level had none of the last ``AGED_EVERY`` - 1 grants, the next one goes to the oldest
+             waiter of a lower level that has waited ``aging_s``: so LOW is served in bounded time and HIGH hardly
+             notices, and not at all while LOW is served in its turn
     tenant   within a level, whoever was served the fewest weighted tokens (Virtual Token Counter,
              arxiv.org/abs/2401.00588); a tenant that comes back from idling starts at the level's minimum,
              without credit for the time it asked for nothing
@@ -23,7 +24,7 @@ from msgspec import Struct
 from knowalledge.domain.model import Priority
 from knowalledge.domain.quota import SECOND, WHOLE, Before, Entry, Lane, Ledger, Moment, Need, Window
 
-# One grant in this many may go to an aged waiter of a lower level: 5% of the grants.
+# One grant in this many may go to an aged waiter of a lower level: at most 5% of the grants.
 AGED_EVERY = 20
 # Counters of idle tenants kept per level; beyond it the least served are forgotten, which costs them nothing.
 REMEMBERED = 1000
@@ -202,7 +203,7 @@ class Room:
         self.rules = rules
         self._lines = {level: _Line() for level in Priority}
         self._waiters: dict[str, Waiter] = {}
-        self._since_aged = 0
+        self._since_aged = 0  # grants since one went to the lowest level that waits, in its turn or before it
         self.left: Counter[tuple[Priority, Ending]] = Counter()
         self._granted = {level: [0, 0] for level in Priority}  # in this look-back and in the one before
         self._look = 0
@@ -309,8 +310,11 @@ class Room:
         """The quota was granted to this waiter: it leaves, and its tenant's counter moves."""
         self._turn(now)
         self._granted[waiter.level][0] += 1
-        top = next(level for level, line in self._lines.items() if line.size)
-        self._since_aged = 0 if waiter.level > top else self._since_aged + 1
+        waiting = [level for level, line in self._lines.items() if line.size]
+        if waiter.level > waiting[0] or waiter.level == waiting[-1]:
+            self._since_aged = 0
+        else:
+            self._since_aged += 1
         self._lines[waiter.level].served[waiter.tenant] += self.rules.cost(waiter.tenant, waiter.need)
         self.leave(waiter.id, Ending.GRANTED)
 

@@ -7,7 +7,7 @@
 --   P .. crowd:<L>       zset  the same tenants by how many wait, weighted
 --   P .. idle:<L>        zset  tenants without, bounded
 --   P .. left:<L>        hash  <ending>:<T> how many of these tenants' waiters have left that way
---   KEYS[1] also holds   e<L><ending> how many have left that way, n<L> waiting, i<L> and o<L> what they need, sa grants since the last aged one,
+--   KEYS[1] also holds   e<L><ending> how many have left that way, n<L> waiting, i<L> and o<L> what they need, sa grants since one went to the lowest level that waits, in its turn or before it,
 --                        g<L> and f<L> grants in this look-back and in the one before, gt which one this is
 -- A grant to a waiter is published to its replica on kn:replica:<replica>, as {P, 'granted', id, input, output,
 -- buckets}; one that is shed as {P, 'shed', id}.
@@ -178,12 +178,9 @@ end
 local function dispatch()
   for granted = 0, BATCH - 1 do
     local n = sizes()
-    local top
+    local top, bottom
     for level = 0, 3 do
-      if n[level] > 0 then
-        top = level
-        break
-      end
+      if n[level] > 0 then top, bottom = top or level, level end
     end
     if not top then return granted, 0 end
     local w = waiter(due(top, n) or next_of(top))
@@ -191,7 +188,7 @@ local function dispatch()
     if wait > 0 then return granted, wait end
     local buckets = charge(w.input, w.output)
     remember(w.replica, w.id, w.input, w.output, buckets, w.level, w.weight, w.tenant)
-    if w.level > top then
+    if w.level > top or w.level == bottom then
       redis.call('HSET', KEYS[1], 'sa', 0)
     else
       redis.call('HINCRBY', KEYS[1], 'sa', 1)
