@@ -14,7 +14,7 @@ from knowalledge.domain.admission import Ending, Refusal
 from knowalledge.domain.errors import NeverFits
 from knowalledge.domain.model import Priority
 from knowalledge.domain.ports import AskAgain, Asking, Decision, QuotaStore, Reservation, Ticket
-from knowalledge.domain.quota import SECOND, Count, Need, Window
+from knowalledge.domain.quota import GUARD_S, SECOND, Count, Need, Window
 from tests.contract.quota_stores import (
     KEYS,
     LEARNT,
@@ -73,6 +73,19 @@ def test_settling_twice_changes_nothing(make: Make) -> None:
     store.settle(reservation, Need(100, 20))
     store.release(reservation)
     assert used(store) == [1, 120]
+
+
+def test_output_is_kept_a_window_from_when_it_was_told_but_not_the_guard_longer(
+    make: Make, clock: Hands
+) -> None:
+    store = make(WINDOWS[1])
+    reservation = take(store, Need(0, 600))
+    clock.sleep(30)
+    store.settle(reservation, Need(0, 20))
+    clock.sleep(60)
+    assert used(store) == [20]
+    clock.sleep(GUARD_S)
+    assert used(store) == [0]
 
 
 def test_releasing_leaves_nothing_behind(make: Make) -> None:

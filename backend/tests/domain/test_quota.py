@@ -72,6 +72,13 @@ def test_a_charge_is_kept_until_its_whole_bucket_and_the_guard_are_out() -> None
     assert used(ledger, 1060.0 + GUARD_S + RPM.width / SECOND) == [0]
 
 
+def test_output_is_kept_a_window_from_when_it_was_told_but_not_the_guard_longer() -> None:
+    ledger = Ledger((TPM,))
+    settle(ledger, 1010.0, reserve(ledger, 1000.0, Need(0, 9)).entry, Need(0, 5))
+    assert used(ledger, 1070.0) == [5]
+    assert used(ledger, 1070.0 + GUARD_S) == [0]
+
+
 def test_every_window_is_charged_or_none() -> None:
     ledger = Ledger((RPM, TPM))
     assert reserve(ledger, 0.0, Need(900, 50)).entry is not None
@@ -444,7 +451,7 @@ def test_settling_moves_nothing_but_the_bucket_of_the_grant_and_that_of_the_comp
     after = [ring.charges() for ring in ledger.rings]
     moved = {it: after[0].get(it, 0) - before[0].get(it, 0) for it in after[0].keys() | before[0].keys()}
     newest, own = ledger.rings[0].last, entry.buckets[0]
-    wanted = {newest: output}
+    wanted = {newest - TPM.guard: output}
     if newest - own < SIZE:  # else it is out of the window and no more
         wanted[own] = wanted.get(own, 0) + given_input - entry.need.input
     assert {it: amount for it, amount in moved.items() if amount} == {

@@ -18,7 +18,8 @@ two (the completion's bucket).
 
 Windows are rings of buckets. A bucket is counted until all of it is out of the window, and ``GUARD_S`` longer:
 requests reach the provider late and unevenly, so its window closes later than ours. The error is on the safe side and
-under one bucket plus the guard; memory is constant at any rate, and a decision is O(windows), amortised.
+under one bucket plus the guard. Output needs no guard: when an answer tells of it, the provider has counted it already.
+Memory is constant at any rate, and a decision is O(windows), amortised.
 
 A level of urgency may be held to less than the whole (a ``Lane``): to a share of each limit, so that the urgent always
 find room; and to an even pace, so that what it spends comes free again evenly instead of all at once a window later.
@@ -88,6 +89,11 @@ class Window(Struct, frozen=True):
     def width(self) -> int:
         """Microseconds of a bucket, rounded up: never a shorter window."""
         return -(-int((self.span_s + GUARD_S) * SECOND) // BUCKETS)
+
+    @property
+    def guard(self) -> int:
+        """Whole buckets in ``GUARD_S``."""
+        return 0 if self.calendar else int(GUARD_S * SECOND) // self.width
 
     def charges(self, need: Need, requests: int = 1) -> int:
         """What of a need is charged at once."""
@@ -174,6 +180,7 @@ class Ring:
         "ceiling",
         "even",
         "granted",
+        "guard",
         "held",
         "inputs",
         "last",
@@ -196,6 +203,7 @@ class Ring:
         self.outputs = window.holds(Need(0, 1))
         self.ceiling = Ceiling(window.limit) if window.learn else None
         self.width = window.width
+        self.guard = window.guard
         self.even = window.limit / (window.span_s * SECOND)
         # All that was ever charged up to the end of each bucket, so that what has been freed by then is found by
         # bisection. A correction walks from its bucket to the newest: as many steps as the answer took.
@@ -459,7 +467,7 @@ class Ledger:
             charge, output = ring.takes(true)
             ring.add(bucket, charge - charged)
             ring.held -= held
-            ring.add(current, output)
+            ring.add(current - ring.guard, output)  # the provider has counted it by now
             ring.repace(charge + output - charged - held)
 
     def release(self, at: Moment, entry: Entry) -> None:

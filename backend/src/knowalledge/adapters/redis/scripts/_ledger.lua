@@ -19,7 +19,7 @@ local P = string.sub(KEYS[1], 1, -6)
 local SIZE = 601
 -- domain/learning.py
 local PROBE, VERIFY, STEP, REPEAT, CUT, CLIMB, MOST = 55000000, 3000000, 1000000, 20000000, 0.9, 6, 1000000
-local LEARNT_BURST, OUTCOME_KEPT, SET_BACK = 1 / 30, 0.98, 300000000 -- domain/quota.py
+local LEARNT_BURST, OUTCOME_KEPT, SET_BACK, GUARD = 1 / 30, 0.98, 300000000, 300000 -- domain/quota.py
 local cfg = {struct.unpack('<' .. string.rep('d', #ARGV[2] / 8), ARGV[2])}
 local now
 if ARGV[1] ~= '' then
@@ -212,6 +212,11 @@ local function add(w, bucket, amount)
   local old = #was == 8 and struct.unpack('<d', was) or 0
   redis.call('SETRANGE', KEYS[2], at, struct.pack('<d', old + amount))
   w.total = w.total + amount
+end
+
+-- The bucket of output that an answer has just told of: the provider has counted it by now, so it needs no guard.
+local function unguarded(w)
+  return w.day > 0 and w.last or w.last - math.floor(GUARD / w.width)
 end
 
 local function repace(w, amount)

@@ -16,7 +16,7 @@ for n, w in ipairs(windows) do
   local charged = w.inp * (input - est) + w.req * (settled - 1)
   add(w, buckets[n], charged)
   w.held = w.held - w.out * held
-  add(w, w.last, w.out * output)
+  add(w, unguarded(w), w.out * output)
   repace(w, charged + w.out * (output - held))
 end
 local how = 'xr'
