@@ -31,6 +31,7 @@ class Loop:
         return SimpleNamespace(start=self.run_callback)
 
     def round(self) -> None:
+        self.time += 0.001
         callback, self.next = self.next, None
         if callback is not None:
             callback()
@@ -69,13 +70,16 @@ def test_of_many_that_have_news_a_few_are_resumed_before_somebody_new_is_heard()
         ours.recv(1)
         order.append("new")
 
+    def come() -> None:
+        for waiter in waiters:
+            turns.add(waiter, begun=True)
+
     ours, theirs = socketpair()
     try:
         greenlets = [gevent.spawn(stream) for _ in range(10 * wire.BEGUN_AT_ONCE)] + [gevent.spawn(newcomer)]
         gevent.sleep(SHORT)
         theirs.send(b"?")
-        for waiter in waiters:
-            turns.add(waiter, begun=True)
+        gevent.get_hub().loop.run_callback(come)
         gevent.joinall(greenlets, timeout=S, raise_error=True)
     finally:
         ours.close()
@@ -84,11 +88,58 @@ def test_of_many_that_have_news_a_few_are_resumed_before_somebody_new_is_heard()
     assert order.count("stream") == len(waiters)
 
 
-def test_answers_that_have_begun_go_before_those_that_have_not() -> None:
+def test_with_nobody_in_the_way_the_event_is_the_turn_of_one_that_has_begun() -> None:
     loop, resumed = Loop(), list[str]()
     turns = turns_on(loop)
+    assert not turns.add(Waiting("begun", resumed), begun=True)
+    assert (resumed, loop.next) == (["begun"], None)
+
+
+def test_a_few_go_on_and_fewer_begin_in_each_round() -> None:
+    loop, resumed = Loop(), list[str]()
+    turns = turns_on(loop)
+    for _ in range(3 * wire.BEGUN_AT_ONCE):
+        turns.add(Waiting("begun", resumed), begun=True)
+    for times in (1, 2, 3):
+        assert len(resumed) == times * wire.BEGUN_AT_ONCE
+        loop.round()
+    assert loop.next is None
+    resumed.clear()
+    for _ in range(3 * wire.NEW_AT_ONCE):
+        turns.add(Waiting("new", resumed), begun=False)
+    for times in (1, 2, 3):
+        loop.round()
+        assert len(resumed) == times * wire.NEW_AT_ONCE
+    assert loop.next is None
+
+
+def test_a_round_in_which_all_have_had_their_turn_has_no_second_turn() -> None:
+    loop, resumed = Loop(), list[str]()
+    turns = turns_on(loop)
+    for _ in range(2 * wire.BEGUN_AT_ONCE):
+        turns.add(Waiting("begun", resumed), begun=True)
+    loop.round()
+    turns.add(Waiting("late", resumed), begun=True)
+    assert resumed == ["begun"] * (2 * wire.BEGUN_AT_ONCE)
+    loop.round()
+    assert resumed[-1] == "late"
+
+
+def busy(resumed: list[str]) -> tuple[Loop, Any]:
+    """Turns in whose first round nobody may go on any more."""
+    loop = Loop()
+    turns = turns_on(loop)
+    for _ in range(wire.BEGUN_AT_ONCE):
+        turns.add(Waiting("begun", []), begun=True)
+    turns.add(Waiting("begun", resumed), begun=True)
+    return loop, turns
+
+
+def test_answers_that_have_begun_go_before_those_that_have_not() -> None:
+    resumed: list[str] = []
+    loop, turns = busy(resumed)
     turns.add(Waiting("new", resumed), begun=False)
-    for _ in range(wire.BEGUN_AT_ONCE + 1):
+    for _ in range(wire.BEGUN_AT_ONCE):
         turns.add(Waiting("begun", resumed), begun=True)
     loop.round()
     assert resumed == ["begun"] * wire.BEGUN_AT_ONCE
@@ -97,20 +148,9 @@ def test_answers_that_have_begun_go_before_those_that_have_not() -> None:
     assert loop.next is None
 
 
-def test_with_nobody_in_the_way_a_few_begin_in_each_round() -> None:
-    loop, resumed = Loop(), list[str]()
-    turns = turns_on(loop)
-    for name in range(2 * wire.NEW_AT_ONCE):
-        turns.add(Waiting(str(name), resumed), begun=False)
-    loop.round()
-    assert resumed == list(map(str, range(wire.NEW_AT_ONCE)))
-    loop.round()
-    assert resumed == list(map(str, range(2 * wire.NEW_AT_ONCE)))
-
-
 def test_while_others_take_all_the_time_one_that_is_overdue_begins_in_each_round() -> None:
-    loop, resumed = Loop(), list[str]()
-    turns = turns_on(loop)
+    resumed: list[str] = []
+    loop, turns = busy(resumed)
     turns.add(Waiting("first", resumed), begun=False)
     turns.add(Waiting("second", resumed), begun=False)
     for _ in range(2 * wire.BEGUN_AT_ONCE):

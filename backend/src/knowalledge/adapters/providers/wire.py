@@ -162,31 +162,43 @@ class _Turns:
         self._begun: deque[Waiter[None]] = deque()
         self._new: deque[tuple[Waiter[None], float]] = deque()  # and since when, in the loop's time
         self._running = False
+        self._round = 0.0  # this round, by the loop's time, and how many more may go on in it
+        self._left = 0
 
-    def add(self, waiter: "Waiter[None]", begun: bool) -> None:
-        """In the hub."""
-        if begun:
+    def add(self, waiter: "Waiter[None]", begun: bool) -> bool:
+        """Resume it now, or in its turn: whether it has to wait for that. In the hub."""
+        now = self._loop.now()
+        if not begun:
+            self._new.append((waiter, now))
+        elif self._begun or not self._may_go_on(now):
             self._begun.append(waiter)
-        else:
-            self._new.append((waiter, self._loop.now()))
+        else:  # nobody waits, as nearly always: then the event itself is the turn
+            waiter.switch(None)
+            return False
         if not self._running:
             self._running = True
             self._loop.run_callback(self._run)
+        return True
+
+    def _may_go_on(self, now: float) -> bool:
+        if now != self._round:
+            self._round, self._left = now, BEGUN_AT_ONCE
+        self._left -= 1
+        return self._left >= 0
 
     def _run(self) -> None:
-        for _ in range(min(BEGUN_AT_ONCE, len(self._begun))):
+        now = self._loop.now()
+        while self._begun and self._may_go_on(now):
             self._begun.popleft().switch(None)
-        for _ in range(min(self._may_begin(), len(self._new))):
+        most = NEW_AT_ONCE
+        if self._begun:
+            most = 1 if self._new and now - self._new[0][1] > OVERDUE_S else 0
+        for _ in range(min(most, len(self._new))):
             self._new.popleft()[0].switch(None)
         if self._begun or self._new:
             self._again.start(self._run)
         else:
             self._running = False
-
-    def _may_begin(self) -> int:
-        if not self._begun:
-            return NEW_AT_ONCE
-        return 1 if self._new and self._loop.now() - self._new[0][1] > OVERDUE_S else 0
 
 
 _turns = cache(_Turns)  # one a hub
@@ -213,6 +225,8 @@ class Connection:
         self._hub = get_hub()
         self._turns = _turns(self._hub)
         self._news: Any = self._hub.loop.io(self._socket.fileno(), _READ)
+        self._listens = False  # kept up from one wait to the next
+        self._waiter: Waiter[None] | None = None
         self._looks = _poll()
         self._looks.register(self._socket.fileno(), POLLIN)
 
@@ -269,16 +283,12 @@ class Connection:
 
     def rest(self) -> None:
         """The call is over: nothing strikes any more."""
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer.close()
-            self._timer = None
+        self._deaf()
+        self._disarm()
 
     def close(self) -> None:
         self.rest()
-        if self._news is not None:
-            self._news.close()
-            self._news = None
+        self._news.close()
         self._socket.close()
 
     def _receive(self) -> bytes:
@@ -286,28 +296,39 @@ class Connection:
             self._run_until(self._deadline)  # the loop's time is another than the clock's, which counts
         self._waiting = getcurrent()
         try:
-            waiter: Waiter[None] = Waiter()
-            self._news.start(self._heard, waiter)
-            try:
-                waiter.get()
-            finally:
-                self._news.stop()
+            waiter = self._waiter = Waiter()
+            if not self._listens:
+                self._listens = True
+                self._news.start(self._heard)
+            waiter.get()
             return self._socket.recv(BLOCK)
         finally:
-            self._waiting = None
+            self._waiting = self._waiter = None
 
-    def _heard(self, waiter: "Waiter[None]") -> None:
-        if self._news is not None:
+    def _heard(self) -> None:
+        """In the hub, and again in each round in which there is something to read and it still listens."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is None or self._turns.add(waiter, self._begun):
+            self._deaf()
+
+    def _deaf(self) -> None:
+        if self._listens:
+            self._listens = False
             self._news.stop()
-        self._turns.add(waiter, self._begun)
 
     def _run_until(self, deadline: float) -> None:
-        self.rest()
+        self._disarm()
         self._deadline = deadline
         left = self._left()
         self._timer = self._hub.loop.timer(left)
         self._timer.start(self._strike)
         self._strikes = self._hub.loop.now() + left
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
 
     def _strike(self) -> None:
         """In the hub: the deadline has passed, for whoever waits, or will."""
