@@ -87,6 +87,21 @@ class Replica:
             self.topics.get(asked, ASKER)
 
 
+def sharing(number: int, clock: Hands, models: Models, redis: Redis, **more: Any) -> list[Replica]:
+    """Replicas that share a Redis."""
+    outage = Outage(clock)
+    return [
+        Replica(
+            clock,
+            models,
+            RedisPopularity(redis, outage, 3600, 1000),
+            RedisResponseCache(redis, outage),
+            **more,
+        )
+        for _ in range(number)
+    ]
+
+
 @pytest.fixture
 def models() -> Models:
     return Models()
@@ -301,16 +316,7 @@ def test_to_know_what_rests_takes_one_look_a_round_and_none_at_the_quota(
 def test_what_failed_in_one_replica_is_tried_by_none_of_the_others(
     clock: Hands, models: Models, redis_client: Redis
 ) -> None:
-    outage = Outage(clock)
-    replicas = [
-        Replica(
-            clock,
-            models,
-            RedisPopularity(redis_client, outage, 3600, 1000),
-            RedisResponseCache(redis_client, outage),
-        )
-        for _ in range(3)
-    ]
+    replicas = sharing(3, clock, models, redis_client)
     failing(replicas[0], clock, models, ProviderRejected("x"))
     for _ in range(3):
         assert [it.popular.round() for it in replicas] == [0, 0, 0]
@@ -348,16 +354,7 @@ def test_an_answer_that_was_taken_back_is_made_again(replica: Replica, models: M
 def test_replicas_count_together_and_one_of_them_makes_it_anew(
     clock: Hands, models: Models, redis_client: Redis
 ) -> None:
-    outage = Outage(clock)
-    replicas = [
-        Replica(
-            clock,
-            models,
-            RedisPopularity(redis_client, outage, 3600, 1000),
-            RedisResponseCache(redis_client, outage),
-        )
-        for _ in range(3)
-    ]
+    replicas = sharing(3, clock, models, redis_client)
     for it in replicas:
         it.ask(8)
         it.popular.round()
@@ -371,17 +368,7 @@ def test_replicas_count_together_and_one_of_them_makes_it_anew(
 def test_replicas_make_different_answers_at_the_same_time_and_none_waits_for_another(
     clock: Hands, models: Models, redis_client: Redis
 ) -> None:
-    outage, flights = Outage(clock), MemoryFlights(clock)
-    replicas = [
-        Replica(
-            clock,
-            models,
-            RedisPopularity(redis_client, outage, 3600, 1000),
-            RedisResponseCache(redis_client, outage),
-            flights=flights,
-        )
-        for _ in range(2)
-    ]
+    replicas = sharing(2, clock, models, redis_client, flights=MemoryFlights(clock))
     asked = [query("related", topic, {}) for topic in ("light", "dark")]
     for question in asked:
         replicas[0].ask(20, question)
@@ -477,17 +464,7 @@ def test_several_that_end_at_once_are_begun_early_enough_for_the_last_of_them(
 def test_an_answer_of_a_short_life_is_made_anew_once_over_all_replicas(
     clock: Hands, models: Models, redis_client: Redis
 ) -> None:
-    outage = Outage(clock)
-    replicas = [
-        Replica(
-            clock,
-            models,
-            RedisPopularity(redis_client, outage, 3600, 1000),
-            RedisResponseCache(redis_client, outage),
-            life_s=10,
-        )
-        for _ in range(3)
-    ]
+    replicas = sharing(3, clock, models, redis_client, life_s=10)
     found = landings(replicas, clock, models, 1, clock.now() + 200, [LIGHT])
     assert all(fresh for _, fresh in found)
     assert min(after - before for (before, _), (after, _) in pairwise(found)) >= 5

@@ -4,9 +4,12 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from redis import RedisError
 
 from bench.ports import free_port
 
@@ -72,3 +75,15 @@ def simulator(folder: Path, *flags: str) -> Iterator[str]:
     port = free_port()
     with running("simulator", "--bind", f"127.0.0.1:{port}", *flags, log=folder / "simulator.log"):
         yield f"http://127.0.0.1:{port}"
+
+
+def until(true: Callable[[], object]) -> None:
+    """Wait for it; what Redis refuses meanwhile counts as not yet."""
+    for _ in range(1200):
+        try:
+            if true():
+                return
+        except RedisError:
+            pass
+        time.sleep(0.025)
+    raise AssertionError("it never came true")

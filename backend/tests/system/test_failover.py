@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 import requests
 from redis import Redis
-from redis.exceptions import RedisError
 
 from bench.ports import free_port
 from tests.conftest import redis_binary
-from tests.system.processes import gateway, simulator
+from tests.system.processes import gateway, simulator, until
 
 LIMIT, WINDOW_S, JUDGED_S = 60, 6, 4.5  # the judge is more lenient than the machine may be late
 BROKEN_AT, SECONDS = 3.0, 12.0
@@ -54,18 +53,6 @@ class Servers:
             process.kill()
         for process in self.running.values():
             process.wait(10)
-
-
-def until(true: Callable[[], object]) -> None:
-    """Wait for it; what Redis refuses meanwhile counts as not yet."""
-    for _ in range(1200):
-        try:
-            if true():
-                return
-        except RedisError:
-            pass
-        time.sleep(0.025)
-    raise AssertionError("it never came true")
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """A provider that has named a time is asked nothing before it, though Redis restarts and holds nothing."""
 
 import json
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from redis import Redis
 
 from bench.ports import free_port
 from tests.conftest import start_redis
-from tests.system.processes import gateway, simulator
+from tests.system.processes import gateway, simulator, until
 
 # The provider's window is long, so that what it names is far from over when a slow machine has done all this.
 NAMED_S = 600
@@ -44,13 +42,6 @@ def ask(url: str) -> int:
 def read(url: str) -> Any:
     with urlopen(url) as answer:
         return json.load(answer)
-
-
-def until(true: Callable[[], object]) -> None:
-    late = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < late, "it never came true"
-        time.sleep(0.05)
 
 
 def gate(redis_port: int) -> list[bytes | None]:
