@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from itertools import count
 
+import pytest
 from redis import Redis
 
 from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
@@ -83,3 +84,18 @@ def pump(store: Store) -> float:
     if isinstance(store, RedisQuotaStore):
         store.beat("t")  # finds the grants whose messages nobody listens for in these tests
     return wait
+
+
+def agree(one: QuotaStore, other: QuotaStore) -> None:
+    """Both say the same of what is used, what has ended and who waits."""
+    assert one.levels("t") == other.levels("t")
+    assert one.tally("t") == other.tally("t")
+    for one_depth, other_depth in zip(one.depths("t"), other.depths("t"), strict=True):
+        assert one_depth.waiting == other_depth.waiting
+        assert one_depth.tenants.keys() == other_depth.tenants.keys()
+        for name, crowd in one_depth.tenants.items():
+            twin = other_depth.tenants[name]
+            assert (crowd.waiting, crowd.left) == (twin.waiting, twin.left)
+            assert (crowd.oldest_s, crowd.eta_s) == pytest.approx((twin.oldest_s, twin.eta_s), abs=1e-5)
+        assert one_depth.left == other_depth.left
+        assert one_depth.eta_s == pytest.approx(other_depth.eta_s, abs=1e-5)

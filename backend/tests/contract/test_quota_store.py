@@ -24,6 +24,7 @@ from tests.contract.quota_stores import (
     WINDOWS,
     Make,
     Store,
+    agree,
     ask,
     join,
     not_joined,
@@ -340,17 +341,7 @@ def test_the_scripts_and_the_arithmetic_agree_step_by_step(
                 live.append((mine.reservation, theirs.reservation))
             if mine is not None:
                 waiting.remove(tickets)
-        assert pair[0].levels("t") == pair[1].levels("t")
-        assert pair[0].tally("t") == pair[1].tally("t")
-        for one_depth, other_depth in zip(pair[0].depths("t"), pair[1].depths("t"), strict=True):
-            assert one_depth.waiting == other_depth.waiting
-            assert one_depth.tenants.keys() == other_depth.tenants.keys()
-            for name, crowd in one_depth.tenants.items():
-                twin = other_depth.tenants[name]
-                assert (crowd.waiting, crowd.left) == (twin.waiting, twin.left)
-                assert (crowd.oldest_s, crowd.eta_s) == pytest.approx((twin.oldest_s, twin.eta_s), abs=1e-5)
-            assert one_depth.left == other_depth.left
-            assert one_depth.eta_s == pytest.approx(other_depth.eta_s, abs=1e-5)
+        agree(*pair)
 
 
 learning = st.lists(

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import partial
+from itertools import islice
 
 import gevent
 import structlog
@@ -21,7 +22,16 @@ from gevent.lock import RLock
 from msgspec import Struct
 
 from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
-from knowalledge.adapters.redis.quota_store import BEAT_S, Forgotten, Gate, Gone, RedisQuotaStore, Spent
+from knowalledge.adapters.redis.quota_store import (
+    BEAT_S,
+    End,
+    Forgotten,
+    Gate,
+    Gone,
+    How,
+    RedisQuotaStore,
+    Spent,
+)
 from knowalledge.domain.ports import Asking, Clock, Decision, Depth, Reservation, Tally
 from knowalledge.domain.quota import PACED_SPAN_S, SECOND, Level, Need, Window
 
@@ -31,6 +41,7 @@ PROBE_S = 0.25  # how often a lost Redis is looked for
 GATE_S = BEAT_S + 0.5
 # Reservations that ended while Redis was gone, remembered by id; beyond it the eldest stay held until their lease ends.
 ENDED = 50_000
+TOGETHER = 100  # ends that one script call brings, at most: for so long Redis serves nobody else
 PATIENCE_S = 2.0  # for a join that is under way
 
 
@@ -47,11 +58,33 @@ class _Closed(Struct, frozen=True):
     window: str
 
 
-class _End(Struct, frozen=True):
-    """A reservation's end, on its way to Redis."""
+class _Outbox:
+    """The reservations of one target that have ended and of which Redis must be told, in order."""
 
-    reservation: Reservation
-    act: Callable[[Reservation], None]
+    def __init__(self) -> None:
+        self.ends: deque[End] = deque()
+        self.pending: deque[End] = deque()  # Redis may have heard of them, and may not, when it was lost
+        self.more = Event()
+
+    def put(self, end: End) -> None:
+        self.ends.append(end)
+        self.more.set()
+
+    def told(self, ends: tuple[End, ...]) -> None:
+        """Redis has heard of these. They are gone from here already if it was lost meanwhile to somebody else."""
+        for end in ends:
+            if self.ends and self.ends[0] is end:
+                self.ends.popleft()
+
+    def lose(self) -> None:
+        self.pending.extend(self.ends)
+        self.ends.clear()
+
+    def again(self) -> None:
+        """Redis is back: what it may not have heard of goes first."""
+        self.ends.extendleft(reversed(self.pending))
+        self.pending.clear()
+        self.more.set()
 
 
 class ReplicaQuotaStore:
@@ -71,12 +104,8 @@ class ReplicaQuotaStore:
         self._joined: set[str] = set()
         self._state = State.JOINED
         self._lock = RLock()
-        self._ends: deque[_End] = deque()
-        self._pending: deque[_End] = (
-            deque()
-        )  # ends that Redis may have heard of, and may not, when it was lost
+        self._out = {target: _Outbox() for target in self._windows}
         self._ended: deque[tuple[str, str]] = deque(maxlen=ENDED)
-        self._more = Event()
         self._before: dict[str, tuple[dict[int, int], ...]] = {}  # charges at the moment of the loss
         self._seen: dict[str, tuple[Level, ...]] = {target: mirror.levels(target) for target in windows}
         # What the provider has said, to whichever replica.
@@ -90,11 +119,13 @@ class ReplicaQuotaStore:
     def start(self) -> None:
         """Begin to listen, to beat and to write; once, in the process that serves."""
         if not self._running:
-            loops: tuple[Callable[[], None], ...] = (self._listen, self._beats, self._write)
+            writes = (partial(self._write, target) for target in self._windows)
+            loops: tuple[Callable[[], None], ...] = (self._listen, self._beats, *writes)
             self._running = [gevent.spawn(loop) for loop in loops]
 
     def stop(self) -> None:
-        self._drain()
+        for target in self._windows:
+            self._drain(target)
         gevent.killall(self._running)
         self._running = []
 
@@ -130,24 +161,22 @@ class ReplicaQuotaStore:
 
     def settle(self, reservation: Reservation, true: Need) -> None:
         self._mirror.settle(reservation, true)
-        self._end(_End(reservation, partial(self._shared.settle, true=true)))
+        self._end(End(reservation, How.SETTLED, true))
 
     def release(self, reservation: Reservation) -> None:
         self._mirror.release(reservation)
-        self._end(_End(reservation, self._shared.release))
+        self._end(End(reservation, How.RELEASED))
 
     def refused(self, reservation: Reservation) -> None:
         self._mirror.refused(reservation)
-        self._end(_End(reservation, self._shared.refused))
+        self._end(End(reservation, How.REFUSED))
 
-    def _end(self, end: _End) -> None:
-        if end.reservation.target not in self._windows:
-            return
-        if end.reservation.target in self._joined:
-            self._ends.append(end)
-            self._more.set()
-        else:
-            self._ended.append((end.reservation.target, end.reservation.id))
+    def _end(self, end: End) -> None:
+        target = end.reservation.target
+        if target in self._joined:
+            self._out[target].put(end)
+        elif target in self._windows:
+            self._ended.append((target, end.reservation.id))
 
     def close_until(self, target: str, seconds: float, window: str) -> None:
         self._mirror.close_until(target, seconds, window)
@@ -208,11 +237,15 @@ class ReplicaQuotaStore:
             gate = self._gate(target)
             if gate.left_us:
                 self._mirror.close_until(target, gate.left_us / SECOND, gate.window)
-        self._joined.clear()
-        self._pending.extend(self._ends)
-        self._ends.clear()
+        self._forget()
         self._shared.scatter()
         gevent.spawn(self._return)
+
+    def _forget(self) -> None:
+        """What Redis was told last it may not have heard."""
+        self._joined.clear()
+        for out in self._out.values():
+            out.lose()
 
     def _return(self) -> None:
         """Look for Redis until it answers, then bring it what was spent."""
@@ -230,13 +263,10 @@ class ReplicaQuotaStore:
                     self._state = State.JOINED
             except Gone:
                 self._state = State.ALONE
-                self._joined.clear()
-                self._pending.extend(self._ends)
-                self._ends.clear()
+                self._forget()
         self._ended.clear()
-        self._ends.extendleft(reversed(self._pending))
-        self._pending.clear()
-        self._more.set()
+        for out in self._out.values():
+            out.again()
         self._log.warning("redis is back")
         for target in self._windows:
             self._mirror.join(target)
@@ -278,7 +308,7 @@ class ReplicaQuotaStore:
             )
         live = tuple((it.waiter, it.entry.buckets) for it in self._mirror.live(target).values())
         ended = tuple(key for of, key in self._ended if of == target)
-        pending = tuple(it.reservation.id for it in self._pending if it.reservation.target == target)
+        pending = tuple(it.reservation.id for it in self._out[target].pending)
         limits = tuple(it.limit for it in self._seen[target])
         return Spent(charges, tuple(floors), limits, live, ended, pending, self._gate(target))
 
@@ -335,23 +365,25 @@ class ReplicaQuotaStore:
         except Gone:
             self._lose()
 
-    def _write(self) -> None:
+    def _write(self, target: str) -> None:
         """Bring reservations' ends to Redis, off the path of the answers."""
+        out = self._out[target]
         while True:
-            self._more.wait()
-            self._more.clear()
-            self._drain()
+            out.more.wait()
+            out.more.clear()
+            self._drain(target)
 
-    def _drain(self) -> None:
-        while self._ends and self._state is State.JOINED:
-            end = self._ends[0]
+    def _drain(self, target: str) -> None:
+        """The first goes at once; what gathers while a call is under way goes together in the next."""
+        out = self._out[target]
+        while out.ends and self._state is State.JOINED:
+            ends = tuple(islice(out.ends, TOGETHER))
             try:
-                end.act(end.reservation)
+                self._shared.finish(target, ends)
             except Forgotten:
-                self._joined.discard(end.reservation.target)
-                self._rejoin(end.reservation.target)
+                self._joined.discard(target)
+                self._rejoin(target)
             except Gone:
                 self._lose()
             else:
-                if self._ends and self._ends[0] is end:  # else Redis was lost meanwhile to somebody else
-                    self._ends.popleft()
+                out.told(ends)

@@ -1,0 +1,190 @@
+"""Ends that go to Redis in one call are what they are one by one, and whoever waits takes the room of all of them."""
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis import Redis
+
+from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
+from knowalledge.adapters.redis.quota_store import End, Forgotten, How, RedisQuotaStore
+from knowalledge.domain.admission import Ending
+from knowalledge.domain.model import Priority
+from knowalledge.domain.ports import Asking, Decision, Reservation, Ticket
+from knowalledge.domain.quota import Need, Window
+from tests.contract.quota_stores import LEARNT, RULES, WINDOWS, agree, pump, redis_store, take
+from tests.fakes import Hands
+
+Asked = tuple[int, int, int, int, bool]
+Ended = tuple[int, How, int, int]
+
+asked: st.SearchStrategy[Asked] = st.tuples(
+    st.integers(1, 300), st.integers(0, 200), st.integers(0, 9_000), st.integers(0, 11), st.booleans()
+)
+# Which of the reservations, so that the same may end twice; how; and what it took.
+endings: st.SearchStrategy[list[Ended]] = st.lists(
+    st.tuples(st.integers(0, 13), st.sampled_from(How), st.integers(0, 400), st.integers(0, 400)),
+    max_size=20,
+)
+kinds = st.sampled_from([WINDOWS, WINDOWS[:2], (LEARNT, WINDOWS[1])])
+
+
+def asking(number: int, it: Asked) -> Asking:
+    first, second, _, who, waits = it
+    patience = 10_000.0 if waits else 0.0
+    return Asking(
+        f"{number:04}", Need(first, second), Priority(who % 4), ("", "light", "heavy")[who // 4], patience
+    )
+
+
+def ends_of(granted: list[Reservation], drawn: list[Ended]) -> list[End]:
+    return [
+        End(granted[which % len(granted)], how, Need(first, second) if how is How.SETTLED else Need(0, 0))
+        for which, how, first, second in drawn
+        if granted
+    ]
+
+
+def contents(redis: Redis) -> dict[bytes, Any]:
+    """All that Redis holds."""
+    client: Any = redis  # whose types know of clients that do not answer at once
+    read = {
+        b"hash": client.hgetall,
+        b"string": client.get,
+        b"zset": lambda key: client.zrange(key, 0, -1, withscores=True),
+    }
+    return {key: read[client.type(key)](key) for key in client.scan_iter()}
+
+
+def after(
+    redis: Redis, windows: tuple[Window, ...], history: list[Asked]
+) -> tuple[RedisQuotaStore, list[Reservation], Hands]:
+    """A new state with what was granted, some of it to tenants who waited for it. Nobody waits any more."""
+    redis.flushdb()
+    clock = Hands()
+    store = redis_store(redis, clock, *windows)
+    granted = []
+    for number, it in enumerate(history):
+        clock.sleep(it[2] / 1000)
+        decision: object = store.ask("t", asking(number, it))
+        assert isinstance(decision, Decision)
+        if (ticket := decision.ticket) is not None:
+            for _ in range(8):
+                clock.sleep(10.0)
+                pump(store)
+            decision = ticket.wait(0)
+            ticket.leave(Ending.CANCELLED)
+        if isinstance(decision, Decision) and decision.reservation is not None:
+            granted.append(decision.reservation)
+    return store, granted, clock
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    history=st.lists(asked, min_size=1, max_size=14),
+    drawn=endings,
+    windows=kinds,
+    milliseconds=st.integers(0, 70_000),
+)
+def test_ends_in_one_call_leave_the_very_state_that_they_leave_one_by_one(
+    history: list[Asked],
+    drawn: list[Ended],
+    windows: tuple[Window, ...],
+    milliseconds: int,
+    redis_client: Redis,
+) -> None:
+    found = []
+    for together in (True, False):
+        store, granted, clock = after(redis_client, windows, history)
+        clock.sleep(milliseconds / 1000)
+        ends = ends_of(granted, drawn)
+        live = sum(store.finish("t", call) for call in ([ends] if together else [[it] for it in ends]))
+        assert live == len({it.reservation.id for it in ends})
+        found.append((store.levels("t"), store.tally("t"), store.depths("t"), contents(redis_client)))
+    assert found[0] == found[1]
+
+
+class Waits(MemoryQuotaStore):
+    """The arithmetic, which grants nothing at an end: ``dispatch`` comes when all of them have ended."""
+
+    def _freed(self, target: str) -> None: ...
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    history=st.lists(st.tuples(st.lists(asked, max_size=8), endings), min_size=1, max_size=6), windows=kinds
+)
+def test_whoever_waits_takes_the_room_of_all_that_ended_in_one_call(
+    history: list[tuple[list[Asked], list[Ended]]], windows: tuple[Window, ...], redis_client: Redis
+) -> None:
+    redis_client.flushdb()
+    clock = Hands()
+    alone = Waits({"t": windows}, RULES, clock, pumps=False)
+    shared = redis_store(redis_client, clock, *windows)
+    live: list[Reservation] = []
+    waiting: list[tuple[Ticket, Ticket]] = []
+    alone.levels("t")  # both have seen the moment at which it begins
+    number = 0
+    for newcomers, drawn in history:
+        for it in newcomers:
+            number += 1
+            clock.sleep(it[2] / 1000)
+            one, other = alone.ask("t", asking(number, it)), shared.ask("t", asking(number, it))
+            assert one.levels == other.levels
+            if one.reservation and other.reservation:
+                live.append(other.reservation)
+            if one.ticket and other.ticket:
+                waiting.append((one.ticket, other.ticket))
+        ends = ends_of(live, drawn)
+        ended = shared.finish("t", ends)
+        for end in ends:
+            match end.how:
+                case How.SETTLED:
+                    alone.settle(end.reservation, end.true)
+                case How.RELEASED:
+                    alone.release(end.reservation)
+                case How.REFUSED:
+                    alone.refused(end.reservation)
+        if ended:
+            alone.dispatch("t")
+            agree(alone, shared)  # before anything but the ends has granted
+        pump(alone)
+        pump(shared)
+        for tickets in list(waiting):
+            mine, theirs = (ticket.wait(0) for ticket in tickets)
+            if isinstance(mine, Decision) and isinstance(theirs, Decision):
+                assert theirs.reservation is not None
+                live.append(theirs.reservation)
+            if mine is not None:
+                waiting.remove(tickets)
+        agree(alone, shared)
+
+
+def test_nothing_is_granted_that_what_ends_in_the_same_call_has_spent(
+    redis_client: Redis, clock: Hands
+) -> None:
+    store = redis_store(redis_client, clock, WINDOWS[1])
+    released, settled = take(store, Need(500, 0)), take(store, Need(100, 400))
+    waits = store.ask("t", Asking("waits", Need(400, 0), Priority.HIGH, "", 100.0)).ticket
+    assert waits is not None
+    store.finish("t", [End(released, How.RELEASED), End(settled, How.SETTLED, Need(100, 700))])
+    store.beat("t")
+    assert waits.wait(0) is None
+    assert store.levels("t")[0].used == 800
+
+
+def test_in_a_state_that_was_forgotten_nothing_of_a_call_is_done(redis_client: Redis, clock: Hands) -> None:
+    store = redis_store(redis_client, clock, *WINDOWS)
+    ends = [End(take(store, Need(100, 100)), How.SETTLED, Need(100, 50)) for _ in range(3)]
+    redis_client.hset("kn:{t}:quota", "ep", "another")
+    before = contents(redis_client)
+    with pytest.raises(Forgotten):
+        store.finish("t", ends)
+    assert contents(redis_client) == before
+
+
+def test_a_target_without_windows_has_nothing_to_end(redis_client: Redis, clock: Hands) -> None:
+    store = redis_store(redis_client, clock)
+    assert store.finish("t", [End(take(store, Need(1, 1)), How.SETTLED, Need(1, 1))]) == 0
+    assert contents(redis_client) == {}
