@@ -4,10 +4,13 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import gevent
 import pytest
+from gevent import socket, ssl
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -15,6 +18,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from bench.ports import free_port
 from knowalledge.adapters.redis.pipe import Pipe
+from tests.adapters.loopback import listening
 from tests.conftest import start_redis
 
 
@@ -50,6 +54,9 @@ def test_what_is_asked_in_one_moment_is_written_at_once(pipe: Pipe, redis_client
         def send(self, data: bytes) -> int:
             writes.append(len(data))
             return true.send(data)
+
+        def recv(self, size: int) -> bytes:
+            return true.recv(size)
 
     true = line._socket
     line._socket = Counted()  # type: ignore[assignment]
@@ -137,3 +144,60 @@ def test_the_address_says_who_asks_and_which_database(
     pipe.close()
     with pytest.raises(AuthenticationError):
         Pipe(f"redis://:wrong@127.0.0.1:{port}/0", 1.0, no_pubsub).execute_command("PING")
+
+
+def test_what_the_kernel_does_not_take_at_once_follows_when_it_has_room(pipe: Pipe) -> None:
+    values = {f"k{index}": bytes([index]) * 1_000_000 for index in range(30)}
+    gevent.joinall(
+        [gevent.spawn(pipe.execute_command, "SET", *it) for it in values.items()], raise_error=True
+    )
+    assert {key: pipe.execute_command("GET", key) for key in values} == values
+
+
+@pytest.fixture
+def secure_redis(redis_url: str, certificate: Path) -> Iterator[int]:
+    """The same Redis behind TLS: its own build has none."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    where = urlsplit(redis_url)
+
+    def relay(wire: socket.socket) -> None:
+        place = (where.hostname, where.port)
+        with context.wrap_socket(wire, True) as outer, socket.create_connection(place) as inner:
+            gevent.spawn(_copy, inner, outer)
+            _copy(outer, inner)
+
+    with listening(relay) as port:
+        yield port
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    try:
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # one of the two has gone, which ends both
+
+
+def test_the_line_is_the_same_over_tls(
+    secure_redis: int, redis_client: Redis, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    pipe = Pipe(f"rediss://127.0.0.1:{secure_redis}/0", 5.0, no_pubsub)
+    values = {f"k{index}": bytes([index]) * 300_000 for index in range(20)}
+    gevent.joinall(
+        [gevent.spawn(pipe.execute_command, "SET", *it) for it in values.items()], raise_error=True
+    )
+    asking = {key: gevent.spawn(pipe.execute_command, "GET", key) for key in values}
+    assert {key: it.get(timeout=10) for key, it in asking.items()} == values
+    redis_client.client_kill_filter(_type="normal", skipme=True)
+    with pytest.raises(RedisConnectionError):
+        pipe.execute_command("PING")
+    assert pipe.execute_command("PING") in (b"PONG", True)
+    pipe.close()
+
+
+def test_a_redis_whose_certificate_nobody_vouches_for_is_not_spoken_to(secure_redis: int) -> None:
+    with pytest.raises(RedisConnectionError):
+        Pipe(f"rediss://127.0.0.1:{secure_redis}/0", 5.0, no_pubsub).execute_command("PING")

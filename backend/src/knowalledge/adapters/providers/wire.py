@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Mapping
 from functools import cache
 from select import POLLIN
-from ssl import PROTOCOL_TLS_CLIENT, TLSVersion
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -30,6 +29,7 @@ from gevent.ssl import SSLContext, SSLEOFError, SSLZeroReturnError
 from geventhttpclient._parser import HTTPResponseParser
 from geventhttpclient.response import HTTPParseError, HTTPResponse
 
+from knowalledge.adapters.tls import trusting
 from knowalledge.domain.errors import ProviderGarbage, ProviderTimeout, ProviderUnavailable
 from knowalledge.domain.ports import Clock
 
@@ -96,10 +96,7 @@ def _port(parts: SplitResult) -> int:
 @cache
 def default_tls() -> SSLContext:
     """The system's trust, read once: it takes some 20 ms, so it is made before any request waits for it."""
-    # gevent's own class, not create_default_context: that makes one that blocks unless the process is patched.
-    context = SSLContext(PROTOCOL_TLS_CLIENT)  # which checks certificates and names
-    context.minimum_version = TLSVersion.TLSv1_2
-    context.load_default_certs()
+    context = trusting()
     context.set_alpn_protocols(["http/1.1"])
     return context
 

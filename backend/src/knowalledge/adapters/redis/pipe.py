@@ -16,17 +16,20 @@ from urllib.parse import unquote, urlsplit
 import gevent
 import hiredis
 from gevent import socket, ssl
-from gevent.event import Event
 from gevent.hub import Waiter
 from gevent.lock import Semaphore
 from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from knowalledge.adapters.tls import trusting
+
 # A reply is late if nothing at all came for the timeout, looked at this many times. Looks, not one long timer: a
 # process that stood still itself has had one look, not all of them, and does not blame Redis.
 LOOKS = 4
-_BLOCK = 64 * 1024
+_BLOCK = 64 * 1024  # more than a TLS record, so that nothing is left behind where the loop does not see it
+_READ, _WRITE = 1, 2
+_NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Pipe:
@@ -86,25 +89,33 @@ def _replied(text: str) -> ResponseError:
 
 
 class _Line:
-    """One connection, from its making to its loss."""
+    """One connection, from its making to its loss.
+
+    The hub itself writes and reads, without a greenlet for either: a reply costs one receive and one switch, into
+    whoever asked.
+    """
 
     def __init__(self, url: str, timeout_s: float) -> None:
         """Raises ``ConnectionError``, ``TimeoutError`` or ``AuthenticationError``."""
         self.lost = False
         self._out: list[bytes] = []
+        self._flushing = False  # in this round of the loop, or as soon as the kernel takes more
         self._waiting: deque[Waiter[Any]] = deque()
-        self._more = Event()
         self._replies = 0
         self._looked = -1
         self._looks = 0
-        self._greenlets: list[gevent.Greenlet[..., None]] = []
         self._reader = hiredis.Reader(replyError=_replied)
         self._loop = gevent.get_hub().loop
-        self._timer = self._loop.timer(timeout_s / LOOKS, timeout_s / LOOKS)
+        timer = self._loop.timer(timeout_s / LOOKS, timeout_s / LOOKS)
+        self._watchers: list[Any] = [timer]
         guard = gevent.Timeout.start_new(timeout_s)
         try:
             self._socket = _connected(url)
-            self._greenlets = [gevent.spawn(self._write), gevent.spawn(self._read)]
+            self._socket.settimeout(0.0)
+            self._room = self._loop.io(self._socket.fileno(), _WRITE)
+            news = self._loop.io(self._socket.fileno(), _READ)
+            self._watchers += [self._room, news]
+            news.start(self._heard)
             for command in _greeting(url):
                 reply = self.ask(hiredis.pack_command(command))
                 if isinstance(reply, ResponseError):
@@ -119,75 +130,88 @@ class _Line:
         except OSError as error:
             self.lose(RedisConnectionError("refused"))
             raise RedisConnectionError(f"Redis cannot be reached ({type(error).__name__})") from error
-        except BaseException:  # a caller that is killed while it connects leaves no greenlets behind
+        except BaseException:  # a caller that is killed while it connects leaves no connection behind
             self.lose(RedisConnectionError("given up"))
             raise
         finally:
             guard.close()
-        self._timer.start(self._look)
+        if not self.lost:
+            timer.start(self._look)
 
     def ask(self, command: bytes) -> Any:
         """The reply, which may be an error."""
         waiter: Waiter[Any] = Waiter()
         self._out.append(command)
         self._waiting.append(waiter)
-        self._more.set()
+        if not self._flushing:
+            self._flushing = True
+            self._loop.run_callback(self._flush)
         # A caller that is killed here leaves its waiter behind: the reply finds nobody, and the order is kept.
         return waiter.get()
 
-    def _write(self) -> None:
+    # -- in the hub, where nothing may wait ------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        """Write what has gathered; what the kernel does not take now, when it has room."""
+        if self.lost:
+            return
+        data = b"".join(self._out)
         try:
-            while True:
-                self._more.wait()
-                self._more.clear()
-                out, self._out = self._out, []
-                data = b"".join(out)
-                sent = self._socket.send(data)  # cheaper than sendall, and nearly always all of it
-                if sent < len(data):
-                    self._socket.sendall(data[sent:])
+            sent = self._socket.send(data)
+        except _NOT_NOW:
+            sent = 0
         except OSError as error:
             self.lose(RedisConnectionError(f"the connection broke ({type(error).__name__})"))
+            return
+        self._flushing = sent < len(data)
+        if self._flushing:
+            self._out = [data[sent:]]
+            self._room.start(self._flush)
+        else:
+            self._out = []
+            self._room.stop()
 
-    def _read(self) -> None:
+    def _heard(self) -> None:
+        """Hand out the replies that have come."""
         reader, waiting, run = self._reader, self._waiting, self._loop.run_callback
         try:
-            while True:
-                data = self._socket.recv(_BLOCK)
-                if not data:
-                    raise RedisConnectionError("Redis closed the connection")
-                reader.feed(data)
-                # False means both "no whole reply yet" and RESP3's boolean; this connection speaks RESP2.
-                while (reply := reader.gets()) is not False:
-                    if not waiting:
-                        raise RedisConnectionError("Redis answered what nobody had asked")
-                    self._replies += 1
-                    run(waiting.popleft().switch, reply)
+            data = self._socket.recv(_BLOCK)
+            if not data:
+                raise RedisConnectionError("Redis closed the connection")
+            reader.feed(data)
+            # False means both "no whole reply yet" and RESP3's boolean; this connection speaks RESP2.
+            while (reply := reader.gets()) is not False:
+                if not waiting:
+                    raise RedisConnectionError("Redis answered what nobody had asked")
+                self._replies += 1
+                # Not at once: of hundreds of replies each would take its caller's time before the hub sees to others.
+                run(waiting.popleft().switch, reply)
+        except _NOT_NOW:
+            pass
         except (OSError, hiredis.ProtocolError) as error:
             self.lose(RedisConnectionError(f"the connection broke ({type(error).__name__})"))
         except RedisConnectionError as error:
             self.lose(error)
 
     def _look(self) -> None:
-        """In the hub: whether replies still come."""
+        """Whether replies still come."""
         if not self._waiting or self._replies != self._looked:
             self._looked, self._looks = self._replies, 0
             return
         self._looks += 1
         if self._looks >= LOOKS:
-            self._timer.stop()
-            gevent.spawn(self.lose, RedisTimeoutError("Redis does not answer"))
+            self.lose(RedisTimeoutError("Redis does not answer"))
 
     def lose(self, error: RedisError) -> None:
         """The end: everybody who waits is told."""
         if self.lost:
             return
         self.lost = True
-        self._timer.stop()
-        self._timer.close()
+        for watcher in self._watchers:
+            watcher.stop()
+            watcher.close()
         while self._waiting:
             self._loop.run_callback(self._waiting.popleft().switch, error)
-        me = gevent.getcurrent()
-        gevent.killall([it for it in self._greenlets if it is not me], block=False)
         if hasattr(self, "_socket"):
             self._socket.close()
 
@@ -202,7 +226,7 @@ def _connected(url: str) -> "socket.socket":
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if parts.scheme == "rediss":
-        return ssl.create_default_context().wrap_socket(plain, server_hostname=parts.hostname)
+        return trusting().wrap_socket(plain, server_hostname=parts.hostname)
     return plain
 
 
