@@ -1,4 +1,6 @@
 # Every command that a person or a pipeline types. `make setup` is idempotent: a stamp per lock file.
+# make setup PYTHON=/usr/bin/python3.11: one that was built with optimisations, as a distribution's and the image's are,
+# is faster than what a version manager compiles by default.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def machine() -> str:
         platform.processor(),
     )
     cores, load = psutil.cpu_count(), os.getloadavg()[2]
-    return f"{model}, {cores} cores (load before: {load:.1f}), Python {platform.python_version()}"
+    return f"{model}, {cores} cores (load before: {load:.1f}), Python {sys.version.partition(' [')[0]}"
 
 
 def table(rows: list[Row]) -> str:
