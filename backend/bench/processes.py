@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPConnection
 from importlib.util import find_spec
 from pathlib import Path
@@ -195,6 +197,23 @@ class Stage:
         self.listening(port)
         fetch(port, "GET", "/")
         return Child(process, port)
+
+    @contextmanager
+    def apart(self, *children: Child) -> Iterator[None]:
+        """Their workers have a core to themselves, every other process the rest; no change where there is but one."""
+        cores = sorted(os.sched_getaffinity(0))
+        workers = [child.worker for child in children]
+        others = [psutil.Process(process.pid) for process in self._processes]
+        try:
+            if len(cores) > 1:
+                for other in others:
+                    other.cpu_affinity(cores[1:])
+                for worker in workers:
+                    worker.cpu_affinity(cores[:1])
+            yield
+        finally:
+            for one in (*others, *workers):
+                one.cpu_affinity(cores)
 
     def loader(self) -> Loader:
         return Loader(self.start(sys.executable, "-m", "bench.load"))

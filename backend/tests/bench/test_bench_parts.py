@@ -2,10 +2,11 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from bench import steal
 from bench.__main__ import CASES
 from bench.load import Load, quantile
 from bench.order import inversions
@@ -35,6 +36,32 @@ def test_a_quantile_is_a_value_that_was_seen() -> None:
     assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
     assert quantile([1.0, 2.0], 0.99) == 2.0
     assert quantile([], 0.5) == 0.0
+
+
+def test_rounds_in_which_the_host_took_the_processors_away_are_taken_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Times(NamedTuple):
+        user: float
+        steal: float
+        guest: float  # a part of user: not counted twice
+
+    def shares(*stolen: float) -> list[int]:
+        """The rounds that count, of those that lose these shares; a second on one processor each."""
+        at = [Times(0.0, 0.0, 0.0)]
+        monkeypatch.setattr(steal.psutil, "cpu_times", lambda: at[-1])
+
+        def take(round_: int) -> int:
+            user, lost, guest = at[-1]
+            at.append(Times(user + 1 - stolen[round_], lost + stolen[round_], guest + 0.5))
+            return round_
+
+        return list(steal.undisturbed(2, take).found)
+
+    assert shares(0.0, 0.03) == [0, 1]
+    assert shares(0.0, 0.04, 0.5, 0.01) == [0, 3]
+    # Where it never rests the least disturbed count, and there is an end.
+    assert shares(0.9, 0.3, 0.8, 0.5, 0.7, 0.2, 0.6, 0.4) == [5, 1]
 
 
 def test_an_inversion_is_whoever_came_later_and_went_first_within_a_tenant_and_level() -> None:
