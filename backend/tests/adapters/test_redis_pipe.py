@@ -5,7 +5,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import gevent
@@ -44,26 +44,49 @@ def test_every_greenlet_gets_its_own_reply_in_whatever_order_they_ask(pipe: Pipe
     assert {it.value for it in asking} == {b"done"}
 
 
+class Watched:
+    """A line's socket, and what is written to it."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        assert pipe._line is not None
+        self._line = pipe._line
+        self._true = self._line._socket
+        self.writes: list[int] = []
+        self.full = False  # for the next write
+
+    def __enter__(self) -> Self:
+        self._line._socket = self  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._line._socket = self._true
+
+    def send(self, data: bytes) -> int:
+        self.writes.append(len(data))
+        if self.full:
+            self.full = False
+            raise BlockingIOError
+        return self._true.send(data)
+
+    def recv(self, size: int) -> bytes:
+        return self._true.recv(size)
+
+
 def test_what_is_asked_in_one_moment_is_written_at_once(pipe: Pipe, redis_client: Redis) -> None:
     pipe.execute_command("PING")
-    line = pipe._line
-    assert line is not None
-    writes: list[int] = []
-
-    class Counted:
-        def send(self, data: bytes) -> int:
-            writes.append(len(data))
-            return true.send(data)
-
-        def recv(self, size: int) -> bytes:
-            return true.recv(size)
-
-    true = line._socket
-    line._socket = Counted()  # type: ignore[assignment]
-    gevent.joinall([gevent.spawn(pipe.execute_command, "INCR", "k") for _ in range(50)], raise_error=True)
-    assert len(writes) == 1
-    line._socket = true
+    with Watched(pipe) as seen:
+        gevent.joinall([gevent.spawn(pipe.execute_command, "INCR", "k") for _ in range(50)], raise_error=True)
+    assert len(seen.writes) == 1
     assert redis_client.get("k") == b"50"
+
+
+def test_a_kernel_that_has_no_room_is_written_to_when_it_has_and_then_left_alone(pipe: Pipe) -> None:
+    pipe.execute_command("PING")
+    with Watched(pipe) as seen:
+        seen.full = True
+        assert pipe.execute_command("ECHO", "once") == b"once"
+        gevent.sleep(0.01)
+    assert len(seen.writes) == 2
 
 
 def test_errors_are_those_of_the_ordinary_client_and_leave_the_line_whole(pipe: Pipe) -> None:
