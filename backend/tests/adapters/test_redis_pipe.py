@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import gevent
 import pytest
 from gevent import socket, ssl
+from gevent.event import Event
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -224,3 +225,17 @@ def test_the_line_is_the_same_over_tls(
 def test_a_redis_whose_certificate_nobody_vouches_for_is_not_spoken_to(secure_redis: int) -> None:
     with pytest.raises(RedisConnectionError):
         Pipe(f"rediss://127.0.0.1:{secure_redis}/0", 5.0, no_pubsub).execute_command("PING")
+
+
+def test_a_redis_that_never_shakes_hands_costs_one_timeout_and_no_connection_is_left() -> None:
+    left = Event()
+
+    def silent(wire: socket.socket) -> None:
+        while wire.recv(65536):
+            pass
+        left.set()
+
+    with listening(silent) as port:
+        with pytest.raises(RedisTimeoutError):
+            Pipe(f"rediss://127.0.0.1:{port}/0", 0.1, no_pubsub).execute_command("PING")
+        assert left.wait(5)

@@ -1,8 +1,8 @@
 """One connection to Redis for all greenlets of a process: what they ask in the same moment goes out in one write.
 
 A pool gives every greenlet that asks a connection of its own, and a write and a read for each command. Here commands
-are queued, one greenlet writes whatever has gathered, another hands the replies back in order. Under load that is a
-fraction of the system calls and switches, and the number of requests in flight is not bounded by a pool.
+are queued, the hub writes whatever has gathered in one round of its loop, and hands the replies back in order. Under
+load that is a fraction of the system calls and switches, and no pool bounds the number of requests in flight.
 
 A command is never sent twice: when the connection is lost, everybody whose reply is outstanding is told so. Commands
 that block do not belong here, they would hold up everybody's.
@@ -29,7 +29,7 @@ from knowalledge.adapters.tls import trusting
 LOOKS = 4
 _BLOCK = 64 * 1024  # more than a TLS record, so that nothing is left behind where the loop does not see it
 _READ, _WRITE = 1, 2
-_NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Pipe:
@@ -222,12 +222,20 @@ def _connected(url: str) -> "socket.socket":
         found = socket.socket(socket.AF_UNIX)
         found.connect(unquote(parts.path))
         return found
-    plain = socket.create_connection((parts.hostname or "localhost", parts.port or 6379))
-    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if parts.scheme == "rediss":
-        return trusting().wrap_socket(plain, server_hostname=parts.hostname)
-    return plain
+    found = socket.create_connection((parts.hostname or "localhost", parts.port or 6379))
+    try:
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if parts.scheme == "rediss":
+            # In two steps: the handshake within the first would leave the socket open when the time is up.
+            found = secure = trusting().wrap_socket(
+                found, server_hostname=parts.hostname, do_handshake_on_connect=False
+            )
+            secure.do_handshake()
+        return found
+    except BaseException:  # the time limit and a kill are not Exceptions
+        found.close()
+        raise
 
 
 def _greeting(url: str) -> list[tuple[Any, ...]]:
