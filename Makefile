@@ -13,7 +13,7 @@ setup: .venv/.dev
 
 .venv/.dev: backend/requirements/dev.lock backend/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(PIP) install --require-hashes -r backend/requirements/dev.lock
+	$(PIP) install --no-deps --require-hashes -r backend/requirements/dev.lock
 	$(PIP) install --no-deps --no-build-isolation -e backend
 	touch $@
 
@@ -79,7 +79,7 @@ manifests: setup
 deploy-tools: .run/tools/.stamp
 .run/tools/.stamp: backend/requirements/deploy.lock
 	$(PYTHON) -m venv .run/tools
-	.run/tools/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r $<
+	.run/tools/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --require-hashes -r $<
 	touch $@
 
 verify: verify-static verify-workflow verify-image verify-compose
