@@ -25,7 +25,7 @@ setup: .venv/.dev
 run: .venv/.embedded
 	$(BIN)/knowalledge serve $(if $(BIND),--bind $(BIND))
 
-# Two at once: docs/testing.md
+# Two at once: docs/how-to/test.md
 test: setup
 	cd backend && ../$(BIN)/python -m pytest -n 2
 
@@ -52,7 +52,7 @@ lock:
 	cd backend && uv pip compile --group pyproject.toml:deploy --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements/deploy.lock
 	cd backend && uv pip compile requirements/embedded.in --no-deps --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements/embedded.lock
 
-# -- deployment: docs/quickstart.md, docs/deployment.md ---------------------------------------------------------------
+# -- deployment: docs/tutorials/quickstart.md, docs/how-to/deploy.md -------------------------------------------------
 
 .PHONY: secrets demo dev demo-down manifests deploy-tools verify verify-static verify-image verify-compose verify-workflow verify-k8s verify-grants coverage bandit audit smoke release
 secrets:
@@ -101,7 +101,7 @@ verify-compose: secrets
 verify-k8s: setup
 	deploy/verify/k8s.sh
 
-# What one Redis carries, measured; docs/scaling.md
+# What one Redis carries, measured; docs/explanation/scaling.md
 verify-grants: setup
 	cd backend && ../$(BIN)/python ../deploy/verify/grants.py
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make verify-image`: builds the image and holds it to what docs/deployment.md says of it. Exit 0 all held, 1 something
+# `make verify-image`: builds the image and holds it to what docs/how-to/deploy.md says of it. Exit 0 all held, 1 something
 # did not, 3 nothing could be tried (no engine and none to be had). With a local engine the base image is an imitation.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -117,7 +117,7 @@ check "a rolling update, replicas of the new image" "$(kubectl get pods -l app.k
 check "ready replicas in the meantime, at least" "$least" = 3
 kubectl rollout undo deployment/gateway >/dev/null
 check "and back" "$(kubectl rollout status deployment/gateway --timeout=60s 2>&1 | grep -c 'successfully rolled out')" = 1
-# From here on as docs/deployment.md has it, word by word, in a copy of this checkout. A kubectl before the real one makes what is
+# From here on as docs/how-to/deploy.md has it, word by word, in a copy of this checkout. A kubectl before the real one makes what is
 # applied older; the address is that of a real gateway beside the cluster.
 mkdir "$work/path" "$work/copy"
 cat >"$work/path/kubectl" <<SH
@@ -146,7 +146,7 @@ start gateway .venv/bin/knowalledge serve --config "$work/gateway.yaml" --bind "
 answers="http://127.0.0.1:$serving"; silent="http://127.0.0.1:$dead"
 check "a gateway beside it, status" "$(until_is "curl -s -o /dev/null -w '%{http_code}' $answers/api/ready" 200 60)" = 200
 
-sed -n '/^### The first time/,/^### A release/p' docs/deployment.md | sed -n '/^```/,/^```/{/^```/!p}' | sed "s|https://staging.knowalledge.example|$answers|" >"$work/first"
+sed -n '/^### The first time/,/^### A release/p' docs/how-to/deploy.md | sed -n '/^```/,/^```/{/^```/!p}' | sed "s|https://staging.knowalledge.example|$answers|" >"$work/first"
 check "commands of The first time, over 7" "$(grep -cE '^(make|sed|kubectl)' "$work/first")" -gt 7
 first=0; (cd "$work/copy" && PATH="$work/path:$PATH" YOUR_GEMINI_KEY=k bash -exuo pipefail "$work/first") >"$work/first.log" 2>&1 || first=$?
 check "they end with" "$first" = 0

@@ -15,7 +15,8 @@ from knowalledge.settings import PREFIX, TABLE
 from knowalledge.targets import MODEL_KEYS, TARGET_KEYS
 from knowalledge.web.errors import TITLES, status_of
 
-_MADE = "<!-- made by `make reference`; do not edit -->"
+# The second line of every generated page.
+MADE = "<!-- made by `make reference`; do not edit -->"
 
 
 def pages(main: click.Group) -> dict[str, str]:
@@ -30,7 +31,7 @@ def pages(main: click.Group) -> dict[str, str]:
 
 def configuration() -> Iterator[str]:
     """Every setting."""
-    yield from ("# Configuration", _MADE, "")
+    yield from ("# Configuration", MADE, "")
     yield (
         "One YAML file (`--config`, or `KNOWALLEDGE_CONFIG`), the environment and the command line; the later "
         "outranks the earlier, and what is set nowhere has its default. Each variable also takes a `_FILE` form "
@@ -61,7 +62,7 @@ def _default(value: object) -> str:
 
 def metrics() -> Iterator[str]:
     """Every series."""
-    yield from ("# Metrics", _MADE, "")
+    yield from ("# Metrics", MADE, "")
     yield (
         "`GET /metrics`, in Prometheus' text format, over all workers of a process. Labels are closed sets or come "
         "from the configuration; nothing that a caller sends becomes one."
@@ -78,15 +79,16 @@ def metrics() -> Iterator[str]:
 
 
 def _kinds(of: type[errors.KnowalledgeError]) -> Iterator[type[errors.KnowalledgeError]]:
+    """A class of errors and its subclasses, those of other modules included; tests' own are not ours."""
     yield of
     for kind in of.__subclasses__():
-        if kind.__module__ == errors.__name__:
+        if kind.__module__.startswith("knowalledge."):
             yield from _kinds(kind)
 
 
 def failures() -> Iterator[str]:
     """Every error code."""
-    yield from ("# Errors", _MADE, "")
+    yield from ("# Errors", MADE, "")
     yield (
         "Natively a failure is `application/problem+json` (RFC 9457) with a stable `code`; under the addresses of "
         "OpenAI's and Google's APIs it has their form, so that their SDKs raise their own errors. 429 and 503 "
@@ -101,7 +103,7 @@ def failures() -> Iterator[str]:
 
 def commands(main: click.Group) -> Iterator[str]:
     """Every command and its options."""
-    yield from ("# Commands", _MADE, "")
+    yield from ("# Commands", MADE, "")
     for path, command in _walk("knowalledge", main):
         yield from (f"## {path}", "", command.get_short_help_str(200), "")
         options = [it for it in command.params if isinstance(it, click.Option)]

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[3]
 TEXT = (ROOT / ".github/workflows/ci-cd.yml").read_text()
 FLOW: dict[Any, Any] = yaml.safe_load(TEXT)
 TARGETS = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.M))
-DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "deploy").rglob("*.sh")])
+DOCS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.sh")])
 
 
 def test_every_make_target_that_the_pipeline_calls_exists() -> None:

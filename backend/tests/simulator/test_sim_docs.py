@@ -6,7 +6,7 @@ import msgspec
 
 from simulator.knobs import FAULTS, Knobs
 
-PAGE = (Path(__file__).parents[3] / "docs" / "simulator.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs/reference/simulator.md").read_text()
 
 
 def test_every_knob_has_its_line() -> None:
