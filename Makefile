@@ -52,6 +52,24 @@ lock:
 	cd backend && uv pip compile --group pyproject.toml:deploy --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements/deploy.lock
 	cd backend && uv pip compile requirements/embedded.in --no-deps --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -q -o requirements/embedded.lock
 
+# -- contributors: CONTRIBUTING.md, docs/how-to/release.md ----------------------------------------------------------------
+
+.PHONY: hooks changelog wheel test-wheel
+# Git hooks that format, check and hold the subject of a commit to 72 characters.
+hooks: setup deploy-tools
+	.run/tools/bin/pre-commit install
+
+# Moves the fragments of changelog.d into CHANGELOG.md, under the version of backend/src/knowalledge/__init__.py.
+changelog: setup
+	cd backend && ../$(BIN)/python -m tools.changelog
+
+wheel: setup
+	cd backend && ../$(BIN)/python -m tools.wheel ../dist
+
+# The whole suite against the wheel, installed apart from the source tree.
+test-wheel: setup
+	cd backend && ../$(BIN)/python -m tools.wheel ../dist ../.run/wheel && ../.run/wheel/bin/python -m pytest -n 2
+
 # -- deployment: docs/tutorials/quickstart.md, docs/how-to/deploy.md -------------------------------------------------
 
 .PHONY: secrets demo dev demo-down manifests deploy-tools verify verify-static verify-image verify-compose verify-workflow verify-k8s verify-grants coverage bandit audit smoke release
