@@ -35,7 +35,7 @@ bench: setup
 
 lint: setup
 	cd backend && ../$(BIN)/ruff format --check . && ../$(BIN)/ruff check . && ../$(BIN)/mypy && ../$(BIN)/lint-imports --no-logo
-	cd backend && ../$(BIN)/bandit --quiet --recursive --severity-level medium src simulator
+	cd backend && ../$(BIN)/bandit --quiet --recursive --severity-level medium src knowalledge_simulator
 
 format: setup
 	cd backend && ../$(BIN)/ruff format . && ../$(BIN)/ruff check --fix .
@@ -128,8 +128,8 @@ coverage: setup
 	cd backend && ../$(BIN)/python -m coverage run -m pytest && ../$(BIN)/python -m coverage xml && ../$(BIN)/python -m coverage report --skip-covered --skip-empty
 
 bandit: deploy-tools
-	.run/tools/bin/bandit -q -r backend/src backend/simulator -f sarif -o .run/bandit.sarif --exit-zero
-	.run/tools/bin/bandit -q -r backend/src backend/simulator --severity-level medium
+	.run/tools/bin/bandit -q -r backend/src backend/knowalledge_simulator -f sarif -o .run/bandit.sarif --exit-zero
+	.run/tools/bin/bandit -q -r backend/src backend/knowalledge_simulator --severity-level medium
 
 # A package that no advisory source knows is a failure here: "skipped" must never pass for "without a finding".
 audit: deploy-tools

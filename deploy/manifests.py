@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from knowalledge.settings import TABLE
+from knowalledge.config.settings import TABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "# -- every other setting, its default and its reason; written by `make manifests` --\n"

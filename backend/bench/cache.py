@@ -19,17 +19,19 @@ from bench.eviction import clairvoyant, ranks
 from bench.ports import free_port
 from bench.processes import Child, Loader, Stage
 from bench.report import Row
-from knowalledge.adapters.clock import SystemClock
-from knowalledge.adapters.memory.flights import MemoryFlights
-from knowalledge.adapters.memory.response_cache import OVERHEAD, MemoryResponseCache
-from knowalledge.adapters.redis.outage import Outage
-from knowalledge.adapters.redis.response_cache import RedisResponseCache
-from knowalledge.domain.caching import Lifetimes, Stored
-from knowalledge.domain.model import Answer, Completion, Finish, Request, Text, Usage
-from knowalledge.domain.topics import query
-from knowalledge.service import prompts
-from knowalledge.service.layers import Layers
-from knowalledge.service.topics import Asker, Topics
+from knowalledge.caching.domain import CacheEntry, Lifetimes
+from knowalledge.caching.layers import Layers
+from knowalledge.caching.memory import OVERHEAD, MemoryResponseCache
+from knowalledge.caching.redis import RedisResponseCache
+from knowalledge.caching.singleflight.memory import MemoryFlights
+from knowalledge.core.clock import SystemClock
+from knowalledge.gateway.domain.answer import Answer, Completion, Finish, Usage
+from knowalledge.gateway.domain.prompt import Text
+from knowalledge.gateway.domain.request import Request
+from knowalledge.net.redis.breaker import RedisBreaker
+from knowalledge.topics import prompt_files as prompts
+from knowalledge.topics.domain import query
+from knowalledge.topics.service import Asker, Topics
 
 TITLE = "Caches"
 WHY = (
@@ -81,7 +83,7 @@ class Model:
 
 
 class Uncounted:
-    def cached(self, layer: str, result: str, entry: Stored | None = None) -> None:
+    def cached(self, layer: str, result: str, entry: CacheEntry | None = None) -> None:
         """Nothing to tell."""
 
 
@@ -93,7 +95,7 @@ def hit_rate(stage: Stage, length: int) -> list[Row]:
     entry = 1000 + OVERHEAD  # such an answer and what is around it, measured below
     fleet = []
     for _ in range(3):
-        shared = RedisResponseCache(redis, Outage(clock))
+        shared = RedisResponseCache(redis, RedisBreaker(clock))
         memory = MemoryResponseCache(TOPICS // 100 * entry, clock)
         layers = Layers(memory, shared, Lifetimes(600, 3600, 3600), clock, Uncounted())
         topics = Topics(model, layers, MemoryFlights(clock), clock, files, "m", Uncounted())

@@ -122,9 +122,9 @@ class Client(ABC):
 
 class Own(Client):
     def __init__(self, url: str, size: int) -> None:
-        from knowalledge.adapters.clock import SystemClock
-        from knowalledge.adapters.providers import http
-        from knowalledge.adapters.providers.wire import header_lines
+        from knowalledge.core.clock import SystemClock
+        from knowalledge.net.http import client as http
+        from knowalledge.net.http.connection import header_lines
 
         http.MAX_CONNECTIONS = size
         self._http = http.Http(url, SystemClock())

@@ -15,14 +15,14 @@ import time  # noqa: E402
 import psutil  # noqa: E402
 from redis import Redis  # noqa: E402
 
-from knowalledge.adapters.memory.quota_store import MemoryQuotaStore  # noqa: E402
-from knowalledge.adapters.redis.pipe import Pipe  # noqa: E402
-from knowalledge.adapters.redis.quota_store import RedisQuotaStore  # noqa: E402
-from knowalledge.adapters.replica import ReplicaQuotaStore  # noqa: E402
-from knowalledge.domain.admission import Rules  # noqa: E402
-from knowalledge.domain.model import Priority  # noqa: E402
-from knowalledge.domain.ports import Asking  # noqa: E402
-from knowalledge.domain.quota import SECOND, Count, Need, Window  # noqa: E402
+from knowalledge.core.context import Priority  # noqa: E402
+from knowalledge.net.redis.multiplexed import MultiplexedClient  # noqa: E402
+from knowalledge.quota.domain.queue import QueueRules  # noqa: E402
+from knowalledge.quota.domain.window import SECOND, Count, TokenCost, Window  # noqa: E402
+from knowalledge.quota.memory import MemoryQuotaStore  # noqa: E402
+from knowalledge.quota.ports import ReservationRequest  # noqa: E402
+from knowalledge.quota.redis import RedisQuotaStore  # noqa: E402
+from knowalledge.quota.replica import ReplicaQuotaStore  # noqa: E402
 
 TARGET = "one"
 WINDOWS = (
@@ -54,8 +54,8 @@ def measure(port: int, server: psutil.Process, a_minute: int, times: int) -> dic
     with Redis(port=port) as redis:
         redis.flushall()
         clock = Given()
-        rules = Rules()
-        pipe = Pipe(f"redis://127.0.0.1:{port}/0", 5.0, redis.pubsub)
+        rules = QueueRules()
+        pipe = MultiplexedClient(f"redis://127.0.0.1:{port}/0", 5.0, redis.pubsub)
         windows = {TARGET: WINDOWS}
         shared = RedisQuotaStore(
             pipe, windows, rules, clock, "bench", moment=lambda: str(int(clock.now() * SECOND)), pumps=False
@@ -65,9 +65,11 @@ def measure(port: int, server: psutil.Process, a_minute: int, times: int) -> dic
         def go(count: int) -> None:
             for index in range(count):
                 clock.seconds += 60 / a_minute
-                decision = store.ask(TARGET, Asking(f"{index}", Need(300, 200), Priority.MEDIUM))
+                decision = store.ask(
+                    TARGET, ReservationRequest(f"{index}", TokenCost(300, 200), Priority.MEDIUM)
+                )
                 assert decision.reservation is not None, decision
-                store.settle(decision.reservation, Need(310, 150))
+                store.settle(decision.reservation, TokenCost(310, 150))
                 store.stop()  # brings the settlement to Redis now, not in the background
 
         go(times // 5)

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from cachetools import LRUCache
 
-from knowalledge.adapters.memory.eviction import Sieve
+from knowalledge.caching.eviction import Sieve
 
 Access = tuple[Hashable, int]  # a key and its size in bytes
 

@@ -20,17 +20,17 @@ import gevent
 import msgspec
 from redis import Redis
 
-from knowalledge.adapters.clock import SystemClock
-from knowalledge.adapters.redis.pipe import Pipe
-from knowalledge.adapters.redis.quota_store import RedisQuotaStore, Spent
-from knowalledge.domain.admission import Ending, Rules, Waiter
-from knowalledge.domain.model import Priority
-from knowalledge.domain.ports import Asking, Decision, Reservation, Ticket
-from knowalledge.domain.quota import SECOND, Count, Need, Window
+from knowalledge.core.clock import SystemClock
+from knowalledge.core.context import Priority
+from knowalledge.net.redis.multiplexed import MultiplexedClient
+from knowalledge.quota.domain.queue import QueueOutcome, QueueRules, Waiter
+from knowalledge.quota.domain.window import SECOND, Count, TokenCost, Window
+from knowalledge.quota.ports import Decision, Reservation, ReservationRequest, Ticket
+from knowalledge.quota.redis import LocalUsage, RedisQuotaStore
 
 TARGET = "one"
 WINDOWS = (Window("rpm", Count.REQUESTS, 50, 60), Window("tpm", Count.TOKENS, 500, 60))
-RULES = Rules(capacity=40, aging_s=3.0)
+RULES = QueueRules(capacity=40, aging_s=3.0)
 REPLICAS = 3
 START = 1_790_000_000 * SECOND
 HEARD_S = 10.0  # by then a message has come
@@ -60,7 +60,7 @@ class Replicas:
         self._heard.get_message(timeout=HEARD_S)  # that it listens
         self.stores = [
             RedisQuotaStore(
-                Pipe(url, HEARD_S, client.pubsub),
+                MultiplexedClient(url, HEARD_S, client.pubsub),
                 {TARGET: WINDOWS},
                 RULES,
                 SystemClock(),
@@ -70,7 +70,9 @@ class Replicas:
             )
             for index in range(REPLICAS)
         ]
-        nothing = Spent(({},) * len(WINDOWS), (0,) * len(WINDOWS), tuple(it.limit for it in WINDOWS), (), ())
+        nothing = LocalUsage(
+            ({},) * len(WINDOWS), (0,) * len(WINDOWS), tuple(it.limit for it in WINDOWS), (), ()
+        )
         for store in self.stores:
             store.join(TARGET, lambda _: nothing, 0.0)
             gevent.spawn(store.listen)
@@ -82,10 +84,10 @@ class Replicas:
         self.ends: Counter[str] = Counter()
 
     def ask(self, store: RedisQuotaStore, waiter: Waiter) -> None:
-        asking = Asking(waiter.id, waiter.need, waiter.level, waiter.tenant, FOREVER_S)
+        asking = ReservationRequest(waiter.id, waiter.need, waiter.level, waiter.tenant, FOREVER_S)
         decision = store.ask(TARGET, asking)
         if decision.reservation is not None:
-            self.ends[Ending.GRANTED] += 1
+            self.ends[QueueOutcome.GRANTED] += 1
             self.served.append(waiter)
             self.live.append((store, decision.reservation))
         elif decision.ticket is not None:
@@ -95,9 +97,9 @@ class Replicas:
             self.ends[f"refused: {decision.refusal}"] += 1
 
     def cancel(self, key: str) -> None:
-        left = self.waiting.pop(key)[2].leave(Ending.CANCELLED)
+        left = self.waiting.pop(key)[2].leave(QueueOutcome.CANCELLED)
         assert left, f"{key} was granted or shed, and nobody had said so"
-        self.ends[Ending.CANCELLED] += 1
+        self.ends[QueueOutcome.CANCELLED] += 1
 
     def hear(self) -> None:
         """What the last operation did to those who wait: said by Redis, in its order, before it answers a ping."""
@@ -119,7 +121,7 @@ class Replicas:
             self.served.append(waiter)
             self.live.append((store, result.reservation))
         else:
-            assert result is Ending.SHED
+            assert result is QueueOutcome.SHED
         self.ends[what] += 1
 
 
@@ -131,14 +133,14 @@ def main(port: int, operations: int) -> None:
         store, kind = draw.choice(replicas.stores), draw.random()
         if kind < 0.5:
             level, tenant = Priority(draw.randrange(4)), draw.choice("abc")
-            need = Need(draw.randrange(1, 40), draw.randrange(20))
+            need = TokenCost(draw.randrange(1, 40), draw.randrange(20))
             replicas.ask(store, Waiter(f"{number:07}", level, tenant, need, replicas.now))
             asked += 1
         elif kind < 0.6 and replicas.waiting:
             replicas.cancel(draw.choice(list(replicas.waiting)))
         elif kind < 0.8 and replicas.live:
             owner, reservation = replicas.live.pop(draw.randrange(len(replicas.live)))
-            owner.settle(reservation, Need(reservation.need.input, draw.randrange(20)))
+            owner.settle(reservation, TokenCost(reservation.need.input, draw.randrange(20)))
         else:
             store.dispatch(TARGET)
         replicas.hear()

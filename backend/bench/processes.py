@@ -156,7 +156,13 @@ class Stage:
     def simulator(self, *flags: str) -> Child:
         port = free_port()
         process = self.start(
-            sys.executable, "-m", "simulator", "--bind", f"127.0.0.1:{port}", *flags, ready="ready"
+            sys.executable,
+            "-m",
+            "knowalledge_simulator",
+            "--bind",
+            f"127.0.0.1:{port}",
+            *flags,
+            ready="ready",
         )
         return Child(process, port)
 

@@ -17,20 +17,20 @@ import gevent  # noqa: E402
 from redis import Redis  # noqa: E402
 
 from bench.load import quantile  # noqa: E402
-from knowalledge.adapters.clock import SystemClock  # noqa: E402
-from knowalledge.adapters.memory.quota_store import MemoryQuotaStore  # noqa: E402
-from knowalledge.adapters.redis.pipe import Pipe  # noqa: E402
-from knowalledge.adapters.redis.quota_store import RedisQuotaStore  # noqa: E402
-from knowalledge.adapters.replica import ReplicaQuotaStore  # noqa: E402
-from knowalledge.domain.admission import Rules  # noqa: E402
-from knowalledge.domain.ports import Asking, Decision  # noqa: E402
-from knowalledge.domain.quota import Count, Need, Window  # noqa: E402
+from knowalledge.core.clock import SystemClock  # noqa: E402
+from knowalledge.net.redis.multiplexed import MultiplexedClient  # noqa: E402
+from knowalledge.quota.domain.queue import QueueRules  # noqa: E402
+from knowalledge.quota.domain.window import Count, TokenCost, Window  # noqa: E402
+from knowalledge.quota.memory import MemoryQuotaStore  # noqa: E402
+from knowalledge.quota.ports import Decision, ReservationRequest  # noqa: E402
+from knowalledge.quota.redis import RedisQuotaStore  # noqa: E402
+from knowalledge.quota.replica import ReplicaQuotaStore  # noqa: E402
 
 WINDOWS = {
     "held": (Window("held", Count.REQUESTS, 1, 600),),
     "spent": (Window("spent", Count.REQUESTS, 1, 1),),
 }
-NEED = Need(1, 0)
+NEED = TokenCost(1, 0)
 PAUSE_S = 0.05
 PATIENCE_S = 5000.0
 
@@ -38,18 +38,18 @@ PATIENCE_S = 5000.0
 def replica(port: int, name: str) -> ReplicaQuotaStore:
     url, clock = f"redis://127.0.0.1:{port}/0", SystemClock()
     client: Any = Redis.from_url(url)  # whose pubsub has no types
-    shared = RedisQuotaStore(Pipe(url, 5.0, client.pubsub), WINDOWS, Rules(), clock, name)
-    store = ReplicaQuotaStore(shared, MemoryQuotaStore(WINDOWS, Rules(), clock), WINDOWS, clock)
+    shared = RedisQuotaStore(MultiplexedClient(url, 5.0, client.pubsub), WINDOWS, QueueRules(), clock, name)
+    store = ReplicaQuotaStore(shared, MemoryQuotaStore(WINDOWS, QueueRules(), clock), WINDOWS, clock)
     store.start()
     return store
 
 
 def given_back(one: ReplicaQuotaStore, other: ReplicaQuotaStore, turns: int) -> list[float]:
     """Milliseconds from a release at one replica to the grant at the other."""
-    held = one.ask("held", Asking("first", NEED)).reservation
+    held = one.ask("held", ReservationRequest("first", NEED)).reservation
     took = []
     for number in range(turns):
-        ticket = other.ask("held", Asking(f"{number:05}", NEED, patience_s=PATIENCE_S)).ticket
+        ticket = other.ask("held", ReservationRequest(f"{number:05}", NEED, patience_s=PATIENCE_S)).ticket
         assert held is not None
         assert ticket is not None
         gevent.sleep(PAUSE_S)
@@ -65,9 +65,9 @@ def given_back(one: ReplicaQuotaStore, other: ReplicaQuotaStore, turns: int) -> 
 def come_round(one: ReplicaQuotaStore, other: ReplicaQuotaStore, turns: int) -> list[float]:
     """Milliseconds from the moment at which what was spent leaves the window to the grant."""
     took = []
-    one.ask("spent", Asking("first", NEED))
+    one.ask("spent", ReservationRequest("first", NEED))
     for number in range(turns):
-        decision = other.ask("spent", Asking(f"{number:05}", NEED, patience_s=PATIENCE_S))
+        decision = other.ask("spent", ReservationRequest(f"{number:05}", NEED, patience_s=PATIENCE_S))
         began = time.perf_counter()
         assert decision.ticket is not None
         granted = decision.ticket.wait(10)

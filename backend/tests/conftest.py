@@ -12,7 +12,9 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from bench.ports import free_port
-from tests.fakes import Hands
+from tests.support.doubles import ManualClock
+
+pytest_plugins = ("tests.support.certificates", "tests.support.web_app")
 
 # Of the tests of real processes, the files whose tests no clock judges: they may run beside any other.
 UNTIMED = {
@@ -99,5 +101,5 @@ def redis_client(redis_port: int) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def clock() -> Hands:
-    return Hands()
+def clock() -> ManualClock:
+    return ManualClock()

@@ -15,12 +15,12 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from knowalledge.adapters.clock import SystemClock
-from knowalledge.adapters.redis.quota_store import End, How, RedisQuotaStore, Spent
-from knowalledge.domain.admission import Rules
-from knowalledge.domain.model import Priority
-from knowalledge.domain.ports import Asking
-from knowalledge.domain.quota import Count, Need, Window
+from knowalledge.core.clock import SystemClock
+from knowalledge.quota.redis import EndedReservation, ReservationOutcome, RedisQuotaStore, LocalUsage
+from knowalledge.quota.domain.queue import QueueRules
+from knowalledge.core.context import Priority
+from knowalledge.quota.ports import ReservationRequest
+from knowalledge.quota.domain.window import Count, TokenCost, Window
 
 SECONDS = 5.0
 PROCESSES = 3
@@ -41,13 +41,13 @@ def spend(task: "tuple[int, int, int, int]") -> int:
         store = RedisQuotaStore(
             client,
             dict.fromkeys(names, WINDOWS),
-            Rules(capacity=100),
+            QueueRules(capacity=100),
             SystemClock(),
             f"r{number}",
             pumps=False,
         )
         for name in names:
-            spent = Spent(
+            spent = LocalUsage(
                 ({},) * len(WINDOWS), (0,) * len(WINDOWS), tuple(it.limit for it in WINDOWS), (), ()
             )
             store.join(name, lambda _, spent=spent: spent, 0)
@@ -56,8 +56,8 @@ def spend(task: "tuple[int, int, int, int]") -> int:
             name = names[done // together % targets]
             ends = []
             for key in range(done, done + together):
-                asking = Asking(f"{number}-{key}", Need(100, 200), Priority.HIGH, "", 0.0)
-                ends.append(End(store.ask(name, asking).reservation, How.SETTLED, Need(100, 150)))
+                asking = ReservationRequest(f"{number}-{key}", TokenCost(100, 200), Priority.HIGH, "", 0.0)
+                ends.append(EndedReservation(store.ask(name, asking).reservation, ReservationOutcome.SETTLED, TokenCost(100, 150)))
             store.finish(name, ends)
             done += together
         return done

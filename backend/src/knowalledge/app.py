@@ -10,34 +10,35 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from knowalledge import __version__, caches
-from knowalledge.adapters import providers
-from knowalledge.adapters.background import Background, Task
-from knowalledge.adapters.clock import SystemClock
-from knowalledge.adapters.logging import LoggedTelemetry, configure
-from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
-from knowalledge.adapters.providers import ProviderSpec
-from knowalledge.adapters.redis.connection import client, plain
-from knowalledge.adapters.redis.pipe import Pipe
-from knowalledge.adapters.redis.quota_store import Client, RedisQuotaStore
-from knowalledge.adapters.replica import ReplicaQuotaStore
-from knowalledge.adapters.telemetry import Telemetry
-from knowalledge.adapters.tracing import FLUSH_S, Asked, Exporter, SpanTracer
-from knowalledge.domain.admission import Crowd, Ending, Rules
-from knowalledge.domain.estimate import Estimator
-from knowalledge.domain.model import Principal
-from knowalledge.domain.ports import Clock, Depth, QuotaStore
-from knowalledge.domain.quota import Lane
-from knowalledge.domain.routing import Breaker, RetryBudget
-from knowalledge.service.answers import Answers
-from knowalledge.service.complete import Completer
-from knowalledge.service.run import Deck, Plan, Route
-from knowalledge.settings import Settings
-from knowalledge.targets import Fault, TargetSettings
-from knowalledge.web import clients, register
-from knowalledge.web.clients import ClientRate
-from knowalledge.web.edge import Edge
-from knowalledge.web.operations import Dependency, Operations
-from knowalledge.web.tracing import trace
+from knowalledge.caching.service import CachingGateway
+from knowalledge.config.models import Fault, TargetSettings
+from knowalledge.config.settings import Settings
+from knowalledge.core.clock import Clock, SystemClock
+from knowalledge.core.context import Principal
+from knowalledge.gateway.api.context import WebContext
+from knowalledge.gateway.domain.estimate import Estimator
+from knowalledge.gateway.domain.routing import Breaker, RetryBudget
+from knowalledge.gateway.service.execution import Dispatcher, ModelRoutes, Target
+from knowalledge.gateway.service.gateway import QuotaGateway
+from knowalledge.identity import client_limit as clients
+from knowalledge.identity.client_limit import ClientRate
+from knowalledge.net.background import Background, Task
+from knowalledge.net.redis.client import client, plain
+from knowalledge.net.redis.multiplexed import MultiplexedClient
+from knowalledge.observability.logging import LoggedTelemetry, configure
+from knowalledge.observability.metrics import Telemetry
+from knowalledge.observability.spans import FLUSH_S, Exporter, SpanTracer, TargetInfo
+from knowalledge.observability.tracing import trace
+from knowalledge.observability.web import Dependency, Operations
+from knowalledge.providers import registry as providers
+from knowalledge.providers.registry import ProviderSpec
+from knowalledge.quota.domain.queue import QueueOutcome, QueueRules, TenantQueueStats
+from knowalledge.quota.domain.window import LevelPolicy
+from knowalledge.quota.memory import MemoryQuotaStore
+from knowalledge.quota.ports import QueueStats, QuotaStore
+from knowalledge.quota.redis import Client, RedisQuotaStore
+from knowalledge.quota.replica import ReplicaQuotaStore
+from knowalledge.registration import register
 
 # How far ahead of an even pace a level may spend that is held back: some three seconds of a
 # minute. More serves more of it, and lets the urgent wait longer.
@@ -55,7 +56,7 @@ def create_app(settings: Settings) -> Flask:
     quota = quota_store(settings, pipe, clock)
     plans = build_plans(settings, clock)
     targets = [target.name for model in settings.models for target in model.targets]
-    deck = Deck(
+    deck = Dispatcher(
         plans=plans,
         default_model=settings.default_model,
         quota=quota,
@@ -69,9 +70,9 @@ def create_app(settings: Settings) -> Flask:
         breakers={name: Breaker() for name in targets},
         headroom={},
     )
-    completer = Completer(deck)
+    completer = QuotaGateway(deck)
     cached = caches.build(settings, redis, pipe, clock, telemetry)
-    answers = Answers(
+    answers = CachingGateway(
         completer,
         cached.layers,
         cached.flights,
@@ -82,7 +83,7 @@ def create_app(settings: Settings) -> Flask:
         timeout_s=settings["request.timeout"],
     )
     app = Flask("knowalledge", static_folder=None)
-    edge = Edge(
+    edge = WebContext(
         completer=answers,
         observer=telemetry,
         telemetry=told,
@@ -98,7 +99,7 @@ def create_app(settings: Settings) -> Flask:
     knowledge = caches.knowledge(settings, edge, cached, completer, quota, clock, telemetry)
     spans = exporter(settings, telemetry)
     sending: tuple[Task, ...] = ((FLUSH_S, spans.flush),) if spans else ()
-    life = Life(quota, Background((*knowledge.tasks, *sending)), spans.close if spans else _nothing)
+    life = Lifecycle(quota, Background((*knowledge.tasks, *sending)), spans.close if spans else _nothing)
     stats = partial(quota_stats, quota, targets, telemetry, life.alone)
     operations = Operations(
         ready=life.reasons,
@@ -119,7 +120,9 @@ def create_app(settings: Settings) -> Flask:
         clients.limit(app, rate, clock.now)
     app.wsgi_app = knowledge.short(app.wsgi_app)  # type: ignore[method-assign, assignment]
     if spans:
-        asked = {it.name: Asked(it.provider, it.model) for model in settings.models for it in model.targets}
+        asked = {
+            it.name: TargetInfo(it.provider, it.model) for model in settings.models for it in model.targets
+        }
         trace(app, SpanTracer(clock, settings["tracing.sample"], asked, spans.put), edge.new_id)
     app.extensions["knowalledge"] = life
     return app
@@ -146,7 +149,7 @@ def wsgi_name(header: str) -> str:
     return f"HTTP_{header.upper().replace('-', '_')}" if header else ""
 
 
-class Life:
+class Lifecycle:
     """The process from its first request to its last: what runs beside requests, and the end."""
 
     def __init__(
@@ -205,7 +208,7 @@ def shared_line(settings: Settings, redis: "Redis | None") -> Client | None:
     url = settings["redis_url"]
     if redis is None or not plain(url):
         return redis
-    return Pipe(url, settings["redis.timeout"], redis.pubsub)
+    return MultiplexedClient(url, settings["redis.timeout"], redis.pubsub)
 
 
 def quota_store(
@@ -220,13 +223,13 @@ def quota_store(
     return ReplicaQuotaStore(shared, local, windows, clock)
 
 
-def rules_of(settings: Settings) -> Rules:
+def rules_of(settings: Settings) -> QueueRules:
     """How the waiting rooms are run."""
-    return Rules(
+    return QueueRules(
         capacity=settings["queue.capacity"],
         aging_s=settings["queue.aging"],
         lanes={
-            level: Lane(share, burst=PACED_BURST)
+            level: LevelPolicy(share, burst=PACED_BURST)
             for level, share in settings["queue.holdback"].items()
             if share < 1
         },
@@ -245,13 +248,13 @@ def unusable(settings: Settings, clock: Clock) -> Iterator[Fault]:
                     yield Fault(key, str(error), "correct the target, then try `knowalledge doctor`")
 
 
-def build_plans(settings: Settings, clock: Clock) -> Mapping[str, Plan]:
+def build_plans(settings: Settings, clock: Clock) -> Mapping[str, ModelRoutes]:
     """The models of the settings, with a provider for each target."""
     return {
-        model.name: Plan(
+        model.name: ModelRoutes(
             model.name,
             tuple(
-                Route(it.name, it.tier, providers.build(provider_spec(it, settings), clock))
+                Target(it.name, it.tier, providers.build(provider_spec(it, settings), clock))
                 for it in model.targets
             ),
             model.fallback,
@@ -319,13 +322,13 @@ def queue_stats(quota: QuotaStore, targets: list[str], telemetry: Telemetry) -> 
     return {"targets": found}
 
 
-def crowd_stats(crowd: Crowd | Depth) -> dict[str, object]:
+def crowd_stats(crowd: TenantQueueStats | QueueStats) -> dict[str, object]:
     """What a level and a tenant in it have in common."""
     return {
         "waiting": crowd.waiting,
         "oldest_s": round(crowd.oldest_s, 2),
         "eta_s": round(crowd.eta_s, 2),
-        "left": {ending.value: crowd.left.get(ending, 0) for ending in Ending},
+        "left": {ending.value: crowd.left.get(ending, 0) for ending in QueueOutcome},
     }
 
 

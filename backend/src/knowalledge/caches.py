@@ -9,32 +9,35 @@ from flask import Blueprint
 from msgspec.structs import replace
 from redis import Redis
 
-from knowalledge.adapters import cdn
-from knowalledge.adapters.background import Task
-from knowalledge.adapters.logging import audit
-from knowalledge.adapters.memory.eviction import Sieve
-from knowalledge.adapters.memory.flights import MemoryFlights
-from knowalledge.adapters.memory.popularity import MemoryPopularity
-from knowalledge.adapters.memory.response_cache import MemoryResponseCache
-from knowalledge.adapters.redis.flights import Pace, RedisFlights
-from knowalledge.adapters.redis.outage import Outage
-from knowalledge.adapters.redis.popularity import RedisPopularity
-from knowalledge.adapters.redis.response_cache import RedisResponseCache
-from knowalledge.adapters.redis.script import Executes
-from knowalledge.adapters.telemetry import Telemetry
-from knowalledge.domain.caching import Lifetimes
-from knowalledge.domain.ports import Clock, Flights, Popularity, Purger, QuotaStore
-from knowalledge.service import prompts
-from knowalledge.service.invalidate import Invalidator
-from knowalledge.service.layers import Layers
-from knowalledge.service.popular import HALF_LIFE_S, MOST_KNOWN, Popular
-from knowalledge.service.topics import Asks, Topics
-from knowalledge.settings import Settings
-from knowalledge.web import cache as cache_routes
-from knowalledge.web import topics as topic_routes
-from knowalledge.web.cache import CacheStats, LayerStats, Saved
-from knowalledge.web.edge import Edge
-from knowalledge.web.topics import Policy, Short
+from knowalledge.caching import cdn
+from knowalledge.caching import web as cache_routes
+from knowalledge.caching.domain import Lifetimes
+from knowalledge.caching.eviction import Sieve
+from knowalledge.caching.invalidation import Invalidator
+from knowalledge.caching.layers import Layers
+from knowalledge.caching.memory import MemoryResponseCache
+from knowalledge.caching.ports import Flights, Purger
+from knowalledge.caching.redis import RedisResponseCache
+from knowalledge.caching.singleflight.memory import MemoryFlights
+from knowalledge.caching.singleflight.redis import Pace, RedisFlights
+from knowalledge.caching.web import CacheStats, LayerStats, Saved
+from knowalledge.config.settings import Settings
+from knowalledge.core.clock import Clock
+from knowalledge.gateway.api.context import WebContext
+from knowalledge.net.background import Task
+from knowalledge.net.redis.breaker import RedisBreaker
+from knowalledge.net.redis.scripts import Executes
+from knowalledge.observability.logging import audit
+from knowalledge.observability.metrics import Telemetry
+from knowalledge.quota.ports import QuotaStore
+from knowalledge.topics import prompt_files as prompts
+from knowalledge.topics import web as topic_routes
+from knowalledge.topics.fast_path import FastPath, ParsedUrl, Policy
+from knowalledge.topics.popularity.memory import MemoryPopularity
+from knowalledge.topics.popularity.redis import RedisPopularity
+from knowalledge.topics.ports import Popularity
+from knowalledge.topics.service import Asks, Topics
+from knowalledge.topics.warming import HALF_LIFE_S, MOST_KNOWN, Popular
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -73,7 +76,7 @@ def build(
         layers = Layers(memory, None, lifetimes, clock, telemetry)
         popularity = MemoryPopularity(clock, HALF_LIFE_S, MOST_KNOWN)
         return Caches(layers, MemoryFlights(clock), popularity, (), lambda: 0)
-    outage = Outage(clock)
+    outage = RedisBreaker(clock)
     shared = RedisResponseCache(pipe, outage, settings["cache.redis_bytes"])
     listen = partial(shared.listen, memory)
     pace = Pace(block=min(0.4, settings["redis.timeout"] / 2))
@@ -98,7 +101,7 @@ class Knowledge(NamedTuple):
 
 def knowledge(
     settings: Settings,
-    edge: Edge,
+    edge: WebContext,
     caches: Caches,
     models: Asks,
     quota: QuotaStore,
@@ -126,7 +129,7 @@ def knowledge(
         public=settings["auth.mode"] == "none",
         shared=layers.shared is not None,
     )
-    memo: Sieve[str, topic_routes.Known] = Sieve(MEMO_BYTES)
+    memo: Sieve[str, ParsedUrl] = Sieve(MEMO_BYTES)
     routes = topic_routes.blueprint(edge, service, policy, memo, settings["request.timeout"])
     stats = partial(cache_stats, settings, caches, popular, telemetry)
     operating = cache_routes.blueprint(edge, stats, Invalidator(layers, purger(settings), audit))
@@ -136,7 +139,7 @@ def knowledge(
     warming: tuple[Task, ...] = ((popular.round_s, popular.round),) if settings["cache.keep_warm"] else ()
     return Knowledge(
         (routes, operating),
-        lambda inner: Short(inner, edge, service, policy, memo),
+        lambda inner: FastPath(inner, edge, service, policy, memo),
         (*caches.tasks, noting, *warming),
         gauges,
     )

@@ -11,9 +11,9 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler, PyWSGIServer
 
 from knowalledge.app import create_app
-from knowalledge.settings import Settings
-from knowalledge.web.head import Head
-from knowalledge.web.sse import ASIDE
+from knowalledge.config.settings import Settings
+from knowalledge.gateway.api.stream import ASIDE
+from knowalledge.net.wsgi_head import Head
 
 KEEPALIVE_S = 75.0  # an idle connection is dropped after this; proxies in front must drop theirs sooner
 HEADERS_S = 10.0  # a request's headers must have arrived after this

@@ -12,12 +12,12 @@ from bench.load import Load, quantile
 from bench.order import inversions
 from bench.report import ORDER, Row, merge
 from bench.wire import Channel, Exchange, Pool
-from knowalledge.domain.admission import Waiter
-from knowalledge.domain.model import Priority
-from knowalledge.domain.quota import Need
-from simulator.knobs import Knobs, moved
-from simulator.provider import Provider
-from simulator.server import serve
+from knowalledge.core.context import Priority
+from knowalledge.quota.domain.queue import Waiter
+from knowalledge.quota.domain.window import TokenCost
+from knowalledge_simulator.knobs import Knobs, moved
+from knowalledge_simulator.provider import Provider
+from knowalledge_simulator.server import serve
 
 
 def test_a_section_is_replaced_in_its_place_and_the_others_stay(tmp_path: Path) -> None:
@@ -65,9 +65,9 @@ def test_rounds_in_which_the_host_took_the_processors_away_are_taken_again(
 
 
 def test_an_inversion_is_whoever_came_later_and_went_first_within_a_tenant_and_level() -> None:
-    a, b, c = (Waiter(str(at), Priority.LOW, "t", Need(1, 0), at) for at in range(3))
+    a, b, c = (Waiter(str(at), Priority.LOW, "t", TokenCost(1, 0), at) for at in range(3))
     other = [
-        Waiter("9", level, tenant, Need(1, 0), 0)
+        Waiter("9", level, tenant, TokenCost(1, 0), 0)
         for level, tenant in ((Priority.LOW, "u"), (Priority.HIGH, "t"))
     ]
     assert list(inversions([a, b, *other, c])) == []

@@ -15,12 +15,13 @@ import pytest
 from gevent import monkey, subprocess
 
 from bench.ports import free_port
-from knowalledge.adapters.clock import SystemClock
-from knowalledge.adapters.providers import ProviderSpec, build
-from knowalledge.domain import errors as e
-from knowalledge.domain.model import Blob, Finish, Message, Prompt, Text, Tool, ToolCall, ToolResult, Usage
-from knowalledge.domain.ports import Provider
-from tests.chunks import each
+from knowalledge.core import errors as e
+from knowalledge.core.clock import SystemClock
+from knowalledge.gateway.domain.answer import Finish, Usage
+from knowalledge.gateway.domain.prompt import Blob, Message, Prompt, Text, Tool, ToolCall, ToolResult
+from knowalledge.gateway.ports import Provider
+from knowalledge.providers.registry import ProviderSpec, build
+from tests.support.chunks import each
 
 # Google's libraries warn of each other.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

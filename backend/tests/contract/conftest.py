@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator
 import pytest
 from redis import Redis
 
-from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
-from knowalledge.adapters.redis.connection import client, one_node
-from knowalledge.domain import errors as e
-from knowalledge.domain.model import Message, Prompt, Text
-from knowalledge.domain.ports import Provider
-from tests.adapters.loopback import Behaviour, Loopback, Talk, replies, sse
-from tests.chunks import each
+from knowalledge.core import errors as e
+from knowalledge.gateway.domain.prompt import Message, Prompt, Text
+from knowalledge.gateway.ports import Provider
+from knowalledge.net.redis.client import client, one_node
+from knowalledge.quota.memory import MemoryQuotaStore
 from tests.contract.provider_dialects import DIALECTS, Dialect
 from tests.contract.quota_stores import RULES, Make, redis_store
-from tests.fakes import Hands
-from tests.redis_kinds import as_cluster, behind_sentinel, until_well
+from tests.support.chunks import each
+from tests.support.doubles import ManualClock
+from tests.support.loopback import Behaviour, Loopback, Talk, replies, sse
+from tests.support.redis_kinds import as_cluster, behind_sentinel, until_well
 
 PROMPT = Prompt((Message("user", (Text("the secret prompt"),)),))
 S = 20.0  # a deadline that no test is meant to reach
@@ -103,7 +103,7 @@ def empty(request: pytest.FixtureRequest) -> Redis:
 
 
 @pytest.fixture(params=["memory", "redis", "sentinel", "cluster"])
-def make(request: pytest.FixtureRequest, clock: Hands) -> Make:
+def make(request: pytest.FixtureRequest, clock: ManualClock) -> Make:
     """Both adapters, and the one over Redis wherever Redis may be."""
     if request.param == "memory":
         return lambda *windows: MemoryQuotaStore({"t": windows}, RULES, clock, pumps=False)

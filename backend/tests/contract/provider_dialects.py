@@ -4,10 +4,10 @@ import json
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from knowalledge.adapters.clock import SystemClock
-from knowalledge.adapters.providers import ProviderSpec, build
-from knowalledge.domain.model import Usage
-from knowalledge.domain.ports import Clock, Provider
+from knowalledge.core.clock import Clock, SystemClock
+from knowalledge.gateway.domain.answer import Usage
+from knowalledge.gateway.ports import Provider
+from knowalledge.providers.registry import ProviderSpec, build
 
 CLOCK = SystemClock()
 # What every double counts, unless told otherwise.

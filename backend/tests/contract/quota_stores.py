@@ -6,13 +6,13 @@ from itertools import count
 import pytest
 from redis import Redis
 
-from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
-from knowalledge.adapters.redis.quota_store import Gate, RedisQuotaStore, Spent
-from knowalledge.domain.admission import Rules
-from knowalledge.domain.model import Priority
-from knowalledge.domain.ports import Asking, Decision, QuotaStore, Reservation
-from knowalledge.domain.quota import SECOND, Count, Lane, Need, Window
-from tests.fakes import Hands
+from knowalledge.core.context import Priority
+from knowalledge.quota.domain.queue import QueueRules
+from knowalledge.quota.domain.window import SECOND, Count, LevelPolicy, TokenCost, Window
+from knowalledge.quota.memory import MemoryQuotaStore
+from knowalledge.quota.ports import Decision, QuotaStore, Reservation, ReservationRequest
+from knowalledge.quota.redis import Gate, LocalUsage, RedisQuotaStore
+from tests.support.doubles import ManualClock
 
 WINDOWS = (
     Window("rpm", Count.REQUESTS, 10, 60),
@@ -22,10 +22,14 @@ WINDOWS = (
 )
 OPEN = Gate()
 LEARNT = Window("learnt", Count.REQUESTS, 4, 60, learn=True)
-RULES = Rules(capacity=3, aging_s=5.0, weights={"heavy": 2.0}, lanes={Priority.LOW: Lane(0.9, 0.1)})
+RULES = QueueRules(
+    capacity=3, aging_s=5.0, weights={"heavy": 2.0}, lanes={Priority.LOW: LevelPolicy(0.9, 0.1)}
+)
 
 
-def redis_store(client: Redis, clock: Hands, *windows: Window, rules: Rules = RULES) -> RedisQuotaStore:
+def redis_store(
+    client: Redis, clock: ManualClock, *windows: Window, rules: QueueRules = RULES
+) -> RedisQuotaStore:
     """The Redis store under the test's clock instead of Redis' own."""
     store = not_joined(client, clock, *windows, rules=rules)
     if windows:
@@ -34,7 +38,7 @@ def redis_store(client: Redis, clock: Hands, *windows: Window, rules: Rules = RU
 
 
 def not_joined(
-    client: Redis, clock: Hands, *windows: Window, rules: Rules = RULES, replica: str = "a"
+    client: Redis, clock: ManualClock, *windows: Window, rules: QueueRules = RULES, replica: str = "a"
 ) -> RedisQuotaStore:
     """The same before it joins."""
     return RedisQuotaStore(
@@ -51,7 +55,7 @@ def not_joined(
 def join(store: RedisQuotaStore, windows: tuple[Window, ...], gate: Gate = OPEN, pause_s: float = 0) -> None:
     """Join having spent nothing."""
     limits = tuple(it.limit for it in windows)
-    spent = Spent(({},) * len(windows), (0,) * len(windows), limits, (), (), gate=gate)
+    spent = LocalUsage(({},) * len(windows), (0,) * len(windows), limits, (), (), gate=gate)
     store.join("t", lambda everything: spent, pause_s)
 
 
@@ -59,20 +63,20 @@ Store = MemoryQuotaStore | RedisQuotaStore
 Make = Callable[..., Store]
 
 KEYS = count()
-ONE = Need(1, 0)
+ONE = TokenCost(1, 0)
 
 
 def ask(
     store: QuotaStore,
-    need: Need,
+    need: TokenCost,
     level: Priority = Priority.HIGH,
     patience: float = 0.0,
     tenant: str = "",
 ) -> Decision:
-    return store.ask("t", Asking(f"{next(KEYS):06}", need, level, tenant, patience))
+    return store.ask("t", ReservationRequest(f"{next(KEYS):06}", need, level, tenant, patience))
 
 
-def take(store: QuotaStore, need: Need) -> Reservation:
+def take(store: QuotaStore, need: TokenCost) -> Reservation:
     decision = ask(store, need)
     assert decision.reservation is not None
     return decision.reservation

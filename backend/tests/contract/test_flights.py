@@ -12,19 +12,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from knowalledge.adapters.clock import SystemClock
-from knowalledge.adapters.memory.flights import MemoryFlights
-from knowalledge.adapters.redis.flights import Pace, RedisFlights
-from knowalledge.adapters.redis.outage import Outage
-from knowalledge.domain.errors import (
+from knowalledge.caching.ports import Flight, Flights
+from knowalledge.caching.singleflight.memory import MemoryFlights
+from knowalledge.caching.singleflight.redis import Pace, RedisFlights
+from knowalledge.core.clock import SystemClock
+from knowalledge.core.errors import (
     KnowalledgeError,
     ProviderRateLimited,
     ProviderTimeout,
     QuotaExhausted,
     ShuttingDown,
 )
-from knowalledge.domain.failures import failure_bytes, failure_of
-from knowalledge.domain.ports import Flight, Flights
+from knowalledge.gateway.domain.failures import failure_bytes, failure_of
+from knowalledge.net.redis.breaker import RedisBreaker
 
 # Tests run in an unpatched process, so a blocking read would stop every greenlet: they poll.
 # The lease is long for a test: on a machine with other work a leader that lives may be that late to renew it.
@@ -63,7 +63,7 @@ class Client:
 
 
 def over(client: Any) -> RedisFlights:
-    return RedisFlights(client, Outage(CLOCK, 0.05), CLOCK, lambda: uuid4().hex, PACE)
+    return RedisFlights(client, RedisBreaker(CLOCK, 0.05), CLOCK, lambda: uuid4().hex, PACE)
 
 
 Make = Callable[[], Flights]

@@ -4,18 +4,18 @@ import gevent
 import pytest
 from redis import Redis
 
-from knowalledge.adapters.memory.popularity import MemoryPopularity
-from knowalledge.adapters.redis.outage import Outage
-from knowalledge.adapters.redis.popularity import RedisPopularity
-from knowalledge.domain.ports import Popularity
-from tests.fakes import Hands
+from knowalledge.net.redis.breaker import RedisBreaker
+from knowalledge.topics.popularity.memory import MemoryPopularity
+from knowalledge.topics.popularity.redis import RedisPopularity
+from knowalledge.topics.ports import Popularity
+from tests.support.doubles import ManualClock
 
 
 @pytest.fixture(params=["memory", "redis"])
-def popularity(request: pytest.FixtureRequest, clock: Hands) -> Popularity:
+def popularity(request: pytest.FixtureRequest, clock: ManualClock) -> Popularity:
     if request.param == "memory":
         return MemoryPopularity(clock, 3600, 50)
-    return RedisPopularity(request.getfixturevalue("redis_client"), Outage(clock), 3600, 50)
+    return RedisPopularity(request.getfixturevalue("redis_client"), RedisBreaker(clock), 3600, 50)
 
 
 def test_counts_add_up_are_ordered_and_bounded(popularity: Popularity) -> None:
@@ -29,7 +29,9 @@ def test_counts_add_up_are_ordered_and_bounded(popularity: Popularity) -> None:
     assert len(popularity.count({f"y{index}": 0.2 for index in range(1000)}, 10)) == 50
 
 
-def test_a_rest_grows_old_and_is_known_for_a_while_after_it(popularity: Popularity, clock: Hands) -> None:
+def test_a_rest_grows_old_and_is_known_for_a_while_after_it(
+    popularity: Popularity, clock: ManualClock
+) -> None:
     assert popularity.rests() == {}
     popularity.rest("a", 30, 600)
     popularity.rest("b", 0.04, 60)
@@ -44,7 +46,7 @@ def test_a_rest_grows_old_and_is_known_for_a_while_after_it(popularity: Populari
 
 
 def test_a_rest_that_begins_again_is_the_new_one_and_one_that_is_forgotten_is_gone(
-    popularity: Popularity, clock: Hands
+    popularity: Popularity, clock: ManualClock
 ) -> None:
     popularity.rest("a", 0.02, 60)
     popularity.rest("b", 30, 600)
@@ -65,16 +67,16 @@ def test_of_too_many_rests_those_are_lost_that_would_be_forgotten_first(populari
     assert set(popularity.rests()) == {f"x{index}" for index in range(10, 60)}
 
 
-def test_rests_do_not_outlive_their_use_in_redis(redis_client: Redis, clock: Hands) -> None:
-    popularity = RedisPopularity(redis_client, Outage(clock), 3600, 50)
+def test_rests_do_not_outlive_their_use_in_redis(redis_client: Redis, clock: ManualClock) -> None:
+    popularity = RedisPopularity(redis_client, RedisBreaker(clock), 3600, 50)
     popularity.rest("a", 600, 600)
     popularity.rest("b", 30, 600)
     (key,) = redis_client.keys()
     assert 1190 < redis_client.ttl(key) <= 1200
 
 
-def test_without_redis_nothing_rests_and_nothing_is_raised(clock: Hands) -> None:
-    popularity = RedisPopularity(Redis(port=1), Outage(clock), 3600, 50)
+def test_without_redis_nothing_rests_and_nothing_is_raised(clock: ManualClock) -> None:
+    popularity = RedisPopularity(Redis(port=1), RedisBreaker(clock), 3600, 50)
     popularity.rest("a", 30, 600)
     popularity.forget("a")
     assert popularity.rests() == {}

@@ -2,13 +2,14 @@
 
 import pytest
 
-from knowalledge.domain import errors as e
-from knowalledge.domain.model import Finish, ToolCall
-from knowalledge.domain.ports import Provider
-from tests.adapters.loopback import Loopback, Talk, replies, sse, streams, until
-from tests.chunks import each
+from knowalledge.core import errors as e
+from knowalledge.gateway.domain.answer import Finish
+from knowalledge.gateway.domain.prompt import ToolCall
+from knowalledge.gateway.ports import Provider
 from tests.contract.conftest import PROMPT, S, fails
 from tests.contract.provider_dialects import NO_USAGE, Dialect
+from tests.support.chunks import each
+from tests.support.loopback import Loopback, Talk, replies, sse, streams, until
 
 # -- answers -----------------------------------------------------------------------------------------------------------
 

@@ -6,12 +6,12 @@ import gevent
 import pytest
 from gevent.socket import socket as gevent_socket
 
-from knowalledge.domain import errors as e
-from knowalledge.domain.ports import Provider
-from tests.adapters.loopback import Behaviour, Loopback, Talk, replies, settle, streams
-from tests.chunks import each
+from knowalledge.core import errors as e
+from knowalledge.gateway.ports import Provider
 from tests.contract.conftest import PROMPT, S, both, fails, says_and_hangs
 from tests.contract.provider_dialects import Dialect
+from tests.support.chunks import each
+from tests.support.loopback import Behaviour, Loopback, Talk, replies, settle, streams
 
 
 def test_calls_share_few_connections(dialect: Dialect, provider: Provider, server: Loopback) -> None:

@@ -6,13 +6,13 @@ import time
 import gevent
 import pytest
 
-from knowalledge.domain import errors as e
-from knowalledge.domain.ports import Provider
-from tests.adapters.loopback import Loopback, Talk, replies, sse, streams
-from tests.chunks import each
+from knowalledge.core import errors as e
+from knowalledge.gateway.ports import Provider
 from tests.contract.conftest import PROMPT, SHORT, SOON, S, both, fails, says_and_hangs
 from tests.contract.provider_dialects import Dialect
-from tests.fakes import Hands
+from tests.support.chunks import each
+from tests.support.doubles import ManualClock
+from tests.support.loopback import Loopback, Talk, replies, sse, streams
 
 
 def test_a_refused_connection_is_unavailable(dialect: Dialect, server: Loopback) -> None:
@@ -67,7 +67,7 @@ def test_a_stream_that_hangs_in_the_middle_meets_the_deadline(
 
 
 def test_the_time_that_the_consumer_takes_counts(dialect: Dialect, server: Loopback) -> None:
-    clock = Hands()
+    clock = ManualClock()
     provider = dialect.provider(server.url, clock)
 
     server.behaviour = says_and_hangs(dialect)

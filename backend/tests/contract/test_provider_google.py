@@ -6,24 +6,16 @@ from typing import Any
 
 import pytest
 
-from knowalledge.adapters.clock import SystemClock
-from knowalledge.adapters.providers import ProviderSpec, build, google, vertex
-from knowalledge.domain import errors as e
-from knowalledge.domain.model import (
-    Blob,
-    FileRef,
-    Finish,
-    Message,
-    Prompt,
-    Text,
-    Tool,
-    ToolCall,
-    ToolResult,
-)
-from knowalledge.domain.ports import Provider
-from tests.adapters.loopback import Loopback, replies, sse, streams
-from tests.chunks import each
+from knowalledge.core import errors as e
+from knowalledge.core.clock import SystemClock
+from knowalledge.gateway.domain.answer import Finish
+from knowalledge.gateway.domain.prompt import Blob, FileRef, Message, Prompt, Text, Tool, ToolCall, ToolResult
+from knowalledge.gateway.ports import Provider
+from knowalledge.providers import google, vertex
+from knowalledge.providers.registry import ProviderSpec, build
 from tests.contract.provider_dialects import GeminiDialect, dump
+from tests.support.chunks import each
+from tests.support.loopback import Loopback, replies, sse, streams
 
 S = 20.0
 PROMPT = Prompt((Message("user", (Text("hi"),)),))

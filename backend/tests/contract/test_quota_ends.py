@@ -7,40 +7,50 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
-from knowalledge.adapters.redis.quota_store import End, Forgotten, How, RedisQuotaStore
-from knowalledge.domain.admission import Ending
-from knowalledge.domain.model import Priority
-from knowalledge.domain.ports import Asking, Decision, Reservation, Ticket
-from knowalledge.domain.quota import Need, Window
+from knowalledge.core.context import Priority
+from knowalledge.quota.domain.queue import QueueOutcome
+from knowalledge.quota.domain.window import TokenCost, Window
+from knowalledge.quota.memory import MemoryQuotaStore
+from knowalledge.quota.ports import Decision, Reservation, ReservationRequest, Ticket
+from knowalledge.quota.redis import EndedReservation, EpochMismatch, RedisQuotaStore, ReservationOutcome
 from tests.contract.quota_stores import LEARNT, RULES, WINDOWS, agree, pump, redis_store, take
-from tests.fakes import Hands
+from tests.support.doubles import ManualClock
 
 Asked = tuple[int, int, int, int, bool]
-Ended = tuple[int, How, int, int]
+Ended = tuple[int, ReservationOutcome, int, int]
 
 asked: st.SearchStrategy[Asked] = st.tuples(
     st.integers(1, 300), st.integers(0, 200), st.integers(0, 9_000), st.integers(0, 11), st.booleans()
 )
 # Which of the reservations, so that the same may end twice; how; and what it took.
 endings: st.SearchStrategy[list[Ended]] = st.lists(
-    st.tuples(st.integers(0, 13), st.sampled_from(How), st.integers(0, 400), st.integers(0, 400)),
+    st.tuples(
+        st.integers(0, 13), st.sampled_from(ReservationOutcome), st.integers(0, 400), st.integers(0, 400)
+    ),
     max_size=20,
 )
 kinds = st.sampled_from([WINDOWS, WINDOWS[:2], (LEARNT, WINDOWS[1])])
 
 
-def asking(number: int, it: Asked) -> Asking:
+def asking(number: int, it: Asked) -> ReservationRequest:
     first, second, _, who, waits = it
     patience = 10_000.0 if waits else 0.0
-    return Asking(
-        f"{number:04}", Need(first, second), Priority(who % 4), ("", "light", "heavy")[who // 4], patience
+    return ReservationRequest(
+        f"{number:04}",
+        TokenCost(first, second),
+        Priority(who % 4),
+        ("", "light", "heavy")[who // 4],
+        patience,
     )
 
 
-def ends_of(granted: list[Reservation], drawn: list[Ended]) -> list[End]:
+def ends_of(granted: list[Reservation], drawn: list[Ended]) -> list[EndedReservation]:
     return [
-        End(granted[which % len(granted)], how, Need(first, second) if how is How.SETTLED else Need(0, 0))
+        EndedReservation(
+            granted[which % len(granted)],
+            how,
+            TokenCost(first, second) if how is ReservationOutcome.SETTLED else TokenCost(0, 0),
+        )
         for which, how, first, second in drawn
         if granted
     ]
@@ -59,10 +69,10 @@ def contents(redis: Redis) -> dict[bytes, Any]:
 
 def after(
     redis: Redis, windows: tuple[Window, ...], history: list[Asked]
-) -> tuple[RedisQuotaStore, list[Reservation], Hands]:
+) -> tuple[RedisQuotaStore, list[Reservation], ManualClock]:
     """A new state with what was granted, some of it to tenants who waited for it. Nobody waits any more."""
     redis.flushdb()
-    clock = Hands()
+    clock = ManualClock()
     store = redis_store(redis, clock, *windows)
     granted = []
     for number, it in enumerate(history):
@@ -74,7 +84,7 @@ def after(
                 clock.sleep(10.0)
                 pump(store)
             decision = ticket.wait(0)
-            ticket.leave(Ending.CANCELLED)
+            ticket.leave(QueueOutcome.CANCELLED)
         if isinstance(decision, Decision) and decision.reservation is not None:
             granted.append(decision.reservation)
     return store, granted, clock
@@ -119,7 +129,7 @@ def test_whoever_waits_takes_the_room_of_all_that_ended_in_one_call(
     history: list[tuple[list[Asked], list[Ended]]], windows: tuple[Window, ...], redis_client: Redis
 ) -> None:
     redis_client.flushdb()
-    clock = Hands()
+    clock = ManualClock()
     alone = Waits({"t": windows}, RULES, clock, pumps=False)
     shared = redis_store(redis_client, clock, *windows)
     live: list[Reservation] = []
@@ -140,11 +150,11 @@ def test_whoever_waits_takes_the_room_of_all_that_ended_in_one_call(
         ended = shared.finish("t", ends)
         for end in ends:
             match end.how:
-                case How.SETTLED:
+                case ReservationOutcome.SETTLED:
                     alone.settle(end.reservation, end.true)
-                case How.RELEASED:
+                case ReservationOutcome.RELEASED:
                     alone.release(end.reservation)
-                case How.REFUSED:
+                case ReservationOutcome.REFUSED:
                     alone.refused(end.reservation)
         if ended:
             alone.dispatch("t")
@@ -162,29 +172,45 @@ def test_whoever_waits_takes_the_room_of_all_that_ended_in_one_call(
 
 
 def test_nothing_is_granted_that_what_ends_in_the_same_call_has_spent(
-    redis_client: Redis, clock: Hands
+    redis_client: Redis, clock: ManualClock
 ) -> None:
     store = redis_store(redis_client, clock, WINDOWS[1])
-    released, settled = take(store, Need(500, 0)), take(store, Need(100, 400))
-    waits = store.ask("t", Asking("waits", Need(400, 0), Priority.HIGH, "", 100.0)).ticket
+    released, settled = take(store, TokenCost(500, 0)), take(store, TokenCost(100, 400))
+    waits = store.ask("t", ReservationRequest("waits", TokenCost(400, 0), Priority.HIGH, "", 100.0)).ticket
     assert waits is not None
-    store.finish("t", [End(released, How.RELEASED), End(settled, How.SETTLED, Need(100, 700))])
+    store.finish(
+        "t",
+        [
+            EndedReservation(released, ReservationOutcome.RELEASED),
+            EndedReservation(settled, ReservationOutcome.SETTLED, TokenCost(100, 700)),
+        ],
+    )
     store.beat("t")
     assert waits.wait(0) is None
     assert store.levels("t")[0].used == 800
 
 
-def test_in_a_state_that_was_forgotten_nothing_of_a_call_is_done(redis_client: Redis, clock: Hands) -> None:
+def test_in_a_state_that_was_forgotten_nothing_of_a_call_is_done(
+    redis_client: Redis, clock: ManualClock
+) -> None:
     store = redis_store(redis_client, clock, *WINDOWS)
-    ends = [End(take(store, Need(100, 100)), How.SETTLED, Need(100, 50)) for _ in range(3)]
+    ends = [
+        EndedReservation(take(store, TokenCost(100, 100)), ReservationOutcome.SETTLED, TokenCost(100, 50))
+        for _ in range(3)
+    ]
     redis_client.hset("kn:{t}:quota", "ep", "another")
     before = contents(redis_client)
-    with pytest.raises(Forgotten):
+    with pytest.raises(EpochMismatch):
         store.finish("t", ends)
     assert contents(redis_client) == before
 
 
-def test_a_target_without_windows_has_nothing_to_end(redis_client: Redis, clock: Hands) -> None:
+def test_a_target_without_windows_has_nothing_to_end(redis_client: Redis, clock: ManualClock) -> None:
     store = redis_store(redis_client, clock)
-    assert store.finish("t", [End(take(store, Need(1, 1)), How.SETTLED, Need(1, 1))]) == 0
+    assert (
+        store.finish(
+            "t", [EndedReservation(take(store, TokenCost(1, 1)), ReservationOutcome.SETTLED, TokenCost(1, 1))]
+        )
+        == 0
+    )
     assert contents(redis_client) == {}

@@ -8,13 +8,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from knowalledge.adapters.memory.quota_store import MemoryQuotaStore
-from knowalledge.adapters.redis.quota_store import Gate, RedisQuotaStore, Spent
-from knowalledge.domain.admission import Ending, Refusal
-from knowalledge.domain.errors import NeverFits
-from knowalledge.domain.model import Priority
-from knowalledge.domain.ports import AskAgain, Asking, Decision, QuotaStore, Reservation, Ticket
-from knowalledge.domain.quota import GUARD_S, SECOND, Count, Need, Window
+from knowalledge.core.context import Priority
+from knowalledge.core.errors import NeverFits
+from knowalledge.quota.domain.admission import Refusal
+from knowalledge.quota.domain.queue import QueueOutcome
+from knowalledge.quota.domain.window import GUARD_S, SECOND, Count, TokenCost, Window
+from knowalledge.quota.memory import MemoryQuotaStore
+from knowalledge.quota.ports import AskAgain, Decision, QuotaStore, Reservation, ReservationRequest, Ticket
+from knowalledge.quota.redis import Gate, LocalUsage, RedisQuotaStore
 from tests.contract.quota_stores import (
     KEYS,
     LEARNT,
@@ -32,7 +33,7 @@ from tests.contract.quota_stores import (
     redis_store,
     take,
 )
-from tests.fakes import Hands
+from tests.support.doubles import ManualClock
 
 
 def used(store: QuotaStore) -> list[int]:
@@ -41,27 +42,29 @@ def used(store: QuotaStore) -> list[int]:
 
 def test_grants_exactly_the_limit(make: Make) -> None:
     store = make(WINDOWS[0])
-    granted = [ask(store, Need(1, 1)).reservation is not None for _ in range(12)]
+    granted = [ask(store, TokenCost(1, 1)).reservation is not None for _ in range(12)]
     assert granted == [True] * 10 + [False] * 2
 
 
-def test_a_refusal_names_the_window_and_the_moment_at_which_it_has_room(make: Make, clock: Hands) -> None:
+def test_a_refusal_names_the_window_and_the_moment_at_which_it_has_room(
+    make: Make, clock: ManualClock
+) -> None:
     store = make(*WINDOWS[:2])
-    take(store, Need(900, 0))
+    take(store, TokenCost(900, 0))
     clock.sleep(20)
-    refused = ask(store, Need(200, 0))
+    refused = ask(store, TokenCost(200, 0))
     assert (refused.reservation, refused.window) == (None, "tpm")
     clock.sleep(refused.wait_s - 0.001)
-    assert ask(store, Need(200, 0)).reservation is None
+    assert ask(store, TokenCost(200, 0)).reservation is None
     clock.sleep(0.001)
-    take(store, Need(200, 0))
+    take(store, TokenCost(200, 0))
 
 
-def test_settling_gives_back_what_was_not_used_and_charges_what_was(make: Make, clock: Hands) -> None:
+def test_settling_gives_back_what_was_not_used_and_charges_what_was(make: Make, clock: ManualClock) -> None:
     store = make(*WINDOWS[:2])
-    reservation = take(store, Need(100, 600))
+    reservation = take(store, TokenCost(100, 600))
     clock.sleep(30)
-    store.settle(reservation, Need(110, 20))
+    store.settle(reservation, TokenCost(110, 20))
     assert used(store) == [1, 130]
     clock.sleep(31)
     assert used(store) == [0, 20]
@@ -69,20 +72,20 @@ def test_settling_gives_back_what_was_not_used_and_charges_what_was(make: Make, 
 
 def test_settling_twice_changes_nothing(make: Make) -> None:
     store = make(*WINDOWS[:2])
-    reservation = take(store, Need(100, 600))
-    store.settle(reservation, Need(100, 20))
-    store.settle(reservation, Need(100, 20))
+    reservation = take(store, TokenCost(100, 600))
+    store.settle(reservation, TokenCost(100, 20))
+    store.settle(reservation, TokenCost(100, 20))
     store.release(reservation)
     assert used(store) == [1, 120]
 
 
 def test_output_is_kept_a_window_from_when_it_was_told_but_not_the_guard_longer(
-    make: Make, clock: Hands
+    make: Make, clock: ManualClock
 ) -> None:
     store = make(WINDOWS[1])
-    reservation = take(store, Need(0, 600))
+    reservation = take(store, TokenCost(0, 600))
     clock.sleep(30)
-    store.settle(reservation, Need(0, 20))
+    store.settle(reservation, TokenCost(0, 20))
     clock.sleep(60)
     assert used(store) == [20]
     clock.sleep(GUARD_S)
@@ -91,37 +94,37 @@ def test_output_is_kept_a_window_from_when_it_was_told_but_not_the_guard_longer(
 
 def test_releasing_leaves_nothing_behind(make: Make) -> None:
     store = make(*WINDOWS)
-    store.release(take(store, Need(100, 300)))
+    store.release(take(store, TokenCost(100, 300)))
     assert used(store) == [0, 0, 0, 0]
 
 
-def test_a_calendar_day_begins_anew_at_midnight_in_its_zone(make: Make, clock: Hands) -> None:
+def test_a_calendar_day_begins_anew_at_midnight_in_its_zone(make: Make, clock: ManualClock) -> None:
     store = make(Window("rpd", Count.REQUESTS, 1, 86_400, zone="America/Los_Angeles"))
-    take(store, Need(1, 1))
-    refused = ask(store, Need(1, 1))
+    take(store, TokenCost(1, 1))
+    refused = ask(store, TokenCost(1, 1))
     assert 0 < refused.wait_s <= 86_400
     clock.sleep(refused.wait_s)
-    take(store, Need(1, 1))
+    take(store, TokenCost(1, 1))
 
 
-def test_a_gate_holds_for_its_time_and_a_shorter_one_does_not_open_it(make: Make, clock: Hands) -> None:
+def test_a_gate_holds_for_its_time_and_a_shorter_one_does_not_open_it(make: Make, clock: ManualClock) -> None:
     store = make(*WINDOWS)
     store.close_until("t", 33.0, "rpm")
     store.close_until("t", 1.0, "rpm")
-    assert ask(store, Need(1, 1)).wait_s == pytest.approx(33.0)
+    assert ask(store, TokenCost(1, 1)).wait_s == pytest.approx(33.0)
     clock.sleep(33.0)
-    take(store, Need(1, 1))
+    take(store, TokenCost(1, 1))
 
 
 @pytest.mark.parametrize("hours", [1, 100])
 def test_a_clock_that_is_set_back_frees_nothing_early_and_closes_nothing_for_longer_than_a_window(
-    make: Make, clock: Hands, hours: int
+    make: Make, clock: ManualClock, hours: int
 ) -> None:
     store = make(WINDOWS[0], WINDOWS[3])
-    running = [take(store, Need(1, 1)) for _ in range(10)]
+    running = [take(store, TokenCost(1, 1)) for _ in range(10)]
     clock.sleep(-hours * 3600)
-    assert 50 < ask(store, Need(1, 1)).wait_s < 61
-    store.settle(running[0], Need(1, 1))
+    assert 50 < ask(store, TokenCost(1, 1)).wait_s < 61
+    store.settle(running[0], TokenCost(1, 1))
     store.release(running[1])
     assert used(store) == [9, 9]
     clock.sleep(59)
@@ -129,39 +132,39 @@ def test_a_clock_that_is_set_back_frees_nothing_early_and_closes_nothing_for_lon
     clock.sleep(2)
     assert used(store) == [0, 9]
     for _ in range(10):
-        take(store, Need(1, 1))
+        take(store, TokenCost(1, 1))
 
 
-def test_a_gate_ends_on_time_though_the_clock_is_set_back(make: Make, clock: Hands) -> None:
+def test_a_gate_ends_on_time_though_the_clock_is_set_back(make: Make, clock: ManualClock) -> None:
     store = make(WINDOWS[0])
-    take(store, Need(1, 1))
+    take(store, TokenCost(1, 1))
     store.close_until("t", 30, "rpm")
     clock.sleep(10 - 3600)
-    assert ask(store, Need(1, 1)).wait_s == pytest.approx(
+    assert ask(store, TokenCost(1, 1)).wait_s == pytest.approx(
         30, abs=0.001
     )  # it is not known how much has passed
     clock.sleep(30.1)
-    take(store, Need(1, 1))
+    take(store, TokenCost(1, 1))
 
 
 def test_what_can_never_fit_is_refused_for_good(make: Make) -> None:
     with pytest.raises(NeverFits):
-        ask(make(*WINDOWS), Need(1001, 0))
+        ask(make(*WINDOWS), TokenCost(1001, 0))
 
 
 def test_a_large_prediction_does_not_refuse_a_first_request(make: Make) -> None:
-    take(make(*WINDOWS), Need(900, 100_000))
+    take(make(*WINDOWS), TokenCost(900, 100_000))
 
 
 def test_a_target_without_windows_is_unlimited(make: Make) -> None:
     store = make()
     for _ in range(50):
-        store.settle(take(store, Need(10**6, 10**6)), Need(1, 1))
+        store.settle(take(store, TokenCost(10**6, 10**6)), TokenCost(1, 1))
     assert store.levels("t") == ()
 
 
 def test_a_learnt_limit_is_probed_and_a_refusal_cuts_it_to_what_was_accepted(
-    make: Make, clock: Hands
+    make: Make, clock: ManualClock
 ) -> None:
     store = make(LEARNT)
     kept = []
@@ -178,10 +181,10 @@ def test_a_learnt_limit_is_probed_and_a_refusal_cuts_it_to_what_was_accepted(
 
 
 def test_what_a_replica_had_learnt_is_kept_by_a_new_state_and_not_probed_at_once(
-    redis_client: Redis, clock: Hands
+    redis_client: Redis, clock: ManualClock
 ) -> None:
     store = not_joined(redis_client, clock, LEARNT)
-    store.join("t", lambda everything: Spent(({},), (0,), (9,), (), ()), 0)
+    store.join("t", lambda everything: LocalUsage(({},), (0,), (9,), (), ()), 0)
     granted = 0
     for _ in range(30):
         granted += ask(store, ONE).reservation is not None
@@ -198,7 +201,7 @@ BROUGHT = (Gate(20 * SECOND, "rpm"), Gate(33 * SECOND, "rpd"), OPEN)
 
 @pytest.mark.parametrize("order", list(permutations(BROUGHT)))
 def test_of_the_gates_that_replicas_bring_to_an_empty_state_the_latest_stands_to_the_microsecond(
-    empty: Redis, clock: Hands, order: tuple[Gate, ...]
+    empty: Redis, clock: ManualClock, order: tuple[Gate, ...]
 ) -> None:
     stores = [not_joined(empty, clock, *WINDOWS, replica=name) for name in "abc"]
     for store, gate in zip(stores, order, strict=True):
@@ -215,7 +218,7 @@ def test_of_the_gates_that_replicas_bring_to_an_empty_state_the_latest_stands_to
 
 
 def test_a_gate_that_is_brought_later_is_counted_from_then_and_does_not_add_up(
-    empty: Redis, clock: Hands
+    empty: Redis, clock: ManualClock
 ) -> None:
     early, late = (not_joined(empty, clock, *WINDOWS, replica=name) for name in "ab")
     join(early, WINDOWS, Gate(33 * SECOND, "rpm"))
@@ -233,7 +236,7 @@ def test_a_gate_that_is_brought_later_is_counted_from_then_and_does_not_add_up(
     ],
 )
 def test_the_pause_of_a_join_and_a_gate_do_not_shorten_each_other_and_the_pause_is_no_word_of_the_provider(
-    empty: Redis, clock: Hands, brought: Gate, waits_s: float, window: str, told: Gate
+    empty: Redis, clock: ManualClock, brought: Gate, waits_s: float, window: str, told: Gate
 ) -> None:
     store = not_joined(empty, clock, *WINDOWS)
     join(store, WINDOWS, brought, pause_s=2.5)
@@ -284,7 +287,7 @@ def test_the_scripts_and_the_arithmetic_agree_step_by_step(
     history: list[Step], windows: tuple[Window, ...], start: float, redis_client: Redis
 ) -> None:
     redis_client.flushdb()
-    clock = Hands()
+    clock = ManualClock()
     clock.time = start
     pair: tuple[Store, Store] = (
         MemoryQuotaStore({"t": windows}, RULES, clock, pumps=False),
@@ -304,9 +307,9 @@ def test_the_scripts_and_the_arithmetic_agree_step_by_step(
                 store.close_until("t", milliseconds / 10_000, "rpm")
         elif kind in ("ask", "enter"):
             patience = 0.0 if kind == "ask" else milliseconds / 1000
-            asking = Asking(
+            asking = ReservationRequest(
                 f"{number:04}",
-                Need(first + 1, second),
+                TokenCost(first + 1, second),
                 Priority(who % 4),
                 ("", "light", "heavy")[who // 4],
                 patience,
@@ -321,11 +324,11 @@ def test_the_scripts_and_the_arithmetic_agree_step_by_step(
                 waiting.append((one.ticket, other.ticket))
         elif kind == "leave" and waiting:
             for ticket in waiting.pop(first % len(waiting)):
-                ticket.leave(Ending.CANCELLED)
+                ticket.leave(QueueOutcome.CANCELLED)
         elif live:
             for store, reservation in zip(pair, live.pop(first % len(live)), strict=True):
                 if kind == "settle":
-                    store.settle(reservation, Need(first, second * 2))
+                    store.settle(reservation, TokenCost(first, second * 2))
                 elif kind == "release":
                     store.release(reservation)
                 else:
@@ -334,7 +337,7 @@ def test_the_scripts_and_the_arithmetic_agree_step_by_step(
         for tickets in list(waiting):
             mine, theirs = (ticket.wait(0) for ticket in tickets)
             # Nobody listens here for the message that a place was shed; the heartbeat finds only that it is gone.
-            assert type(mine) is type(theirs) or (mine, theirs) == (Ending.SHED, AskAgain.AGAIN)
+            assert type(mine) is type(theirs) or (mine, theirs) == (QueueOutcome.SHED, AskAgain.AGAIN)
             if isinstance(mine, Decision) and isinstance(theirs, Decision):
                 assert mine.reservation is not None
                 assert theirs.reservation is not None
@@ -361,7 +364,7 @@ def test_the_scripts_and_the_arithmetic_learn_the_same(
     history: list[tuple[str, float]], level: Priority, redis_client: Redis
 ) -> None:
     redis_client.flushdb()
-    clock = Hands()
+    clock = ManualClock()
     pair: tuple[Store, Store] = (
         MemoryQuotaStore({"t": (LEARNT,)}, RULES, clock, pumps=False),
         redis_store(redis_client, clock, LEARNT),
@@ -369,7 +372,7 @@ def test_the_scripts_and_the_arithmetic_learn_the_same(
     live: list[tuple[Reservation, Reservation]] = []
 
     def asked() -> bool:
-        asking = Asking(f"{next(KEYS):06}", ONE, level, "", 0.0)
+        asking = ReservationRequest(f"{next(KEYS):06}", ONE, level, "", 0.0)
         one, other = (store.ask("t", asking) for store in pair)
         assert (one.refusal, one.levels) == (other.refusal, other.levels)
         assert one.wait_s == pytest.approx(other.wait_s, abs=1e-5)
@@ -396,15 +399,15 @@ def test_the_scripts_and_the_arithmetic_learn_the_same(
 
 @pytest.mark.parametrize("hours", [0, 1])
 def test_the_lease_of_a_dead_replica_ends_on_time_though_the_clock_is_set_back(
-    hours: int, redis_client: Redis, clock: Hands
+    hours: int, redis_client: Redis, clock: ManualClock
 ) -> None:
     dead = redis_store(redis_client, clock, WINDOWS[1])
-    take(dead, Need(100, 300))
+    take(dead, TokenCost(100, 300))
     dead.beat("t")
     living = RedisQuotaStore(
         redis_client, {"t": WINDOWS[1:2]}, RULES, clock, "b", moment=lambda: str(int(clock.now() * SECOND))
     )
-    living.join("t", lambda _: Spent(({},), (0,), (1000,), (), ()), 0)
+    living.join("t", lambda _: LocalUsage(({},), (0,), (1000,), (), ()), 0)
     clock.sleep(1 - hours * 3600)
     assert living.beat("t").alive == 2
     clock.sleep(5)

@@ -9,14 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from knowalledge.adapters.memory.response_cache import MemoryResponseCache
-from knowalledge.adapters.redis.outage import Outage
-from knowalledge.adapters.redis.response_cache import RedisResponseCache
-from knowalledge.domain.caching import Key, Lifetimes, Stored, pack, take_of
-from knowalledge.domain.errors import Unavailable
-from knowalledge.domain.ports import LayerSize, ResponseCache
-from knowalledge.service.layers import Layers
-from tests.fakes import Hands, Told
+from knowalledge.caching.domain import CacheEntry, Key, Lifetimes, pack, parse_pattern
+from knowalledge.caching.layers import Layers
+from knowalledge.caching.memory import MemoryResponseCache
+from knowalledge.caching.ports import LayerSize, ResponseCache
+from knowalledge.caching.redis import RedisResponseCache
+from knowalledge.core.errors import Unavailable
+from knowalledge.net.redis.breaker import RedisBreaker
+from tests.support.doubles import ManualClock, RecordingTelemetry
 
 
 def topic(name: str, view: str = "whole") -> Key:
@@ -24,15 +24,15 @@ def topic(name: str, view: str = "whole") -> Key:
 
 
 @pytest.fixture(params=["memory", "redis"])
-def cache(request: pytest.FixtureRequest, clock: Hands) -> ResponseCache:
+def cache(request: pytest.FixtureRequest, clock: ManualClock) -> ResponseCache:
     if request.param == "memory":
         return MemoryResponseCache(4 * 1024**2, clock)
     client: Redis = request.getfixturevalue("redis_client")
-    return RedisResponseCache(client, Outage(clock))
+    return RedisResponseCache(client, RedisBreaker(clock))
 
 
 def fill(cache: ResponseCache, key: Key, body: bytes = b"x", seconds: float = 60.0) -> None:
-    cache.put(key, Stored(body, '"e"', 0.0, born=cache.get(key).generation), seconds)
+    cache.put(key, CacheEntry(body, '"e"', 0.0, born=cache.get(key).generation), seconds)
 
 
 def held(cache: ResponseCache, key: Key) -> bytes | None:
@@ -41,14 +41,14 @@ def held(cache: ResponseCache, key: Key) -> bytes | None:
 
 
 def take(cache: ResponseCache, pattern: str) -> int:
-    return cache.invalidate(take_of(pattern), "test")
+    return cache.invalidate(parse_pattern(pattern), "test")
 
 
 @pytest.mark.parametrize("size", [1, 900, 5_000, 200_000])
 def test_what_was_put_comes_back_as_it_was(cache: ResponseCache, size: int) -> None:
     key = topic("a")
     born = cache.get(key).generation
-    entry = Stored(b"ab" * (size // 2) + b"c", '"e"', 12.5, born, "m", 7, 90)
+    entry = CacheEntry(b"ab" * (size // 2) + b"c", '"e"', 12.5, born, "m", 7, 90)
     cache.put(key, entry, 60)
     assert cache.get(key).entry == entry
 
@@ -101,7 +101,7 @@ def test_an_answer_on_its_way_when_its_tag_is_taken_back_is_never_served(
     key = topic("a")
     born = cache.get(key).generation
     take(cache, pattern)
-    cache.put(key, Stored(b"old", '"e"', 0.0, born), 60)
+    cache.put(key, CacheEntry(b"old", '"e"', 0.0, born), 60)
     assert held(cache, key) is None
     fill(cache, key, b"new")
     assert held(cache, key) == b"new"
@@ -110,7 +110,7 @@ def test_an_answer_on_its_way_when_its_tag_is_taken_back_is_never_served(
 def test_invalidating_more_than_one_portion_counts_and_removes_them_all(cache: ResponseCache) -> None:
     generation = cache.get(topic("0")).generation
     for index in range(1203):
-        cache.put(topic(str(index)), Stored(b"", "", 0.0, generation), 60)
+        cache.put(topic(str(index)), CacheEntry(b"", "", 0.0, generation), 60)
     assert take(cache, "topic:*") == 1203
     assert cache.size().entries == 0
 
@@ -127,7 +127,7 @@ def test_size_counts_entries_and_bytes(cache: ResponseCache) -> None:
 
 
 def test_memory_never_holds_more_bytes_than_its_room_whoever_asks_for_however_many_topics(
-    clock: Hands,
+    clock: ManualClock,
 ) -> None:
     memory = MemoryResponseCache(100_000, clock)
     for index in range(5_000):
@@ -138,7 +138,7 @@ def test_memory_never_holds_more_bytes_than_its_room_whoever_asks_for_however_ma
     assert held(memory, topic("large")) is None
 
 
-def test_memory_lets_go_at_the_end_of_an_entrys_time(clock: Hands) -> None:
+def test_memory_lets_go_at_the_end_of_an_entrys_time(clock: ManualClock) -> None:
     memory = MemoryResponseCache(100_000, clock)
     fill(memory, topic("a"), seconds=10)
     clock.sleep(9.9)
@@ -152,8 +152,8 @@ def test_memory_lets_go_at_the_end_of_an_entrys_time(clock: Hands) -> None:
 
 
 @pytest.fixture
-def shared(redis_client: Redis, clock: Hands) -> RedisResponseCache:
-    return RedisResponseCache(redis_client, Outage(clock))
+def shared(redis_client: Redis, clock: ManualClock) -> RedisResponseCache:
+    return RedisResponseCache(redis_client, RedisBreaker(clock))
 
 
 @pytest.mark.parametrize(
@@ -180,20 +180,20 @@ def test_a_corrupt_or_older_entry_is_a_miss_and_counted(
 
 def test_entries_are_compressed_when_it_pays() -> None:
     text = b"photosynthesis turns light into sugar. " * 100
-    assert len(pack(Stored(text, "", 0.0))) < len(text) / 5
+    assert len(pack(CacheEntry(text, "", 0.0))) < len(text) / 5
 
 
 def test_a_small_bomb_does_not_unpack_to_a_large_entry(
     shared: RedisResponseCache, redis_client: Redis
 ) -> None:
-    redis_client.set("kn:{cache}:e:topic:a:whole", pack(Stored(bytes(20 * 1024**2), "", 0.0, 2**53)))
+    redis_client.set("kn:{cache}:e:topic:a:whole", pack(CacheEntry(bytes(20 * 1024**2), "", 0.0, 2**53)))
     assert held(shared, topic("a")) is None
 
 
 def test_redis_never_holds_more_than_its_room_whoever_asks_for_however_many_topics(
-    redis_client: Redis, clock: Hands
+    redis_client: Redis, clock: ManualClock
 ) -> None:
-    cache = RedisResponseCache(redis_client, Outage(clock), room=100_000)
+    cache = RedisResponseCache(redis_client, RedisBreaker(clock), room=100_000)
     for index in range(300):
         fill(cache, topic(str(index)), random.Random(index).randbytes(1000 + index), seconds=60 + index)
         assert cache.size().bytes <= 100_000
@@ -210,8 +210,8 @@ def test_redis_never_holds_more_than_its_room_whoever_asks_for_however_many_topi
     assert cache.size() == LayerSize(0, 0, gone)
 
 
-def test_an_entry_at_its_end_is_not_counted_any_more(redis_client: Redis, clock: Hands) -> None:
-    cache = RedisResponseCache(redis_client, Outage(clock))
+def test_an_entry_at_its_end_is_not_counted_any_more(redis_client: Redis, clock: ManualClock) -> None:
+    cache = RedisResponseCache(redis_client, RedisBreaker(clock))
     fill(cache, topic("a"), seconds=0.02)
     fill(cache, topic("b"), seconds=60)
     redis_client.blpop("nothing", 0.05)
@@ -234,18 +234,18 @@ def test_a_redis_that_lost_its_generations_serves_nothing_older(
 def test_many_taken_tags_stay_bounded_and_forgetting_is_on_the_safe_side(
     shared: RedisResponseCache, redis_client: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("knowalledge.adapters.redis.response_cache.MOST_TAGS", 100)
+    monkeypatch.setattr("knowalledge.caching.redis.MOST_TAGS", 100)
     fill(shared, topic("first"))
     born = shared.get(topic("first")).generation
     take(shared, "topic:second")
     for index in range(500):
         take(shared, f"topic:{index}")
     assert redis_client.zcard("kn:{cache}:gens") <= 101
-    shared.put(topic("second"), Stored(b"old", "", 0.0, born), 60)
+    shared.put(topic("second"), CacheEntry(b"old", "", 0.0, born), 60)
     assert held(shared, topic("second")) is None
 
 
-def test_a_redis_that_is_gone_is_an_empty_layer_and_costs_one_timeout(clock: Hands) -> None:
+def test_a_redis_that_is_gone_is_an_empty_layer_and_costs_one_timeout(clock: ManualClock) -> None:
     class Gone:
         calls = 0
 
@@ -254,10 +254,10 @@ def test_a_redis_that_is_gone_is_an_empty_layer_and_costs_one_timeout(clock: Han
             raise ConnectionRefusedError
 
     gone = Gone()
-    cache = RedisResponseCache(gone, Outage(clock))
+    cache = RedisResponseCache(gone, RedisBreaker(clock))
     for _ in range(10):
         assert cache.get(topic("a")).generation == 0
-        cache.put(topic("a"), Stored(b"", "", 0.0), 60)
+        cache.put(topic("a"), CacheEntry(b"", "", 0.0), 60)
     assert gone.calls == 1
     assert not cache.up
     with pytest.raises(Unavailable):
@@ -271,10 +271,10 @@ def test_a_redis_that_is_gone_is_an_empty_layer_and_costs_one_timeout(clock: Han
 
 
 class Worker:
-    def __init__(self, client: Redis, clock: Hands) -> None:
+    def __init__(self, client: Redis, clock: ManualClock) -> None:
         self.memory = MemoryResponseCache(1024**2, clock)
-        self.shared = RedisResponseCache(client, Outage(clock))
-        self.telemetry = Told()
+        self.shared = RedisResponseCache(client, RedisBreaker(clock))
+        self.telemetry = RecordingTelemetry()
         self.layers = Layers(
             self.memory, self.shared, Lifetimes(600, 3600, 3600), clock, self.telemetry, self.listen
         )
@@ -287,12 +287,12 @@ class Worker:
         entry = self.layers.find(key).entry
         return entry.body if entry else None
 
-    def make(self, key: Key, body: bytes, clock: Hands) -> None:
-        self.layers.keep(key, Stored(body, "", clock.now(), self.layers.find(key).generation))
+    def make(self, key: Key, body: bytes, clock: ManualClock) -> None:
+        self.layers.keep(key, CacheEntry(body, "", clock.now(), self.layers.find(key).generation))
 
 
 def test_what_one_worker_takes_back_is_gone_from_the_memory_of_the_others(
-    redis_client: Redis, clock: Hands
+    redis_client: Redis, clock: ManualClock
 ) -> None:
     one, two = Worker(redis_client, clock), Worker(redis_client, clock)
     one.make(topic("a"), b"old", clock)
@@ -306,9 +306,9 @@ def test_what_one_worker_takes_back_is_gone_from_the_memory_of_the_others(
 
 
 def test_a_worker_that_missed_too_much_forgets_everything(
-    redis_client: Redis, clock: Hands, monkeypatch: pytest.MonkeyPatch
+    redis_client: Redis, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("knowalledge.adapters.redis.response_cache.LOG_LENGTH", 1)
+    monkeypatch.setattr("knowalledge.caching.redis.LOG_LENGTH", 1)
     one, two = Worker(redis_client, clock), Worker(redis_client, clock)
     one.make(topic("a"), b"old", clock)
     assert two.ask(topic("a")) == b"old"
@@ -320,7 +320,7 @@ def test_a_worker_that_missed_too_much_forgets_everything(
     assert two.layers.near(topic("a")) is None
 
 
-def test_a_worker_forgets_when_redis_lost_its_data(redis_client: Redis, clock: Hands) -> None:
+def test_a_worker_forgets_when_redis_lost_its_data(redis_client: Redis, clock: ManualClock) -> None:
     one = Worker(redis_client, clock)
     one.make(topic("a"), b"old", clock)
     redis_client.flushdb()
@@ -328,7 +328,7 @@ def test_a_worker_forgets_when_redis_lost_its_data(redis_client: Redis, clock: H
     assert one.layers.near(topic("a")) is None
 
 
-def test_a_worker_keeps_its_memory_when_nothing_happened(redis_client: Redis, clock: Hands) -> None:
+def test_a_worker_keeps_its_memory_when_nothing_happened(redis_client: Redis, clock: ManualClock) -> None:
     one = Worker(redis_client, clock)
     one.make(topic("a"), b"old", clock)
     one.listen()
@@ -337,7 +337,7 @@ def test_a_worker_keeps_its_memory_when_nothing_happened(redis_client: Redis, cl
 
 
 def test_a_hit_in_redis_is_promoted_to_memory_and_each_look_is_told(
-    redis_client: Redis, clock: Hands
+    redis_client: Redis, clock: ManualClock
 ) -> None:
     one = Worker(redis_client, clock)
     one.make(topic("a"), b"x", clock)
@@ -348,7 +348,7 @@ def test_a_hit_in_redis_is_promoted_to_memory_and_each_look_is_told(
     assert two.telemetry.looks == [("memory", "miss"), ("redis", "hit"), ("memory", "hit")]
 
 
-def test_memory_looks_at_redis_again_after_its_own_time(redis_client: Redis, clock: Hands) -> None:
+def test_memory_looks_at_redis_again_after_its_own_time(redis_client: Redis, clock: ManualClock) -> None:
     one, two = Worker(redis_client, clock), Worker(redis_client, clock)
     one.make(topic("a"), b"old", clock)
     two.ask(topic("a"))
@@ -381,7 +381,7 @@ def test_no_worker_ever_serves_what_was_taken_back_before_it_was_asked_for(
 ) -> None:
     """Each answer is stamped with the count of invalidations that hit it when it began to be made."""
     redis_client.flushdb()
-    clock = Hands()
+    clock = ManualClock()
     workers = [Worker(redis_client, clock), Worker(redis_client, clock)]
     taken = [0] * 4  # by key
     flying: dict[tuple[int, int], tuple[int, int]] = {}
@@ -395,11 +395,11 @@ def test_no_worker_ever_serves_what_was_taken_back_before_it_was_asked_for(
             flying[who, what] = (worker.layers.find(topic(str(what))).generation, taken[what])
         elif action == "end" and (who, what) in flying:
             generation, stamp = flying.pop((who, what))
-            worker.layers.keep(topic(str(what)), Stored(str(stamp).encode(), "", clock.now(), generation))
+            worker.layers.keep(topic(str(what)), CacheEntry(str(stamp).encode(), "", clock.now(), generation))
         elif action == "take":
             worker.layers.invalidate(what, "test")
             for index in range(4):
-                if take_of(what).hits(topic(str(index))):
+                if parse_pattern(what).hits(topic(str(index))):
                     taken[index] += 1
         else:
             clock.sleep(what)

@@ -2,13 +2,14 @@
 
 import pytest
 
-from knowalledge.adapters.redis.quota_store import RedisQuotaStore
-from knowalledge.domain.admission import AGED_EVERY, Ending, Refusal
-from knowalledge.domain.model import Priority
-from knowalledge.domain.ports import Decision, Reservation, Ticket
-from knowalledge.domain.quota import Count, Need, Window
+from knowalledge.core.context import Priority
+from knowalledge.quota.domain.admission import Refusal
+from knowalledge.quota.domain.queue import AGED_EVERY, QueueOutcome
+from knowalledge.quota.domain.window import Count, TokenCost, Window
+from knowalledge.quota.ports import Decision, Reservation, Ticket
+from knowalledge.quota.redis import RedisQuotaStore
 from tests.contract.quota_stores import ONE, WINDOWS, Make, Store, ask, pump, take
-from tests.fakes import Hands
+from tests.support.doubles import ManualClock
 
 
 def enter(store: Store, level: Priority = Priority.HIGH, patience: float = 1000, tenant: str = "") -> Ticket:
@@ -28,7 +29,9 @@ def granted(ticket: Ticket) -> bool:
     return isinstance(result, Decision) and result.reservation is not None
 
 
-def test_one_who_waits_is_told_its_place_and_granted_when_its_turn_comes(make: Make, clock: Hands) -> None:
+def test_one_who_waits_is_told_its_place_and_granted_when_its_turn_comes(
+    make: Make, clock: ManualClock
+) -> None:
     store, _ = full(make)
     first, second = enter(store), enter(store)
     assert (first.position, second.position) == (1, 2)
@@ -52,7 +55,7 @@ def test_room_that_comes_back_goes_to_those_who_wait_and_not_to_a_newcomer(make:
     assert ask(store, ONE).refusal is Refusal.QUOTA
 
 
-def test_the_more_urgent_goes_first_and_a_tenants_own_in_order(make: Make, clock: Hands) -> None:
+def test_the_more_urgent_goes_first_and_a_tenants_own_in_order(make: Make, clock: ManualClock) -> None:
     store, _ = full(make, 1)
     low = enter(store, Priority.LOW)
     high, later = enter(store, Priority.HIGH), enter(store, Priority.HIGH)
@@ -64,7 +67,7 @@ def test_the_more_urgent_goes_first_and_a_tenants_own_in_order(make: Make, clock
     assert order == [[True, False, False], [True, True, False], [True, True, True]]
 
 
-def test_tenants_take_turns_by_what_they_were_served(make: Make, clock: Hands) -> None:
+def test_tenants_take_turns_by_what_they_were_served(make: Make, clock: ManualClock) -> None:
     store, _ = full(make, 1)
     greedy = [enter(store, tenant="a") for _ in range(2)]
     modest = enter(store, tenant="b")
@@ -126,38 +129,38 @@ def test_one_whose_turn_comes_after_its_deadline_is_refused_at_once(make: Make) 
     assert 60 <= refused.wait_s <= 61
 
 
-def test_the_time_to_a_turn_counts_on_what_answers_give_back(make: Make, clock: Hands) -> None:
+def test_the_time_to_a_turn_counts_on_what_answers_give_back(make: Make, clock: ManualClock) -> None:
     store = make(WINDOWS[1])
     for _ in range(20):
-        store.settle(take(store, Need(10, 40)), Need(10, 10))
+        store.settle(take(store, TokenCost(10, 40)), TokenCost(10, 10))
     clock.sleep(10)
     for _ in range(4):
-        take(store, Need(10, 100))
+        take(store, TokenCost(10, 100))
     # 840 of 1000 are spent, but of the 400 that are held 300 will come back, and 82 of each 110 after that.
-    waits = [ask(store, Need(110, 110), patience=1000).wait_s for _ in range(3)]
+    waits = [ask(store, TokenCost(110, 110), patience=1000).wait_s for _ in range(3)]
     assert waits[:2] == pytest.approx([1.0, 1.0])
     assert 50 <= waits[2] <= 51
 
 
 def test_those_before_it_in_a_paced_level_are_paced_too(make: Make) -> None:
     store = make(Window("tpm", Count.TOKENS, 6000, 60))
-    assert ask(store, Need(600, 0), Priority.LOW).reservation is not None
-    waits = [ask(store, Need(300, 0), Priority.LOW, 1000).wait_s for _ in range(3)]
+    assert ask(store, TokenCost(600, 0), Priority.LOW).reservation is not None
+    waits = [ask(store, TokenCost(300, 0), Priority.LOW, 1000).wait_s for _ in range(3)]
     assert waits == pytest.approx([3.0, 6.0, 9.0], abs=0.01)
 
 
 def test_leaving_makes_room_for_the_next_and_is_counted(make: Make) -> None:
     store, _ = full(make)
     first, second = enter(store), enter(store)
-    assert first.leave(Ending.CANCELLED)
-    assert not first.leave(Ending.TIMED_OUT)
+    assert first.leave(QueueOutcome.CANCELLED)
+    assert not first.leave(QueueOutcome.TIMED_OUT)
     high = store.depths("t")[Priority.HIGH]
-    assert (high.waiting, high.left) == (1, {Ending.CANCELLED: 1})
+    assert (high.waiting, high.left) == (1, {QueueOutcome.CANCELLED: 1})
     assert second.wait(0) is None
 
 
 def test_an_aged_waiter_of_a_low_level_is_served_though_the_high_keep_coming(
-    make: Make, clock: Hands
+    make: Make, clock: ManualClock
 ) -> None:
     store, _ = full(make, 1)
     low = enter(store, Priority.LOW)
@@ -172,7 +175,7 @@ def test_an_aged_waiter_of_a_low_level_is_served_though_the_high_keep_coming(
 
 
 def test_where_the_low_were_served_in_their_turn_the_high_lose_none_of_theirs_to_an_aged_one(
-    make: Make, clock: Hands
+    make: Make, clock: ManualClock
 ) -> None:
     store, _ = full(make, 1)
     low, aged = enter(store, Priority.LOW), enter(store, Priority.LOW)
@@ -196,7 +199,9 @@ def test_where_the_low_were_served_in_their_turn_the_high_lose_none_of_theirs_to
     assert not granted(last)
 
 
-def test_depths_tell_who_waits_since_when_and_how_long_a_newcomer_would(make: Make, clock: Hands) -> None:
+def test_depths_tell_who_waits_since_when_and_how_long_a_newcomer_would(
+    make: Make, clock: ManualClock
+) -> None:
     store, _ = full(make)
     enter(store, tenant="a")
     clock.sleep(2)
@@ -211,18 +216,18 @@ def test_depths_tell_who_waits_since_when_and_how_long_a_newcomer_would(make: Ma
 
 
 def test_depths_tell_by_tenant_who_waits_how_long_a_newcomer_would_and_how_others_left(
-    make: Make, clock: Hands
+    make: Make, clock: ManualClock
 ) -> None:
     store, _ = full(make)
     for _ in range(3):
         enter(store, tenant="many")
     few = enter(store, tenant="few")  # into a full room: one of the many is shed
     clock.sleep(3)
-    few.leave(Ending.TIMED_OUT)
+    few.leave(QueueOutcome.TIMED_OUT)
     depth = store.depths("t")[Priority.HIGH]
     many, gone = depth.tenants["many"], depth.tenants["few"]
-    assert (many.waiting, many.oldest_s, many.left) == (2, 3.0, {Ending.SHED: 1})
-    assert (gone.waiting, gone.oldest_s, gone.left) == (0, 0.0, {Ending.TIMED_OUT: 1})
+    assert (many.waiting, many.oldest_s, many.left) == (2, 3.0, {QueueOutcome.SHED: 1})
+    assert (gone.waiting, gone.oldest_s, gone.left) == (0, 0.0, {QueueOutcome.TIMED_OUT: 1})
     # Both of its own go before one of the first tenant; one of the other takes turns with them.
     assert many.eta_s == depth.eta_s
     assert gone.eta_s == pytest.approx(depth.eta_s / 2)
@@ -232,5 +237,5 @@ def test_shutting_down_hands_every_place_back(make: Make) -> None:
     store, _ = full(make)
     tickets = [enter(store), enter(store)]
     store.shut()
-    assert [it.wait(0) for it in tickets] == [Ending.SHUTTING_DOWN] * 2
+    assert [it.wait(0) for it in tickets] == [QueueOutcome.SHUTTING_DOWN] * 2
     assert store.depths("t")[Priority.HIGH].waiting == 0

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from knowalledge.adapters.telemetry import METRICS
 from knowalledge.app import create_app
-from knowalledge.settings import TABLE, Settings, duration
+from knowalledge.config.settings import TABLE, Settings, duration
+from knowalledge.observability.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parents[3]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -110,7 +110,7 @@ def test_every_query_asks_for_series_and_labels_that_exist(where: str, query: st
 
 
 def test_the_outcomes_that_queries_name_exist() -> None:
-    from knowalledge.domain.outcomes import Outcome
+    from knowalledge.gateway.domain.outcomes import Outcome
 
     for where, query in queries():
         for values in re.findall(r'outcome=~?"([^"]+)"', query):
@@ -301,7 +301,7 @@ def test_proxies_drop_idle_connections_before_the_gateway_does() -> None:
 
 
 def test_proxies_take_the_bodies_that_the_gateway_takes() -> None:
-    from knowalledge.parsers import size
+    from knowalledge.config.parsers import size
 
     largest = next(row.default for row in TABLE if row.key == "server.max_body")
     nginx = (ROOT / "deploy/nginx/nginx.conf").read_text()

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from knowalledge.reference import MADE
+from knowalledge.cli.reference import MADE
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "docs/reference"

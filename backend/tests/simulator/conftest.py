@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from simulator.knobs import Knobs, moved
-from simulator.provider import Provider
-from simulator.server import serve
+from knowalledge_simulator.knobs import Knobs, moved
+from knowalledge_simulator.provider import Provider
+from knowalledge_simulator.server import serve
 
 
 class Sim:

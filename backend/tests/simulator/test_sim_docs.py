@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from simulator.knobs import FAULTS, Knobs
+from knowalledge_simulator.knobs import FAULTS, Knobs
 
 PAGE = (Path(__file__).parents[3] / "docs/reference/simulator.md").read_text()
 

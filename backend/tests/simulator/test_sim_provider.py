@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from simulator import google, openai, text
-from simulator.call import Call, Failure
-from simulator.knobs import Knobs, moved
-from simulator.provider import Provider, Ticket
+from knowalledge_simulator import google, openai, text
+from knowalledge_simulator.call import Call, Failure
+from knowalledge_simulator.knobs import Knobs, moved
+from knowalledge_simulator.provider import Provider, Ticket
 
 CALL = Call("generate", google.GEMINI, "m", "m", tokens=10)
 

@@ -6,8 +6,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from simulator import text
-from simulator.schema import said
+from knowalledge_simulator import text
+from knowalledge_simulator.schema import said
 from tests.simulator.conftest import Sim
 
 SCHEMA = {

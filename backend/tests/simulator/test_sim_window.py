@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.window import Limits, Quota, Refusal, Window
+from knowalledge_simulator.window import Limits, Quota, Refusal, Window
 
 
 def quota(**limits: int) -> Quota:

@@ -73,7 +73,9 @@ def gateway(config: str, folder: Path, workers: int = 1) -> Iterator[str]:
 def simulator(folder: Path, *flags: str) -> Iterator[str]:
     """A strict provider; gives its address."""
     port = free_port()
-    with running("simulator", "--bind", f"127.0.0.1:{port}", *flags, log=folder / "simulator.log"):
+    with running(
+        "knowalledge_simulator", "--bind", f"127.0.0.1:{port}", *flags, log=folder / "simulator.log"
+    ):
         yield f"http://127.0.0.1:{port}"
 
 

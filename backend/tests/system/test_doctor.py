@@ -14,11 +14,11 @@ from redis import Redis
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer  # isort: skip
 
 from bench.ports import free_port
-from knowalledge import doctor
-from knowalledge.adapters.clock import SystemClock
-from knowalledge.doctor import Finding, examine, table
-from knowalledge.settings import Settings
-from tests.otlp import store as traces
+from knowalledge.config.settings import Settings
+from knowalledge.core.clock import SystemClock
+from knowalledge.observability import doctor
+from knowalledge.observability.doctor import Finding, examine, table
+from tests.support.otlp import store as traces
 
 
 class Answers(BaseHTTPRequestHandler):

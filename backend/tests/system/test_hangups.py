@@ -12,11 +12,11 @@ import gevent
 import pytest
 from redis import Redis
 
-from knowalledge.adapters.clock import SystemClock
-from knowalledge.adapters.redis.quota_store import RedisQuotaStore, Spent
-from knowalledge.domain.admission import Rules
-from knowalledge.domain.ports import Asking
-from knowalledge.domain.quota import Count, Need, Window
+from knowalledge.core.clock import SystemClock
+from knowalledge.quota.domain.queue import QueueRules
+from knowalledge.quota.domain.window import Count, TokenCost, Window
+from knowalledge.quota.ports import ReservationRequest
+from knowalledge.quota.redis import LocalUsage, RedisQuotaStore
 from tests.system.processes import gateway, simulator
 
 CONFIG = """
@@ -104,14 +104,14 @@ def test_a_caller_that_is_struck_while_it_asks_leaves_neither_a_reservation_nor_
 ) -> None:
     window = Window("rpm", Count.TOKENS, 10, 60)
     client = Deaf(redis_client)
-    store = RedisQuotaStore(client, {"t": (window,)}, Rules(), SystemClock(), "a", pumps=False)
-    store.join("t", lambda _: Spent(({},), (0,), (10,), (), ()), 0)
+    store = RedisQuotaStore(client, {"t": (window,)}, QueueRules(), SystemClock(), "a", pumps=False)
+    store.join("t", lambda _: LocalUsage(({},), (0,), (10,), (), ()), 0)
     for _ in range(taken):  # then the caller waits, else it is granted at once
-        store.ask("t", Asking("first", Need(4, 4)))
+        store.ask("t", ReservationRequest("first", TokenCost(4, 4)))
     before = store.levels("t")[0]
     client.strikes = True
     with pytest.raises(gevent.GreenletExit):
-        store.ask("t", Asking("second", Need(4, 4), patience_s=30.0))
+        store.ask("t", ReservationRequest("second", TokenCost(4, 4), patience_s=30.0))
     gevent.sleep(0.05)
     assert (store.levels("t")[0].used, store.levels("t")[0].held) == (before.used, before.held)
     assert not any(depth.waiting for depth in store.depths("t"))

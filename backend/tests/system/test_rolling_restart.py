@@ -81,7 +81,9 @@ class Stack:
 
     def start(self) -> None:
         pace = ["--token-ms", str(TOKEN_S * 1000), "--output-tokens", str(TOKENS)]
-        self.others.append(python("simulator", "--bind", f"127.0.0.1:{self.provider_port}", *pace))
+        self.others.append(
+            python("knowalledge_simulator", "--bind", f"127.0.0.1:{self.provider_port}", *pace)
+        )
         self.replicas = [self.replica(port) for port in self.ports]
         for port, process in zip(self.ports, self.replicas, strict=True):
             wait_for(port, "/api/ready", process)

@@ -8,7 +8,7 @@ from urllib.request import Request, urlopen
 import pytest
 from redis import Redis
 
-from knowalledge.adapters.redis.quota_store import BEAT_S
+from knowalledge.quota.redis import BEAT_S
 from tests.system.processes import gateway, simulator
 
 CONFIG = """

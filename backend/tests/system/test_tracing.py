@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from bench.ports import free_port
-from tests.otlp import Seen, Store, store
+from tests.support.otlp import Seen, Store, store
 from tests.system.processes import gateway, simulator
 
 pytestmark = pytest.mark.system

@@ -19,9 +19,9 @@ from typing import Any  # noqa: E402
 import gevent  # noqa: E402
 import greenlet  # noqa: E402
 
+from knowalledge.config.settings import Settings  # noqa: E402
+from knowalledge.gateway.api.native import routes as native  # noqa: E402
 from knowalledge.server import Server  # noqa: E402
-from knowalledge.settings import Settings  # noqa: E402
-from knowalledge.web import native  # noqa: E402
 
 LIMIT_S = 0.05
 

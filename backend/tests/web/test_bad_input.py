@@ -9,9 +9,9 @@ import gevent
 import pytest
 from flask.testing import FlaskClient
 
-from knowalledge.domain import errors as e
-from knowalledge.domain.model import Text
-from tests.web.conftest import Scripted, held, outcomes
+from knowalledge.core import errors as e
+from knowalledge.gateway.domain.prompt import Text
+from tests.support.web_app import Scripted, held, outcomes
 
 
 class Dialect:

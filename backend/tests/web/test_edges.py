@@ -6,11 +6,16 @@ from typing import Any
 import pytest
 from flask import Request
 
-from knowalledge.domain import errors as e
-from knowalledge.domain.model import Allowance, CacheInfo, Principal, Priority
-from knowalledge.web import auth, errors, headers
-from knowalledge.web.google_schema import json_schema
-from knowalledge.web.schemas import base64_bytes, json_object, reference
+from knowalledge.core import errors as e
+from knowalledge.core.context import Principal, Priority
+from knowalledge.core.limits import Allowance
+from knowalledge.gateway.api import headers as answer_headers
+from knowalledge.gateway.api.gemini.json_schema import json_schema
+from knowalledge.gateway.api.schemas import base64_bytes, json_object, reference
+from knowalledge.gateway.domain.answer import CacheInfo
+from knowalledge.web import headers
+from knowalledge.web import problems as errors
+from knowalledge.web import request_identity as auth
 
 ANYBODY = Principal(max_priority=Priority.CRITICAL)
 
@@ -88,10 +93,10 @@ def test_a_429_carries_the_windows_and_sends_nobody_away_for_longer_than_it_says
 
 
 def test_who_answers_and_why_is_in_the_headers_for_dialects_without_a_place_for_it() -> None:
-    assert headers.chosen("us", "tier 0, headroom 9%", False) == [
+    assert answer_headers.chosen("us", "tier 0, headroom 9%", False) == [
         ("X-Target", 'us; reason="tier 0, headroom 9%"')
     ]
-    assert headers.chosen("", "", True) == [("X-Degraded", "true")]
+    assert answer_headers.chosen("", "", True) == [("X-Degraded", "true")]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +110,7 @@ def test_who_answers_and_why_is_in_the_headers_for_dialects_without_a_place_for_
     ],
 )
 def test_cache_status_tells_what_the_caches_did(info: CacheInfo, told: str) -> None:
-    assert headers.cache_status(info) == told
+    assert answer_headers.cache_status(info) == told
 
 
 def _leaves(kind: type[e.KnowalledgeError]) -> list[type[e.KnowalledgeError]]:

@@ -7,21 +7,12 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from knowalledge.domain import errors as e
-from knowalledge.domain.model import (
-    Blob,
-    FileRef,
-    Finish,
-    Message,
-    Queued,
-    Text,
-    Tool,
-    ToolCall,
-    ToolResult,
-    Usage,
-)
-from knowalledge.web.gemini import Rendered
-from tests.web.conftest import Scripted, held, outcomes
+from knowalledge.core import errors as e
+from knowalledge.gateway.api.gemini.routes import Rendered
+from knowalledge.gateway.domain.answer import Finish, Usage
+from knowalledge.gateway.domain.events import Queued
+from knowalledge.gateway.domain.prompt import Blob, FileRef, Message, Text, Tool, ToolCall, ToolResult
+from tests.support.web_app import Scripted, held, outcomes
 
 PIXEL = base64.b64encode(b"\xff\xfe\x89PNG").decode()
 HI = [{"role": "user", "parts": [{"text": "hi"}]}]

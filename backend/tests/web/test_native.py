@@ -6,10 +6,10 @@ import pytest
 from flask.testing import FlaskClient
 
 from knowalledge import app as wiring
-from knowalledge.domain import errors as e
-from knowalledge.domain.ports import Decision, Reservation
-from knowalledge.settings import Settings
-from tests.web.conftest import Scripted
+from knowalledge.config.settings import Settings
+from knowalledge.core import errors as e
+from knowalledge.quota.ports import Decision, Reservation
+from tests.support.web_app import Scripted
 
 
 def ask(client: FlaskClient, **body: Any) -> Any:
@@ -153,7 +153,7 @@ def test_a_tenant_is_who_a_trusted_front_says_and_nobody_else_may_say(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(
-        "knowalledge.adapters.memory.quota_store.MemoryQuotaStore.ask",
+        "knowalledge.quota.memory.MemoryQuotaStore.ask",
         lambda self, target, asking: (
             asked.append(asking.tenant),
             Decision(Reservation(target, "i", asking.need)),

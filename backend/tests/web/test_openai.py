@@ -8,21 +8,12 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from knowalledge.domain import errors as e
-from knowalledge.domain.model import (
-    Blob,
-    FileRef,
-    Finish,
-    Message,
-    Queued,
-    Text,
-    Tool,
-    ToolCall,
-    ToolResult,
-    Usage,
-)
-from knowalledge.web.openai import Rendered
-from tests.web.conftest import Scripted, held, outcomes
+from knowalledge.core import errors as e
+from knowalledge.gateway.api.openai.routes import Rendered
+from knowalledge.gateway.domain.answer import Finish, Usage
+from knowalledge.gateway.domain.events import Queued
+from knowalledge.gateway.domain.prompt import Blob, FileRef, Message, Text, Tool, ToolCall, ToolResult
+from tests.support.web_app import Scripted, held, outcomes
 
 USER = {"role": "user", "content": "hi"}
 PIXEL = base64.b64encode(b"\x89PNG").decode()
@@ -371,7 +362,7 @@ def test_no_route_and_no_method_are_told_in_openais_form(client: FlaskClient) ->
     ],
 )
 def test_cache_control_of_a_request_reaches_our_caches(field: str, status: str) -> None:
-    from knowalledge.web.edge import cache_mode
+    from knowalledge.gateway.api.context import cache_mode
 
     assert cache_mode(field) == status
 

@@ -8,9 +8,10 @@ import gevent
 import pytest
 from gevent.event import Event as Flag
 
-from knowalledge.domain.errors import ClientGone, ProviderGarbage
-from knowalledge.domain.model import Delta, Event, Queued, Started
-from knowalledge.web import presence, sse
+from knowalledge.core.errors import ClientGone, ProviderGarbage
+from knowalledge.gateway.api import stream as sse
+from knowalledge.gateway.domain.events import Delta, Event, Queued, Started
+from knowalledge.net import presence
 
 
 class Plain:

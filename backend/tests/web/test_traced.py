@@ -8,11 +8,11 @@ import pytest
 from flask.testing import FlaskClient
 
 from knowalledge import app as wiring
-from knowalledge.adapters.tracing import Span
-from knowalledge.domain import errors as e
-from knowalledge.settings import Settings
-from tests.knowing import Knowing
-from tests.web.conftest import Scripted
+from knowalledge.config.settings import Settings
+from knowalledge.core import errors as e
+from knowalledge.observability.spans import Span
+from tests.support.fake_provider import FakeProvider
+from tests.support.web_app import Scripted
 
 TARGET = "models: {m: {targets: [{name: t, provider: openai, model: theirs, api_key: k}]}}\n"
 TRACED = 'tracing: {endpoint: "http://127.0.0.1:1", sample: 1}\n'
@@ -59,7 +59,7 @@ def scripted(provider: Scripted, kept: Kept, tmp_path: Path, monkeypatch: pytest
 def test_a_topic_tells_of_its_look_also_where_an_untraced_one_takes_a_shorter_way(
     kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asking = client(Knowing(), kept, tmp_path, monkeypatch)
+    asking = client(FakeProvider(), kept, tmp_path, monkeypatch)
     name = "GET /api/v1/topics/<topic:topic>"
     asking.get("/api/v1/topics/sesame", buffered=True)
     spans = kept.taken()

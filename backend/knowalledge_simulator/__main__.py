@@ -1,0 +1,91 @@
+"""``python -m knowalledge_simulator``, which is also ``knowalledge provider-sim``: one process, one core."""
+
+import asyncio
+import gc
+import signal
+import sys
+import time
+from typing import Any
+
+import click
+import msgspec
+
+from knowalledge_simulator.knobs import FAULTS, Knobs, moved
+from knowalledge_simulator.provider import Provider
+from knowalledge_simulator.server import serve
+from knowalledge_simulator.window import Limits
+
+# Knobs that are given as name=value, several times, or are not for the command line.
+_OTHERS = ("models", "faults")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def _model(text: str) -> tuple[str, dict[str, str]]:
+    name, _, limits = text.partition(":")
+    return name, dict(_pair(it) for it in limits.split(",") if it)
+
+
+def _options(command: Any) -> Any:
+    """One flag a knob, so that flags and ``/_control`` never differ."""
+    for field in msgspec.structs.fields(Knobs):
+        if field.name in _OTHERS:
+            continue
+        flag = f"--{field.name.replace('_', '-')}"
+        if isinstance(field.default, bool):
+            command = click.option(f"{flag}/--no-{flag[2:]}", default=field.default)(command)
+        else:
+            command = click.option(flag, default=field.default, type=type(field.default), show_default=True)(
+                command
+            )
+    return command
+
+
+@click.command(help="A strict provider: Gemini, Vertex and OpenAI dialects, exact sliding windows, faults.")
+@click.option("--bind", default="127.0.0.1:9900", show_default=True, help="HOST:PORT to listen on.")
+@click.option("--seed", default=0, show_default=True, help="Of latencies, lengths and faults.")
+@click.option("--model", "models", multiple=True, help="NAME[:rpm=N,tpm=N,rpd=N,tpd=N]; may be repeated.")
+@click.option("--fault", "faults", multiple=True, help=f"KIND=SHARE; may be repeated. {', '.join(FAULTS)}.")
+@_options
+def main(bind: str, seed: int, models: tuple[str, ...], faults: tuple[str, ...], **knobs: Any) -> None:
+    host, _, port = bind.rpartition(":")
+    if not port.isdecimal():
+        raise click.BadParameter(f"--bind {bind!r} is not HOST:PORT")
+    try:
+        found = moved(
+            Knobs(),
+            knobs
+            | {
+                "faults": dict(map(_pair, faults)),
+                "models": {
+                    name: msgspec.convert(limits, Limits, strict=False)
+                    for name, limits in map(_model, models)
+                },
+            },
+        )
+    except msgspec.ValidationError as error:
+        click.echo(f"provider-sim: {error}", err=True)
+        sys.exit(2)
+    asyncio.run(_run(found, host.strip("[]") or "127.0.0.1", int(port), seed))
+
+
+async def _run(knobs: Knobs, host: str, port: int, seed: int) -> None:
+    provider = Provider(knobs, time.monotonic, seed)
+    server = await serve(provider, host, port)
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    gc.freeze()
+    bound = server.sockets[0].getsockname()[1]
+    print(f"provider-sim ready on http://{host}:{bound}", flush=True)  # noqa: T201 - the one line
+    await stop.wait()
+    server.close()
+
+
+if __name__ == "__main__":
+    main()

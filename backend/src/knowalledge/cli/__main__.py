@@ -1,0 +1,5 @@
+"""``python -m knowalledge.cli``."""
+
+from knowalledge.cli.main import main
+
+main()

@@ -1,0 +1,124 @@
+"""The reference pages of the documentation, made from the tables that the code works with: ``knowalledge reference``.
+
+A test compares ``docs/`` with them, so that neither can lag behind.
+"""
+
+from collections.abc import Iterator
+
+import click
+
+from knowalledge.config.models import MODEL_KEYS, TARGET_KEYS
+from knowalledge.config.settings import PREFIX, TABLE
+from knowalledge.core import errors
+from knowalledge.gateway.domain.outcomes import Outcome
+from knowalledge.observability.metrics import METRICS
+from knowalledge.quota.domain.admission import Refusal
+from knowalledge.quota.domain.queue import QueueOutcome
+from knowalledge.web.problems import TITLES, status_of
+
+# The second line of every generated page.
+MADE = "<!-- made by `make reference`; do not edit -->"
+
+
+def pages(main: click.Group) -> dict[str, str]:
+    """Every page, by its name in ``docs/reference/``; ``main`` is the command line."""
+    return {
+        "configuration.md": "\n".join(configuration()) + "\n",
+        "metrics.md": "\n".join(metrics()) + "\n",
+        "errors.md": "\n".join(failures()) + "\n",
+        "commands.md": "\n".join(commands(main)) + "\n",
+    }
+
+
+def configuration() -> Iterator[str]:
+    """Every setting."""
+    yield from ("# Configuration", MADE, "")
+    yield (
+        "One YAML file (`--config`, or `KNOWALLEDGE_CONFIG`), the environment and the command line; the later "
+        "outranks the earlier, and what is set nowhere has its default. Each variable also takes a `_FILE` form "
+        "that names a file holding the value, as Docker and Kubernetes mount secrets. An unknown key is a fault; "
+        "`knowalledge config check` prints all faults at once, each with its cure."
+    )
+    yield from ("", "| key | variable | default | why |", "| --- | --- | --- | --- |")
+    for row in TABLE:
+        variable = PREFIX + row.key.upper().replace(".", "__")
+        yield f"| `{row.key}` | `{variable}` | `{_default(row.default)}` | {row.why} |"
+    yield from ("", "## models", "")
+    yield "`models:` maps each name that clients may ask for to"
+    yield from ("", "| key | |", "| --- | --- |")
+    for key, why in MODEL_KEYS.items():
+        yield f"| `{key}` | {why} |"
+    yield from ("", "and each target has", "", "| key | |", "| --- | --- |")
+    for key, why in TARGET_KEYS.items():
+        yield f"| `{key}` | {why} |"
+
+
+def _default(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key.label}={share}" for key, share in value.items())
+    if isinstance(value, bool):
+        return str(value).lower()
+    return getattr(value, "label", None) or str(value)
+
+
+def metrics() -> Iterator[str]:
+    """Every series."""
+    yield from ("# Metrics", MADE, "")
+    yield (
+        "`GET /metrics`, in Prometheus' text format, over all workers of a process. Labels are closed sets or come "
+        "from the configuration; nothing that a caller sends becomes one."
+    )
+    yield from ("", "| series | kind | labels | |", "| --- | --- | --- | --- |")
+    for name, kind, labels, why in METRICS:
+        yield f"| `{name}` | {kind} | {', '.join(f'`{it}`' for it in labels)} | {why} |"
+    for title, values in (
+        ("outcome", Outcome),
+        ("ending (of a wait)", QueueOutcome),
+        ("reason (of a refusal)", Refusal),
+    ):
+        yield from ("", f"`{title}` is one of {', '.join(f'`{it.value}`' for it in values)}.")
+
+
+def _kinds(of: type[errors.KnowalledgeError]) -> Iterator[type[errors.KnowalledgeError]]:
+    """A class of errors and its subclasses, those of other modules included; tests' own are not ours."""
+    yield of
+    for kind in of.__subclasses__():
+        if kind.__module__.startswith("knowalledge."):
+            yield from _kinds(kind)
+
+
+def failures() -> Iterator[str]:
+    """Every error code."""
+    yield from ("# Errors", MADE, "")
+    yield (
+        "Natively a failure is `application/problem+json` (RFC 9457) with a stable `code`; under the addresses of "
+        "OpenAI's and Google's APIs it has their form, so that their SDKs raise their own errors. 429 and 503 "
+        "always say when to come back (`Retry-After`)."
+    )
+    yield from ("", "| code | status | |", "| --- | --- | --- |")
+    for kind in _kinds(errors.KnowalledgeError):
+        status = status_of(kind.__new__(kind))
+        said = (kind.__doc__ or "").strip().partition("\n")[0] if "__doc__" in vars(kind) else ""
+        yield f"| `{kind.code}` | {status} {TITLES.get(status, '')} | {said} |"
+
+
+def commands(main: click.Group) -> Iterator[str]:
+    """Every command and its options."""
+    yield from ("# Commands", MADE, "")
+    for path, command in _walk("knowalledge", main):
+        yield from (f"## {path}", "", command.get_short_help_str(200), "")
+        options = [it for it in command.params if isinstance(it, click.Option)]
+        if options:
+            yield from ("| option | default | |", "| --- | --- | --- |")
+            for option in options:
+                default = option.default if isinstance(option.default, str | int | float) else ""
+                yield f"| `{option.opts[-1]}` | `{default}` | {option.help or ''} |"
+            yield ""
+
+
+def _walk(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    if isinstance(command, click.Group):
+        for name, inner in sorted(command.commands.items()):
+            yield from _walk(f"{path} {name}", inner)
+    else:
+        yield path, command

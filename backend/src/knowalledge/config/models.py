@@ -1,0 +1,320 @@
+"""The models of the configuration: their targets, and what each provider allows.
+
+Read from the ``models`` section; every fault is collected with its key and its cure.
+"""
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from difflib import get_close_matches
+from importlib.util import find_spec
+from ipaddress import ip_address
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from msgspec import Struct
+
+from knowalledge.config.parsers import duration, is_http, natural, one_of, positive, text
+from knowalledge.quota.domain.window import Count, Window
+
+EMBEDDED_MODEL = "smollm2-135m-instruct"
+DAY = 86_400
+LONGEST_NAME = 200
+MOST_WINDOWS = 16
+
+
+class Fault(NamedTuple):
+    """One mistake, with its cure."""
+
+    key: str
+    wrong: str
+    cure: str
+
+
+def nearest(word: str, known: list[str]) -> str:
+    near = get_close_matches(word[:100], known, n=1, cutoff=0.0)
+    return f"the nearest known one is {near[0]!r}" if near else "there is none"
+
+
+TARGET_KEYS = {
+    "name": "Unique over all models; the label in answers, metrics and stats.",
+    "provider": "vertex, gemini, openai or embedded.",
+    "model": "The provider's name for the model; default: the client's name.",
+    "project": "Vertex: the Google Cloud project.",
+    "location": "Vertex: the region, or global.",
+    "base_url": "The address; default: the provider's own endpoint.",
+    "api_key": "The provider's key.",
+    "client": "Vertex: rest (the default), or aiplatform: Google's own, of the extra knowalledge[aiplatform].",
+    "credentials": "adc, anonymous (loopback only), or the path of a key file.",
+    "tier": "Lower tiers are asked first; default 0.",
+    "quota": "What the provider allows: {rpm, tpm, rpd, tpd}, a list of windows, learn, or absent: unlimited. "
+    "tpm and tpd count input and output tokens; with gemini input alone, as that API does, and its day ends at "
+    "midnight Pacific.",
+}
+MODEL_KEYS = {
+    "targets": "Where the model can be asked.",
+    "fallback": "Models to ask when no target can take it in time.",
+    "price": "USD for a million tokens, {input, output}: what the caches save is told in money.",
+}
+WINDOW_KEYS = ("count", "limit", "window", "resets_at")
+
+
+class TargetSettings(Struct, frozen=True):
+    """One place where a model can be asked."""
+
+    name: str
+    provider: str
+    model: str
+    project: str = ""
+    location: str = ""
+    base_url: str = ""
+    api_key: str = ""
+    credentials: str = ""
+    client: str = "rest"
+    tier: int = 0
+    windows: tuple[Window, ...] = ()
+
+
+class ModelSettings(Struct, frozen=True):
+    """A model that clients may name."""
+
+    name: str
+    targets: tuple[TargetSettings, ...]
+    fallback: tuple[str, ...] = ()
+    price: tuple[float, float] | None = None  # USD for a million tokens, input and output
+
+
+def embedded() -> tuple[ModelSettings, ...]:
+    target = TargetSettings("embedded", "embedded", EMBEDDED_MODEL)
+    return (ModelSettings(EMBEDDED_MODEL, (target,)),)
+
+
+def models_of(found: Any, faults: list[Fault]) -> tuple[ModelSettings, ...]:
+    if not isinstance(found, dict) or not found:
+        faults.append(Fault("models", "names no model", "write models: {NAME: {targets: [...]}}"))
+        return ()
+    models, seen, names = [], set[str](), [str(it) for it in found]
+    for name, body in found.items():
+        key = f"models.{name}"
+        if not (str(name).strip() and len(str(name)) <= LONGEST_NAME and str(name).isprintable()):
+            faults.append(
+                Fault("models", f"{str(name)[:80]!r} is no name", "write the name that clients ask for")
+            )
+        if not isinstance(body, dict):
+            faults.append(Fault(key, "is not a mapping", "write targets: [...] below it"))
+            continue
+        for unknown in set(body) - set(MODEL_KEYS):
+            faults.append(Fault(f"{key}.{unknown}", "no such key", nearest(str(unknown), list(MODEL_KEYS))))
+        targets = body.get("targets")
+        if not isinstance(targets, list) or not targets:
+            faults.append(Fault(f"{key}.targets", "has no target", "write a list with at least one"))
+            targets = []
+        built = [
+            _target(str(name), f"{key}.targets[{index}]", target, faults)
+            for index, target in enumerate(targets)
+        ]
+        for target in built:
+            if target.name in seen:
+                faults.append(Fault(f"{key}.targets", f"two targets are named {target.name!r}", "rename one"))
+            seen.add(target.name)
+        fallback = body.get("fallback") or []
+        if not isinstance(fallback, list):
+            faults.append(Fault(f"{key}.fallback", "is not a list", "write [other-model]"))
+            fallback = []
+        for other in fallback:
+            if str(other) not in names:
+                faults.append(Fault(f"{key}.fallback", f"no model {other!r}", nearest(str(other), names)))
+            elif str(other) == str(name):
+                faults.append(Fault(f"{key}.fallback", "names the model itself", "name another"))
+        price = _price(f"{key}.price", body.get("price"), faults)
+        models.append(ModelSettings(str(name), tuple(built), tuple(map(str, fallback)), price))
+    return tuple(models)
+
+
+def _price(key: str, found: Any, faults: list[Fault]) -> tuple[float, float] | None:
+    if found is None:
+        return None
+    if (
+        not isinstance(found, dict)
+        or set(found) != {"input", "output"}
+        or not all(type(it) in (int, float) and 0 <= it < 1e6 for it in found.values())
+    ):
+        faults.append(Fault(key, "is not a price", "write {input: 0.30, output: 2.50}"))
+        return None
+    return float(found["input"]), float(found["output"])
+
+
+def _target(model: str, key: str, found: Any, faults: list[Fault]) -> TargetSettings:
+    if not isinstance(found, dict):
+        faults.append(Fault(key, "is not a mapping", "write name, provider and the rest below it"))
+        return TargetSettings("", "", model)
+    for unknown in set(found) - set(TARGET_KEYS):
+        faults.append(Fault(f"{key}.{unknown}", "no such key", nearest(str(unknown), list(TARGET_KEYS))))
+
+    def get(name: str, parse: Callable[[object], Any], default: Any) -> Any:
+        if found.get(name) is None:
+            return default
+        try:
+            return parse(found[name])
+        except ValueError as error:
+            secret = name == "api_key" or "@" in str(found[name])
+            shown = "the value" if secret else repr(found[name])[:80]
+            faults.append(Fault(f"{key}.{name}", f"{shown} is not valid", str(error)))
+            return default
+
+    target = TargetSettings(
+        name=get("name", text, ""),
+        provider=get("provider", one_of("vertex", "gemini", "openai", "embedded"), ""),
+        model=get("model", text, model),
+        project=get("project", text, ""),
+        location=get("location", text, ""),
+        base_url=get("base_url", text, ""),
+        api_key=get("api_key", text, ""),
+        credentials=get("credentials", text, ""),
+        client=get("client", one_of("rest", "aiplatform"), "rest"),
+        tier=get("tier", natural, 0),
+        windows=_quota(f"{key}.quota", found.get("quota"), str(found.get("provider")), faults),
+    )
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", target.name):
+        faults.append(Fault(f"{key}.name", "is missing or odd", "use up to 63 letters, digits, dots, dashes"))
+    if not target.provider and "provider" not in found:
+        faults.append(Fault(f"{key}.provider", "is missing", "choose vertex, gemini, openai or embedded"))
+    if target.base_url and not is_http(target.base_url):
+        faults.append(Fault(f"{key}.base_url", "is not an address", "write http://... or https://..."))
+    if target.credentials == "anonymous" and not _loopback(target.base_url):
+        faults.append(
+            Fault(f"{key}.credentials", "anonymous is for loopback only", "set a loopback base_url")
+        )
+    if target.provider == "vertex" and not target.api_key and not (target.project and target.location):
+        faults.append(
+            Fault(key, "vertex needs project and location", "set both, or an api_key for express mode")
+        )
+    if target.client == "aiplatform" and target.provider != "vertex":
+        faults.append(Fault(f"{key}.client", "aiplatform is for vertex only", "drop it, or write rest"))
+    elif target.client == "aiplatform" and not _installed("google.cloud.aiplatform_v1"):
+        faults.append(
+            Fault(f"{key}.client", "is not installed", "pip install 'knowalledge[aiplatform]', or write rest")
+        )
+    if target.provider == "gemini" and not target.api_key and not target.credentials:
+        faults.append(Fault(f"{key}.api_key", "is missing", "set api_key: ${GOOGLE_API_KEY}"))
+    return target
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package around it
+        return False
+
+
+def _loopback(url: str) -> bool:
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+_SHORT = {
+    "rpm": (Count.REQUESTS, 60),
+    "tpm": (Count.TOKENS, 60),
+    "rpd": (Count.REQUESTS, DAY),
+    "tpd": (Count.TOKENS, DAY),
+}
+# The Gemini API counts input tokens, and its day ends at midnight Pacific (ai.google.dev/gemini-api/docs/rate-limits).
+_PACIFIC = "America/Los_Angeles"
+
+
+# Where a search for an unpublished limit begins.
+_FIRST_RPM = 60
+
+
+def _quota(key: str, found: Any, provider: str, faults: list[Fault]) -> tuple[Window, ...]:
+    if found is None:
+        return ()
+    if found == "learn":
+        return (Window("learnt", Count.REQUESTS, _FIRST_RPM, 60, learn=True),)
+    if isinstance(found, dict | list) and not 1 <= len(found) <= MOST_WINDOWS:
+        cure = f"write 1 to {MOST_WINDOWS}, or leave quota out: unlimited"
+        faults.append(Fault(key, f"has {len(found)} windows", cure))
+        return ()
+    if isinstance(found, dict):
+        return tuple(_short(key, name, limit, provider, faults) for name, limit in found.items())
+    if isinstance(found, list):
+        windows = tuple(_window(f"{key}[{index}]", entry, faults) for index, entry in enumerate(found))
+        if len({it.name for it in windows}) < len(windows):
+            faults.append(Fault(key, "has the same window twice", "keep the one with the lower limit"))
+        return windows
+    faults.append(
+        Fault(key, "is neither a mapping nor a list", "write quota: {rpm: 120, tpm: 60000}, or quota: learn")
+    )
+    return ()
+
+
+def _limit(key: str, value: object, faults: list[Fault]) -> int:
+    try:
+        return positive(value)
+    except ValueError as error:
+        faults.append(Fault(key, f"{value!r} is not a limit", str(error)))
+        return 1
+
+
+def _short(key: str, name: str, limit: object, provider: str, faults: list[Fault]) -> Window:
+    if name not in _SHORT:
+        faults.append(Fault(f"{key}.{name}", "no such window", nearest(str(name), list(_SHORT))))
+        return Window(str(name), Count.REQUESTS, 1, 60)
+    count, span = _SHORT[name]
+    gemini = provider == "gemini"
+    if gemini and count is Count.TOKENS:
+        count = Count.INPUT
+    return Window(
+        name, count, _limit(f"{key}.{name}", limit, faults), span, _PACIFIC if gemini and span == DAY else ""
+    )
+
+
+def _window(key: str, found: Any, faults: list[Fault]) -> Window:
+    if not isinstance(found, dict):
+        faults.append(Fault(key, "is not a mapping", "write {count: requests, limit: 120, window: 60s}"))
+        return Window("", Count.REQUESTS, 1, 60)
+    for unknown in set(found) - set(WINDOW_KEYS):
+        faults.append(Fault(f"{key}.{unknown}", "no such key", nearest(str(unknown), list(WINDOW_KEYS))))
+    try:
+        count = Count(found.get("count", ""))
+    except ValueError:
+        faults.append(Fault(f"{key}.count", "is not a count", f"choose one of {', '.join(Count)}"))
+        count = Count.REQUESTS
+    limit = _limit(f"{key}.limit", found.get("limit"), faults)
+    span = found.get("window")
+    zone, reset = "", 0
+    if span == "day":
+        zone, reset = _reset(f"{key}.resets_at", found.get("resets_at", f"00:00 {_PACIFIC}"), faults)
+        seconds = DAY
+    else:
+        try:
+            length = duration(span)
+        except ValueError as error:
+            faults.append(Fault(f"{key}.window", f"{span!r} is not a window", f"{error}, or day"))
+            length = 60
+        seconds = int(length)
+        if seconds < 1 or seconds != length:  # rounded down it would allow more than it says
+            faults.append(Fault(f"{key}.window", f"{span!r} is not whole seconds", "write 1s or more"))
+            seconds = 60
+        if "resets_at" in found:
+            faults.append(Fault(f"{key}.resets_at", "is for window: day", "drop it, or write window: day"))
+    return Window(f"{count.value}-{span}", count, limit, seconds, zone, reset)
+
+
+def _reset(key: str, found: object, faults: list[Fault]) -> tuple[str, int]:
+    match = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d) ([A-Za-z_/+0-9-]{1,64})", str(found))
+    if match:
+        try:
+            ZoneInfo(match[3])
+        except (ValueError, OSError, KeyError):
+            faults.append(
+                Fault(key, f"no zone {match[3]!r}", "write an IANA zone such as America/Los_Angeles")
+            )
+            return "UTC", 0
+        return match[3], int(timedelta(hours=int(match[1]), minutes=int(match[2])).total_seconds())
+    faults.append(Fault(key, f"{found!r} is not a time in a zone", 'write "00:00 America/Los_Angeles"'))
+    return "UTC", 0

@@ -1,0 +1,48 @@
+"""Google's own kind of schema (a subset of OpenAPI 3.0, types in capitals) as the JSON Schema that we carry.
+
+Source: ai.google.dev/api/caching#Schema. What only orders or illustrates is dropped; what constrains is kept.
+"""
+
+from typing import Any
+
+import msgspec
+
+from knowalledge.core.errors import InvalidRequest
+
+MAX_DEPTH = 64
+_DROPPED = frozenset(("propertyOrdering", "example", "nullable", "type"))
+# Counts, which Google's JSON writes as text because they are 64-bit.
+_COUNTS = frozenset(("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"))
+_encode = msgspec.json.Encoder().encode
+
+
+def json_schema(text: str, where: str) -> str:
+    """The schema as JSON Schema text; empty stays empty. Raises ``InvalidRequest`` if it is nested too deeply."""
+    return _encode(_convert(msgspec.json.decode(text), where, 0)).decode() if text else ""
+
+
+def _convert(schema: Any, where: str, depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise InvalidRequest("the schema is nested too deeply", param=where)
+    if not isinstance(schema, dict):
+        return schema
+    found: dict[str, Any] = {}
+    kind = schema.get("type")
+    if isinstance(kind, str) and kind != "TYPE_UNSPECIFIED":
+        kind = kind.lower()
+        found["type"] = [kind, "null"] if schema.get("nullable") is True else kind
+    elif isinstance(kind, list):
+        found["type"] = [it.lower() if isinstance(it, str) else it for it in kind]
+    for key, value in schema.items():
+        if key in _DROPPED:
+            continue
+        if key in ("properties", "$defs", "defs") and isinstance(value, dict):
+            value = {name: _convert(it, where, depth + 1) for name, it in value.items()}
+        elif key in ("anyOf", "oneOf", "allOf", "prefixItems") and isinstance(value, list):
+            value = [_convert(it, where, depth + 1) for it in value]
+        elif key in ("items", "additionalProperties"):
+            value = _convert(value, where, depth + 1)
+        elif key in _COUNTS and isinstance(value, str) and value.isdecimal() and len(value) < 19:
+            value = int(value)
+        found[key] = value
+    return found

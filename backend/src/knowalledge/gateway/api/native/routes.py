@@ -1,0 +1,72 @@
+"""The native API: ``POST /api/v1/generate``."""
+
+import msgspec
+from flask import Blueprint, Response
+from msgspec import Struct
+
+from knowalledge.gateway.api import headers
+from knowalledge.gateway.api import stream as sse
+from knowalledge.gateway.api.context import WebContext
+from knowalledge.gateway.api.native import schemas as b
+from knowalledge.gateway.domain.events import Delta, Done, Event, Queued, Started
+from knowalledge.web import problems as errors
+from knowalledge.web.responses import current, json_response
+
+_encode = msgspec.json.Encoder().encode
+
+
+def _event(name: bytes, data: object) -> bytes:
+    return b"event: " + name + b"\ndata: " + _encode(data) + b"\n\n"
+
+
+class Rendered(Struct, frozen=True):
+    """A stream in named events."""
+
+    request_id: str
+    content_type: str = sse.CONTENT_TYPE
+    heartbeat: bytes = sse.COMMENT
+
+    def opens(self, event: Event) -> bool:  # noqa: ARG002 - all are told, also the place in the queue
+        return True
+
+    def event(self, event: Event) -> bytes:
+        match event:
+            case Delta(text):
+                # By hand, as ``Piece``: of these there are more than of all else.
+                return b'event: delta\ndata: {"text":%b}\n\n' % _encode(text) if text else b""
+            case Queued(position, eta_s):
+                return _event(b"queued", b.Place(position, round(eta_s, 1)))
+            case Started(model, target):
+                return _event(b"started", b.Begun(model, target))
+            case Done(answer):
+                return _event(b"done", b.answer_body(answer))
+
+    def failed(self, error: BaseException) -> bytes:
+        return _event(b"error", errors.problem(error, self.request_id))
+
+
+def blueprint(edge: WebContext) -> Blueprint:
+    """The routes of the native API."""
+    routes = Blueprint("native", __name__)
+
+    @routes.post("/api/v1/generate")
+    def generate() -> Response:
+        request = current()
+        body = b.generate_body(edge.body(request))
+        question = edge.question(
+            request,
+            body.model,
+            body.to_prompt(),
+            priority=body.priority,
+            timeout_s=body.timeout_s,
+            cache=body.cache,
+        )
+        level = ("X-Priority", question.priority.label)
+        if body.stream:
+            return edge.stream(request, question, Rendered(question.id), [level])
+        answer = edge.complete(request, question)
+        return json_response(
+            b.answer_body(answer, answer.completion.text), [*headers.of_answer(answer), level]
+        )
+
+    return routes

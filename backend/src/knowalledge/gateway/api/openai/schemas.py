@@ -1,0 +1,569 @@
+"""The bodies of OpenAI's dialect: what is asked, as values of ours; what is answered, as its clients read it.
+
+Source: platform.openai.com/docs/api-reference/chat. Fields that we do not know are tolerated, as its servers do; a
+field that we know and cannot serve is refused, because leaving it out would change the answer in silence.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from knowalledge.core.errors import InvalidRequest
+from knowalledge.gateway.api.schemas import (
+    MAX_MESSAGES,
+    MAX_STOPS,
+    MAX_TOOLS,
+    THINKING,
+    Carried,
+    Dimensions,
+    ModelName,
+    Output,
+    Penalty,
+    Seed,
+    Share,
+    Temperature,
+    base64_bytes,
+    carried,
+    decode,
+    json_object,
+    reference,
+    with_question,
+)
+from knowalledge.gateway.domain.prompt import Blob, Message, Part, Prompt, Text, Tool, ToolCall, ToolResult
+
+# -- asked -----------------------------------------------------------------------------------------------------------
+
+
+class TextPart(Struct, tag_field="type", tag="text"):
+    """A piece of text."""
+
+    text: str
+
+
+class RefusalPart(Struct, tag_field="type", tag="refusal"):
+    """What the model said when it refused, in a conversation that goes on."""
+
+    refusal: str
+
+
+class ImageUrl(Struct):
+    """``data:`` with base64, or an address that the provider fetches."""
+
+    url: str
+
+
+class ImagePart(Struct, tag_field="type", tag="image_url"):
+    """An image."""
+
+    image_url: ImageUrl
+
+
+class InputAudio(Struct):
+    """Sound, in base64."""
+
+    data: str
+    format: Literal["wav", "mp3"]
+
+
+class AudioPart(Struct, tag_field="type", tag="input_audio"):
+    """Sound."""
+
+    input_audio: InputAudio
+
+
+class InputFile(Struct):
+    """A document as a ``data:`` address; files by id are not kept here."""
+
+    file_data: str
+
+
+class FilePart(Struct, tag_field="type", tag="file"):
+    """A document."""
+
+    file: InputFile
+
+
+Texts = str | tuple[TextPart, ...]
+
+
+class SystemMessage(Struct, tag_field="role", tag="system"):
+    """Instructions."""
+
+    content: Texts
+
+
+class DeveloperMessage(Struct, tag_field="role", tag="developer"):
+    """Instructions; the newer name of ``system``."""
+
+    content: Texts
+
+
+class UserMessage(Struct, tag_field="role", tag="user"):
+    """What the user says and shows."""
+
+    content: str | tuple[TextPart | ImagePart | AudioPart | FilePart, ...]
+
+
+class CalledFunction(Struct):
+    """A function's name, and its arguments as JSON text."""
+
+    name: str
+    arguments: str = "{}"
+
+
+class GoogleExtra(Struct, frozen=True):
+    """What Gemini wants back with a call; in Google's own OpenAI-compatible answers it has the same place."""
+
+    thought_signature: str = ""
+
+
+class ExtraContent(Struct, frozen=True):
+    """What only one provider knows."""
+
+    google: GoogleExtra | None = None
+
+
+class CallBody(Struct):
+    """A call that the model asked for."""
+
+    function: CalledFunction
+    id: str = ""
+    type: Literal["function"] = "function"
+    extra_content: ExtraContent | None = None
+
+    def signature(self) -> str:
+        extra = self.extra_content
+        return extra.google.thought_signature if extra and extra.google else ""
+
+
+class AssistantMessage(Struct, tag_field="role", tag="assistant"):
+    """What the model said earlier."""
+
+    content: str | tuple[TextPart | RefusalPart, ...] | None = None
+    tool_calls: tuple[CallBody, ...] | None = None
+
+
+class ToolMessage(Struct, tag_field="role", tag="tool"):
+    """What a called function gave back."""
+
+    tool_call_id: str
+    content: Texts
+
+
+ChatMessage = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage
+
+
+class FunctionBody(Struct):
+    """A function that the model may call; ``parameters`` is a JSON Schema."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    description: str | None = None
+    parameters: Carried | UnsetType = UNSET
+
+
+class ToolBody(Struct):
+    """A tool; functions are the only kind."""
+
+    function: FunctionBody
+    type: Literal["function"] = "function"
+
+
+class NamedFunction(Struct):
+    """A function by name."""
+
+    name: str
+
+
+class ChosenTool(Struct):
+    """The function that must be called."""
+
+    function: NamedFunction
+    type: Literal["function"] = "function"
+
+
+class SchemaBody(Struct):
+    """The JSON Schema that the answer must satisfy."""
+
+    schema: Carried | UnsetType = UNSET
+    name: str = ""
+
+
+class TextFormat(Struct, tag_field="type", tag="text"):
+    """Plain text."""
+
+
+class ObjectFormat(Struct, tag_field="type", tag="json_object"):
+    """Any JSON object."""
+
+
+class SchemaFormat(Struct, tag_field="type", tag="json_schema"):
+    """JSON of a given schema."""
+
+    json_schema: SchemaBody
+
+
+class StreamOptions(Struct):
+    """What a stream tells besides the text."""
+
+    include_usage: bool | None = None
+
+
+class ChatBody(Struct):
+    """``POST /v1/chat/completions``."""
+
+    messages: Annotated[tuple[ChatMessage, ...], Meta(min_length=1, max_length=MAX_MESSAGES)]
+    model: ModelName = ""
+    max_completion_tokens: Output | None = None
+    max_tokens: Output | None = None
+    temperature: Temperature | None = None
+    top_p: Share | None = None
+    n: int | None = None
+    seed: Seed | None = None
+    stop: str | Annotated[tuple[str, ...], Meta(max_length=MAX_STOPS)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    response_format: TextFormat | ObjectFormat | SchemaFormat | None = None
+    tools: Annotated[tuple[ToolBody, ...], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    # Known, and not served.
+    logprobs: Any = None
+    top_logprobs: Any = None
+    logit_bias: Any = None
+    functions: Any = None
+    function_call: Any = None
+    modalities: Any = None
+    web_search_options: Any = None
+
+    def to_prompt(self) -> Prompt:
+        """The question as a frozen value. Raises ``InvalidRequest`` for what cannot be served."""
+        self._refuse()
+        system, turns = _conversation(self.messages)
+        given = self.response_format
+        schema = ""
+        if isinstance(given, SchemaFormat):
+            schema = carried(given.json_schema.schema, "response_format.json_schema.schema")
+        tools = tuple(_tool(tool.function, index) for index, tool in enumerate(self.tools or ()))
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
+        effort = self.reasoning_effort
+        return Prompt(
+            with_question(turns, "messages"),
+            system=system,
+            max_output_tokens=self.max_completion_tokens or self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+            stop=stop,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            json=isinstance(given, ObjectFormat | SchemaFormat),
+            json_schema=schema,
+            tools=tools,
+            tool_choice=self._choice(tools),
+            thinking_budget=None if effort is None else THINKING[effort],
+        )
+
+    def _refuse(self) -> None:
+        if self.n not in (None, 1):
+            raise InvalidRequest("one choice a request: ask n times instead", param="n")
+        for name in ("logprobs", "top_logprobs", "logit_bias", "web_search_options"):
+            if getattr(self, name):
+                raise InvalidRequest(f"{name} is not served here", param=name)
+        for name, newer in (("functions", "tools"), ("function_call", "tool_choice")):
+            if getattr(self, name):
+                raise InvalidRequest(f"{name} is out of use: send {newer}", param=name)
+        if self.modalities not in (None, ["text"]):
+            raise InvalidRequest("answers are text only", param="modalities")
+
+    def _choice(self, tools: tuple[Tool, ...]) -> str:
+        choice = self.tool_choice
+        if choice is None or isinstance(choice, str):
+            if choice == "required" and not tools:
+                raise InvalidRequest("there is no tool to require", param="tool_choice")
+            return choice or ""
+        name = choice.function.name
+        if name not in {tool.name for tool in tools}:
+            raise InvalidRequest("the tool to call is not among the tools", param="tool_choice")
+        return name
+
+
+def _conversation(messages: tuple[ChatMessage, ...]) -> tuple[str, list[Message]]:
+    """System text and turns. Results of parallel calls become one turn, which Google's dialect demands."""
+    system: list[str] = []
+    turns: list[Message] = []
+    called: dict[str, str] = {}  # the names of functions by the ids of their calls
+    results: list[Part] = []
+    for index, message in enumerate(messages):
+        if isinstance(message, ToolMessage):
+            name = called.get(message.tool_call_id)
+            if name is None:
+                where = f"messages[{index}].tool_call_id"
+                raise InvalidRequest("a tool's result answers no call before it", param=where)
+            results.append(ToolResult(name, _text(message.content), message.tool_call_id))
+            continue
+        if results:
+            turns.append(Message("tool", tuple(results)))
+            results = []
+        match message:
+            case SystemMessage(content) | DeveloperMessage(content):
+                system.append(_text(content))
+            case UserMessage(content):
+                turns.append(Message("user", _shown(content, index)))
+            case AssistantMessage(said, calls):
+                parts: list[Part] = [Text(_text(said))] if said else []
+                for call in calls or ():
+                    function = call.function
+                    where = f"messages[{index}].tool_calls"
+                    arguments = json_object(function.arguments.encode() or b"{}", where)
+                    key = call.id or function.name
+                    called[key] = function.name
+                    parts.append(ToolCall(function.name, arguments, key, call.signature()))
+                turns.append(Message("assistant", tuple(parts)))
+    if results:
+        turns.append(Message("tool", tuple(results)))
+    return "\n".join(filter(None, system)), turns
+
+
+def _text(content: str | tuple[TextPart | RefusalPart, ...]) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(it.text if isinstance(it, TextPart) else it.refusal for it in content)
+
+
+def _shown(
+    content: str | tuple[TextPart | ImagePart | AudioPart | FilePart, ...], index: int
+) -> tuple[Part, ...]:
+    if isinstance(content, str):
+        return (Text(content),)
+    parts: list[Part] = []
+    for number, piece in enumerate(content):
+        where = f"messages[{index}].content[{number}]"
+        match piece:
+            case TextPart(text):
+                parts.append(Text(text))
+            case ImagePart(ImageUrl(url)) if not url.startswith("data:"):
+                parts.append(reference(url, "", where))
+            case ImagePart(ImageUrl(url)):
+                parts.append(_inline(url, where))
+            case FilePart(InputFile(data)):
+                parts.append(_inline(data, where))
+            case AudioPart(InputAudio(data, kind)):
+                parts.append(Blob("audio/wav" if kind == "wav" else "audio/mpeg", base64_bytes(data, where)))
+    return tuple(parts)
+
+
+def _inline(url: str, where: str) -> Blob:
+    head, comma, data = url.partition(",")
+    if not (comma and head.startswith("data:") and head.endswith(";base64")):
+        raise InvalidRequest("give data:TYPE;base64,DATA", param=where)
+    mime = head[len("data:") : -len(";base64")].partition(";")[0]
+    if "/" not in mime:
+        raise InvalidRequest("the data: address names no media type", param=where)
+    return Blob(mime, base64_bytes(data, where))
+
+
+def _tool(function: FunctionBody, index: int) -> Tool:
+    schema = carried(function.parameters, f"tools[{index}].function.parameters")
+    return Tool(function.name, function.description or "", schema)
+
+
+class EmbeddingsBody(Struct):
+    """``POST /v1/embeddings``."""
+
+    input: str | Annotated[tuple[str | int | tuple[int, ...], ...], Meta(min_length=1, max_length=2048)]
+    model: ModelName = ""
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Dimensions | None = None
+
+    def texts(self) -> tuple[str, ...]:
+        """What to embed. Raises ``InvalidRequest`` for token ids, which mean nothing to another tokenizer."""
+        found = (self.input,) if isinstance(self.input, str) else self.input
+        for text in found:
+            if not isinstance(text, str):
+                raise InvalidRequest("send text: token ids mean nothing to this model", param="input")
+            if not text.strip():
+                raise InvalidRequest("there is an empty text among the input", param="input")
+        return found  # type: ignore[return-value]  # all are texts
+
+
+_chat = msgspec.json.Decoder(ChatBody)
+_embeddings = msgspec.json.Decoder(EmbeddingsBody)
+
+
+def chat_body(body: bytes) -> ChatBody:
+    found: ChatBody = decode(_chat, body)
+    return found
+
+
+def embeddings_body(body: bytes) -> EmbeddingsBody:
+    found: EmbeddingsBody = decode(_embeddings, body)
+    return found
+
+
+# -- answered --------------------------------------------------------------------------------------------------------
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+class FunctionCall(Struct, frozen=True):
+    """A function to call, its arguments as JSON text."""
+
+    name: str
+    arguments: str
+
+
+class Call(Struct, frozen=True):
+    """A call that the model asks for."""
+
+    id: str
+    function: FunctionCall
+    type: Literal["function"] = "function"
+    extra_content: ExtraContent | UnsetType = UNSET
+
+
+class PieceOfCall(Struct, frozen=True):
+    """A call in a stream; calls come whole."""
+
+    index: int
+    id: str
+    function: FunctionCall
+    type: Literal["function"] = "function"
+    extra_content: ExtraContent | UnsetType = UNSET
+
+
+class Said(Struct, frozen=True):
+    """The model's message."""
+
+    content: str | None
+    tool_calls: tuple[Call, ...] | UnsetType = UNSET
+    role: Literal["assistant"] = "assistant"
+    refusal: None = None
+
+
+class Choice(Struct, frozen=True):
+    """The one choice."""
+
+    message: Said
+    finish_reason: FinishReason
+    index: int = 0
+    logprobs: None = None
+
+
+class PromptDetails(Struct, frozen=True):
+    """Of the input."""
+
+    cached_tokens: int
+
+
+class CompletionDetails(Struct, frozen=True):
+    """Of the output."""
+
+    reasoning_tokens: int
+
+
+class ChatUsage(Struct, frozen=True):
+    """Tokens; those of reasoning are part of the completion's."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails
+
+
+class ChatCompletion(Struct, frozen=True):
+    """A whole answer."""
+
+    id: str
+    created: int
+    model: str
+    choices: tuple[Choice]
+    usage: ChatUsage
+    object: Literal["chat.completion"] = "chat.completion"
+
+
+class DeltaBody(Struct, frozen=True, omit_defaults=True):
+    """What is new."""
+
+    role: Literal["assistant"] | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+    tool_calls: tuple[PieceOfCall, ...] | UnsetType = UNSET
+
+
+class ChunkChoice(Struct, frozen=True):
+    """The one choice, so far."""
+
+    delta: DeltaBody
+    finish_reason: FinishReason | None = None
+    index: int = 0
+    logprobs: None = None
+
+
+class ChatChunk(Struct, frozen=True):
+    """One event of a stream."""
+
+    id: str
+    created: int
+    model: str
+    choices: tuple[ChunkChoice, ...]
+    usage: ChatUsage | UnsetType | None = UNSET
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+
+
+class Vector(Struct, frozen=True):
+    """One text's embedding: numbers, or the base64 of little-endian 32-bit floats."""
+
+    index: int
+    embedding: tuple[float, ...] | str
+    object: Literal["embedding"] = "embedding"
+
+
+class EmbeddingUsage(Struct, frozen=True):
+    """Tokens."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(Struct, frozen=True):
+    """The embeddings, in the order of the input."""
+
+    data: tuple[Vector, ...]
+    model: str
+    usage: EmbeddingUsage
+    object: Literal["list"] = "list"
+
+
+class ModelCard(Struct, frozen=True):
+    """A model that may be named."""
+
+    id: str
+    created: int
+    object: Literal["model"] = "model"
+    owned_by: str = "knowalledge"
+
+
+class ModelCards(Struct, frozen=True):
+    """Every model that may be named."""
+
+    data: tuple[ModelCard, ...]
+    object: Literal["list"] = "list"
+
+
+class Fault(Struct, frozen=True):
+    """What went wrong."""
+
+    message: str
+    type: str
+    code: str
+    request_id: str
+    param: str | None = None
+
+
+class FaultBody(Struct, frozen=True):
+    """A failure in OpenAI's form."""
+
+    error: Fault

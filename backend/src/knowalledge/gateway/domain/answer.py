@@ -1,0 +1,99 @@
+"""What a model answers, whole or in chunks."""
+
+from enum import StrEnum
+from typing import Literal
+
+from msgspec import Struct
+
+from knowalledge.core.limits import Allowance
+from knowalledge.gateway.domain.prompt import Text, ToolCall
+
+
+class Finish(StrEnum):
+    """Why a model stopped."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    SAFETY = "safety"
+    OTHER = "other"
+
+
+class Usage(Struct, frozen=True):
+    """Tokens as the provider counted them.
+
+    ``output`` excludes ``thinking``; ``input`` includes ``cached`` and ``tool`` (tool-use prompt tokens).
+    """
+
+    input: int = 0
+    output: int = 0
+    thinking: int = 0
+    cached: int = 0
+    tool: int = 0
+
+    @property
+    def generated(self) -> int:
+        """What the provider charges on the output side."""
+        return self.output + self.thinking
+
+    @property
+    def total(self) -> int:
+        return self.input + self.output + self.thinking
+
+
+class Completion(Struct, frozen=True):
+    """One whole answer of a provider. ``usage`` is None where the provider did not say."""
+
+    parts: tuple[Text | ToolCall, ...]
+    finish: Finish
+    usage: Usage | None = None
+    model_version: str = ""
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return tuple(part for part in self.parts if isinstance(part, ToolCall))
+
+
+class Chunk(Struct, frozen=True, omit_defaults=True):
+    """One step of a streamed answer. ``finish`` is set on the last one only; ``usage`` may come early."""
+
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    usage: Usage | None = None
+    finish: Finish | None = None
+    model_version: str = ""
+
+
+class Embeddings(Struct, frozen=True):
+    vectors: tuple[tuple[float, ...], ...]
+    usage: Usage | None = None
+
+
+class CacheInfo(Struct, frozen=True):
+    status: Literal["hit", "miss", "stale", "shared", "bypass"] = "miss"
+    layer: Literal["memory", "redis"] | None = None
+    age_s: int = 0
+
+
+class QueueInfo(Struct, frozen=True):
+    waited_ms: int = 0
+    position: int = 0  # the place it entered at; 0: did not wait
+
+
+class Answer(Struct, frozen=True):
+    """What the service gives back for a Request."""
+
+    id: str
+    model: str
+    target: str
+    completion: Completion
+    usage: Usage
+    cache: CacheInfo = CacheInfo()
+    queue: QueueInfo = QueueInfo()
+    degraded: bool = False
+    reason: str = ""  # why this target
+    allowances: tuple[Allowance, ...] = ()

@@ -1,0 +1,128 @@
+"""What the gateway needs from the outside, looked at once: each check is a row, and nothing a check meets can raise."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import gevent
+from msgspec import Struct
+from redis import Redis
+from redis.exceptions import NoPermissionError, RedisClusterException, RedisError
+
+from knowalledge.app import connect, provider_spec
+from knowalledge.config.models import TargetSettings
+from knowalledge.config.settings import Settings
+from knowalledge.core.clock import Clock
+from knowalledge.core.errors import KnowalledgeError, Unavailable
+from knowalledge.net.redis.client import one_node
+from knowalledge.observability.spans import Exporter
+from knowalledge.providers import registry as providers
+
+# Google refuses signed requests for a token that are five minutes off; long before that, something is wrong.
+MAX_SKEW_S = 5.0
+# Workers write heartbeats and metrics here; a day of them takes a few MiB.
+MIN_FREE = 64 * 1024**2
+
+
+class Finding(Struct, frozen=True):
+    """How one thing is."""
+
+    name: str
+    ok: bool
+    note: str
+    latency_ms: float | None = None
+
+
+def examine(settings: Settings, clock: Clock, timeout: float) -> tuple[Finding, ...]:
+    """Every check, those of providers at the same time; none takes much longer than ``timeout`` seconds."""
+    targets = [target for model in settings.models for target in model.targets]
+    asked = [gevent.spawn(_target, target, settings, clock, timeout) for target in targets]
+    found = [
+        *_redis(settings, clock),
+        _disk(Path(tempfile.gettempdir())),
+        *_tracing(settings, clock, timeout),
+    ]
+    return (*found, *(it.get() for it in asked))
+
+
+def table(findings: tuple[Finding, ...]) -> Iterator[str]:
+    """The findings as lines of text."""
+    width = max(len(it.name) for it in findings)
+    for it in findings:
+        latency = "" if it.latency_ms is None else f"{it.latency_ms:.1f} ms"
+        yield f"{it.name:<{width}}  {'ok' if it.ok else 'DOWN':<4}  {latency:>10}  {it.note}".rstrip()
+
+
+def _redis(settings: Settings, clock: Clock) -> Iterator[Finding]:
+    began, started = clock.monotonic(), clock.now()
+    try:
+        redis = connect(settings)  # a Cluster is asked for its nodes at once
+        if redis is None:
+            yield Finding("redis", True, "not configured: everything is in process")
+            return
+        with one_node(redis) as redis:
+            seconds, micros = redis.time()
+            took = clock.monotonic() - began
+            version, policy = _about(redis)
+    except (RedisError, RedisClusterException) as error:
+        yield Finding("redis", False, f"no answer ({type(error).__name__})")
+        return
+    # What is evicted is quota that was spent: it would be spent twice.
+    evicts = policy not in ("", "noeviction")
+    note = f"Redis {version}" + (f"; set maxmemory-policy noeviction, not {policy}" if evicts else "")
+    yield Finding("redis", not evicts, note, took * 1000)
+    # Its clock was read somewhere within the call.
+    skew = seconds + micros / 1e6 - (started + took / 2)
+    note = f"{skew:+.3f} s against Redis, known to {took / 2:.3f} s"
+    yield Finding("clock", abs(skew) - took / 2 <= MAX_SKEW_S, note)
+
+
+def _about(redis: Redis) -> tuple[str, str]:
+    """Its version, and what it does when its memory is full; empty where it may not say, as with many a hosted one."""
+    try:
+        version = redis.info("server").get("redis_version", "of unknown version")
+        return version, redis.config_get("maxmemory-policy").get("maxmemory-policy") or ""
+    except NoPermissionError:
+        return "that may not say its maxmemory-policy: it must be noeviction", ""
+
+
+def _tracing(settings: Settings, clock: Clock, timeout: float) -> Iterator[Finding]:
+    endpoint = settings["tracing.endpoint"]
+    if not endpoint:
+        return
+    began = clock.monotonic()
+    patience = min(timeout, settings["tracing.timeout"])
+    try:
+        Exporter(endpoint, patience, {"service.name": "knowalledge"}, lambda *_: None).ping()
+    except Unavailable as error:
+        yield Finding("tracing", False, error.message)
+    else:
+        yield Finding("tracing", True, "takes spans", (clock.monotonic() - began) * 1000)
+
+
+def _disk(folder: Path) -> Finding:
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+            file.flush()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return Finding("disk", False, f"{folder} cannot be written ({type(error).__name__})")
+    return Finding("disk", free >= MIN_FREE, f"{free // 1024**2} MiB free in {folder}")
+
+
+def _target(target: TargetSettings, settings: Settings, clock: Clock, timeout: float) -> Finding:
+    name = f"target {target.name}"
+    began = clock.monotonic()
+    try:
+        provider = providers.build(provider_spec(target, settings), clock)
+        try:
+            provider.ping(timeout)
+        finally:
+            provider.close()
+    except KnowalledgeError as error:
+        return Finding(name, False, f"{error.code}: {error.message}")
+    except ValueError as error:
+        return Finding(name, False, str(error))
+    return Finding(name, True, f"{target.provider}:{target.model}", (clock.monotonic() - began) * 1000)

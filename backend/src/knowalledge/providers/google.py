@@ -1,0 +1,339 @@
+"""Google's GenerateContent dialect, both ways, as pure functions.
+
+Source: ai.google.dev/api/generate-content and the REST reference of Vertex AI, which share these messages.
+Answers are read into typed values: what has the wrong type is refused, and what is not named here is skipped unread.
+"""
+
+import re
+from base64 import b64encode
+from typing import Any, NoReturn
+
+import msgspec
+from msgspec import Raw, Struct
+
+from knowalledge.core import errors as e
+from knowalledge.gateway.domain.answer import Chunk, Completion, Finish, Usage
+from knowalledge.gateway.domain.prompt import (
+    Blob,
+    FileRef,
+    Message,
+    Part,
+    Prompt,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
+from knowalledge.net.http.client import Reply
+
+_encode = msgspec.json.Encoder().encode
+
+_FINISH = {
+    "STOP": Finish.STOP,
+    "MAX_TOKENS": Finish.LENGTH,
+    "SAFETY": Finish.SAFETY,
+    "RECITATION": Finish.SAFETY,
+    "BLOCKLIST": Finish.SAFETY,
+    "PROHIBITED_CONTENT": Finish.SAFETY,
+    "SPII": Finish.SAFETY,
+    "IMAGE_SAFETY": Finish.SAFETY,
+    "MODEL_ARMOR": Finish.SAFETY,
+}
+# More tokens than any context window has: such a count is a fault of the provider, not a fact.
+ABSURD_TOKENS = 100_000_000
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
+
+
+# -- asking ----------------------------------------------------------------------------------------------------------
+
+
+def request_body(prompt: Prompt) -> bytes:
+    """A Prompt as the body of generateContent."""
+    body = question(prompt)
+    config: dict[str, Any] = {
+        name: value
+        for name, value in (
+            ("maxOutputTokens", prompt.max_output_tokens),
+            ("temperature", prompt.temperature),
+            ("topP", prompt.top_p),
+            ("topK", prompt.top_k),
+            ("seed", prompt.seed),
+            ("stopSequences", prompt.stop or None),
+            ("presencePenalty", prompt.presence_penalty),
+            ("frequencyPenalty", prompt.frequency_penalty),
+        )
+        if value is not None
+    }
+    if prompt.json or prompt.json_schema:
+        config["responseMimeType"] = "application/json"
+    if prompt.json_schema:
+        config["responseJsonSchema"] = _raw(prompt.json_schema)
+    if prompt.thinking_budget is not None:
+        config["thinkingConfig"] = {"thinkingBudget": prompt.thinking_budget}
+    if config:
+        body["generationConfig"] = config
+    if prompt.tools and prompt.tool_choice:
+        body["toolConfig"] = {"functionCallingConfig": _choice(prompt.tool_choice)}
+    if prompt.safety:
+        body["safetySettings"] = _raw(prompt.safety)
+    return _encode(body)
+
+
+def question(prompt: Prompt) -> dict[str, Any]:
+    """What of a Prompt is counted as input."""
+    body: dict[str, Any] = {"contents": [_content(message) for message in prompt.messages]}
+    if prompt.system:
+        body["systemInstruction"] = {"parts": [{"text": prompt.system}]}
+    if prompt.tools:
+        body["tools"] = [{"functionDeclarations": [_declaration(tool) for tool in prompt.tools]}]
+    return body
+
+
+def _raw(text: str) -> Raw:
+    """JSON text as it is, once it is known to be JSON: it goes into the middle of our own."""
+    try:
+        return msgspec.json.decode(text, type=Raw)
+    except msgspec.DecodeError as error:
+        raise e.ProviderRejected("a schema or setting in the request is not JSON") from error
+
+
+def _content(message: Message) -> dict[str, Any]:
+    role = "model" if message.role == "assistant" else "user"
+    return {"role": role, "parts": [_part(part) for part in message.parts]}
+
+
+def _part(part: Part) -> dict[str, Any]:
+    match part:
+        case Text(text):
+            return {"text": text}
+        case Blob(mime, data):
+            return {"inlineData": {"mimeType": mime, "data": b64encode(data).decode()}}
+        case FileRef(uri, mime):
+            return {"fileData": {"fileUri": uri, **({"mimeType": mime} if mime else {})}}
+        case ToolCall(name, arguments, _, signature):
+            call = {"functionCall": {"name": name, "args": _as_object(arguments or "{}", "arguments")}}
+            return {**call, "thoughtSignature": signature} if signature else call
+        case ToolResult(name, content):
+            return {"functionResponse": {"name": name, "response": _as_object(content, "result")}}
+
+
+def _as_object(text: str, key: str) -> Any:
+    """JSON text as the object that Google wants; what is none, such as plain text, becomes one under ``key``."""
+    try:
+        raw = msgspec.json.decode(text, type=Raw)
+    except msgspec.DecodeError:
+        return {key: text}
+    return raw if bytes(raw).lstrip()[:1] == b"{" else {key: raw}
+
+
+def _declaration(tool: Tool) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": tool.name}
+    if tool.description:
+        found["description"] = tool.description
+    if tool.parameters:
+        found["parametersJsonSchema"] = _raw(tool.parameters)
+    return found
+
+
+def _choice(choice: str) -> dict[str, Any]:
+    modes = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
+    if choice in modes:
+        return {"mode": modes[choice]}
+    return {"mode": "ANY", "allowedFunctionNames": [choice]}
+
+
+# -- being answered --------------------------------------------------------------------------------------------------
+
+
+_NULL = Raw(b"null")
+
+
+class _Call(Struct):
+    name: str = ""
+    args: Raw = Raw(b"{}")
+    id: str = ""
+
+
+class _Part(Struct, rename="camel"):
+    text: str | None = None
+    thought: bool = False
+    function_call: _Call | None = None
+    thought_signature: str = ""
+
+
+class _Content(Struct):
+    parts: list[_Part] = []
+
+
+class _Candidate(Struct, rename="camel"):
+    content: _Content | None = None
+    finish_reason: str | None = None
+
+
+class _Feedback(Struct, rename="camel"):
+    block_reason: str | None = None
+
+
+class _Document(Struct, rename="camel"):
+    candidates: list[_Candidate] = []
+    prompt_feedback: _Feedback | None = None
+    usage_metadata: Any = None
+    model_version: str | None = None
+    error: Raw = _NULL  # msgspec has no optional Raw
+
+
+class _Count(Struct, rename="camel"):
+    total_tokens: int = -1
+
+
+_read_document = msgspec.json.Decoder(_Document).decode
+_read_count = msgspec.json.Decoder(_Count).decode
+# A stream that failed before it began is answered with its error in a list by some front ends.
+_read_any = msgspec.json.Decoder(dict[str, Any] | list[Any]).decode
+
+
+def read_completion(body: bytes) -> Completion:
+    """The answer of generateContent. Raises ``ContentBlocked``, or ``ProviderGarbage`` if there is no answer in it."""
+    chunk = read_chunk(body)
+    if chunk.finish is None:
+        raise e.ProviderGarbage("the provider answered without a candidate")
+    if is_empty(chunk):
+        raise e.ProviderGarbage("the provider answered with an empty candidate")
+    parts = ((Text(chunk.text),) if chunk.text else ()) + chunk.tool_calls
+    finish = Finish.TOOL_CALLS if chunk.tool_calls and chunk.finish is Finish.STOP else chunk.finish
+    return Completion(parts, finish, chunk.usage, chunk.model_version)
+
+
+def is_empty(chunk: Chunk) -> bool:
+    """Whether a model says that it is done, having said nothing. Cut off or blocked it may well have said nothing."""
+    return chunk.finish is Finish.STOP and not chunk.text and not chunk.tool_calls
+
+
+def read_chunk(data: bytes) -> Chunk:
+    """One event of streamGenerateContent. Raises the error that it carries, if it carries one."""
+    try:
+        document = _read_document(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise e.ProviderGarbage("the provider's answer is not of the form agreed on") from error
+    if document.error != _NULL:
+        raise_error(Reply(0, {}, data))
+    feedback = document.prompt_feedback
+    if feedback is not None and feedback.block_reason:
+        raise e.ContentBlocked(f"the provider blocked the prompt: {_word(feedback.block_reason)}")
+    text, calls, finish = "", [], None
+    if document.candidates:
+        candidate = document.candidates[0]
+        if candidate.finish_reason:
+            finish = _FINISH.get(candidate.finish_reason, Finish.OTHER)
+        for part in candidate.content.parts if candidate.content else ():
+            if part.text and not part.thought:
+                text += part.text
+            elif part.function_call is not None:
+                calls.append(_tool_call(part.function_call, part.thought_signature))
+    usage = read_usage(document.usage_metadata)
+    return Chunk(text, tuple(calls), usage, finish, (document.model_version or "")[:200])
+
+
+def _tool_call(call: _Call, signature: str) -> ToolCall:
+    return ToolCall(call.name, "{}" if call.args == _NULL else bytes(call.args).decode(), call.id, signature)
+
+
+def _word(text: object) -> str:
+    """A constant of Google's, fit for a message: nothing else is let through."""
+    return re.sub(r"[^A-Za-z0-9_ -]", "", str(text))[:120]
+
+
+def read_usage(found: object) -> Usage | None:
+    """usageMetadata, or None where it is missing or absurd: then our own estimate stands.
+
+    ``promptTokenCount`` includes cached tokens; tool-use prompt tokens come on top of it.
+    """
+    if not isinstance(found, dict):
+        return None
+    get = found.get
+    counts = (
+        get("promptTokenCount") or 0,
+        get("candidatesTokenCount") or 0,
+        get("thoughtsTokenCount") or 0,
+        get("cachedContentTokenCount") or 0,
+        get("toolUsePromptTokenCount") or 0,
+    )
+    for count in counts:
+        if type(count) is not int or not 0 <= count <= ABSURD_TOKENS:
+            return None
+    prompt, output, thinking, cached, tool = counts
+    return Usage(prompt + tool, output, thinking, min(cached, prompt), tool) if prompt else None
+
+
+def read_count(body: bytes) -> int:
+    try:
+        found = _read_count(body).total_tokens
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise e.ProviderGarbage("the provider's token count is not a count") from error
+    if not 0 <= found <= ABSURD_TOKENS:
+        raise e.ProviderGarbage("the provider's token count is not a count")
+    return found
+
+
+# -- being refused ---------------------------------------------------------------------------------------------------
+
+
+def raise_error(reply: Reply) -> NoReturn:
+    """An error answer as its typed error. Status 0: the error came inside a stream and names its own code."""
+    error = _error_of(reply.body)
+    code = error.get("code")
+    status = reply.status or (code if type(code) is int else 500)
+    hint = _retry_delay(error)
+    if hint is None:
+        hint = reply.retry_after()
+    if status == 429:
+        raise e.ProviderRateLimited(
+            "the provider's quota is spent", retry_after=hint, quota_id=_quota_id(error)
+        )
+    if status in (401, 403) or any(
+        info.get("reason") == "API_KEY_INVALID" for info in _details(error, "google.rpc.ErrorInfo")
+    ):
+        raise e.ProviderAuth("the provider does not accept our credentials")
+    if status in (408, 504):
+        raise e.ProviderTimeout("the provider gave up: its own deadline passed")
+    if 400 <= status < 499:
+        name = _word(error.get("status") or "")
+        raise e.ProviderRejected(
+            f"the provider does not take this request ({status}{' ' * bool(name)}{name})"
+        )
+    raise e.ProviderUnavailable(f"the provider failed ({status})", retry_after=hint)
+
+
+def _error_of(body: bytes) -> dict[str, Any]:
+    try:
+        document = _read_any(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return {}
+    if isinstance(document, list):
+        document = document[0] if document and isinstance(document[0], dict) else {}
+    found = document.get("error")
+    return found if isinstance(found, dict) else {}
+
+
+def _details(error: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    details = error.get("details")
+    if not isinstance(details, list):
+        return []
+    return [it for it in details if isinstance(it, dict) and str(it.get("@type", "")).endswith(kind)]
+
+
+def _retry_delay(error: dict[str, Any]) -> float | None:
+    for info in _details(error, "google.rpc.RetryInfo"):
+        match = _DURATION.fullmatch(str(info.get("retryDelay", "")))
+        if match:
+            return float(match[1])
+    return None
+
+
+def _quota_id(error: dict[str, Any]) -> str:
+    for failure in _details(error, "google.rpc.QuotaFailure"):
+        violations = failure.get("violations")
+        for violation in violations if isinstance(violations, list) else []:
+            if isinstance(violation, dict) and violation.get("quotaId"):
+                return _word(violation["quotaId"])
+    return ""

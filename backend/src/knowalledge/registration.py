@@ -1,0 +1,45 @@
+"""Blueprints: they parse, call the service and render. ``register`` puts them on an application."""
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from knowalledge.apidocs import web as docs
+from knowalledge.core.errors import KnowalledgeError
+from knowalledge.gateway.api.context import WebContext
+from knowalledge.gateway.api.gemini import routes as gemini
+from knowalledge.gateway.api.native import routes as native
+from knowalledge.gateway.api.openai import routes as openai
+from knowalledge.observability import web as operations
+from knowalledge.observability.web import Operations
+from knowalledge.web import problems as errors
+from knowalledge.web import request_identity as auth
+from knowalledge.web.responses import Sessionless
+
+
+def register(app: Flask, edge: WebContext, ops: Operations) -> None:
+    """Every route, and the one place where errors become answers."""
+    app.session_interface = Sessionless()
+    # An address means what it says: a redirect to a tidier one would name whatever Host the caller claimed.
+    app.url_map.merge_slashes = False
+    app.register_blueprint(native.blueprint(edge))
+    app.register_blueprint(gemini.blueprint(edge))
+    app.register_blueprint(openai.blueprint(edge))
+    app.register_blueprint(docs.blueprint())
+    app.register_blueprint(operations.blueprint(ops))
+
+    @app.errorhandler(Exception)
+    def failed(error: Exception) -> Response:
+        if isinstance(error, HTTPException):
+            error = errors.of_http(error)
+        elif not isinstance(error, KnowalledgeError):
+            # The class and the place; never the message, which may quote a prompt.
+            app.logger.error("unhandled %s at %s", type(error).__name__, errors.place(error))
+        edge.refused(request, error)
+        form = errors.dialect(request.blueprint, request.path, gemini.speaks(request))
+        return errors.response(error, auth.request_id(request, edge.new_id), form)
+
+    @app.after_request
+    def observed(response: Response) -> Response:
+        rule = request.url_rule
+        edge.observer.http(rule.rule if rule else "unmatched", response.status_code)
+        return response

@@ -1,0 +1,265 @@
+"""The knowledge API: a question about a topic in, a whole document out, from the nearest place that has it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Literal, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from knowalledge.caching.domain import SCHEMA, CacheEntry, Key, digest, etag_of, pack, slug, unpack
+from knowalledge.caching.layers import Layers
+from knowalledge.caching.ports import CacheTelemetry, Flights
+from knowalledge.core import errors as e
+from knowalledge.core.clock import Clock
+from knowalledge.core.context import Principal, Priority
+from knowalledge.core.trace_context import UNTRACED, Trace
+from knowalledge.gateway.domain.answer import Answer, CacheInfo, Finish
+from knowalledge.gateway.domain.prompt import Blob, Prompt
+from knowalledge.gateway.domain.request import Request
+from knowalledge.topics.domain import (
+    Malformed,
+    Seen,
+    TopicQuery,
+    degraded,
+    document,
+    document_key,
+    normal,
+    parse,
+    read,
+)
+from knowalledge.topics.images import Image
+from knowalledge.topics.prompt_files import PromptFile, repaired
+
+# An answer is asked for twice at most: once, and once more to be repaired.
+TRIES = 2
+# With a stale answer at hand nobody waits longer than this for a fresh one, in seconds; its making goes on.
+STALE_PATIENCE_S = 10.0
+# Whoever makes an answer anew waits this much longer than the request, in seconds, to hear how it ended.
+LAST_WORD_S = 1.0
+# What can be said to a model about its own answer.
+_LONGEST_REPAIR = 20_000
+
+
+class Asks(Protocol):
+    """One whole answer of a model, within the quota."""
+
+    def complete(self, request: Request) -> Answer: ...
+
+
+class Asker(Struct, frozen=True):
+    """Who wants to know, how urgently, and for how long they will wait."""
+
+    request_id: str
+    principal: Principal = Principal()
+    priority: Priority = Priority.MEDIUM
+    timeout_s: float = 60.0
+    trace: Trace = UNTRACED
+
+
+class TopicDocument(Struct, frozen=True):
+    """A whole answer, and where it came from. ``tags`` are those that a CDN should know."""
+
+    body: bytes
+    etag: str
+    tags: tuple[str, ...]
+    cache: CacheInfo
+    left_s: float = 0.0  # how long it stays fresh
+    degraded: bool = False
+
+
+class Recipe(Struct, frozen=True):
+    """How an answer is made: what is asked, and how its text becomes a body (or ``Malformed``)."""
+
+    prompt: Prompt
+    body: Callable[[str, str], bytes]  # the answer's text and the model that gave it
+
+
+_CACHED, _MADE = b"c", b"m"
+
+
+class Topics:
+    """The use cases of the knowledge API. Each raises ``KnowalledgeError`` subclasses only."""
+
+    def __init__(
+        self,
+        models: Asks,
+        layers: Layers,
+        flights: Flights,
+        clock: Clock,
+        prompts: Mapping[str, PromptFile],
+        model: str,
+        telemetry: CacheTelemetry,
+        asked: Callable[[TopicQuery], None] = lambda _: None,
+    ) -> None:
+        """``asked`` is told of every question, for whoever counts what is popular."""
+        self._models, self._layers, self._flights, self._clock = models, layers, flights, clock
+        self._prompts, self._model = prompts, model
+        self._telemetry = telemetry
+        self._asked = asked
+
+    def key(self, asked: TopicQuery) -> Key:
+        return document_key(asked, self._model, self._prompts[asked.view].version)
+
+    def near(self, key: Key) -> TopicDocument | None:
+        """A fresh answer from memory, or None; no IO and no work."""
+        found = self._layers.near(key)
+        if found is None or found.entry is None:
+            return None
+        self._telemetry.cached("memory", "hit", found.entry)
+        left = self._layers.lifetimes.life_s - found.age
+        return TopicDocument(
+            found.entry.body, found.entry.etag, key.tags, CacheInfo("hit", "memory", int(found.age)), left
+        )
+
+    def confirmed(self) -> None:
+        """A browser or CDN had the answer, and it is still the right one."""
+        self._telemetry.cached("browser", "hit")
+
+    def noted(self, asked: TopicQuery) -> None:
+        """Somebody asked; for answers that are given without ``get``."""
+        self._asked(asked)
+
+    def get(self, asked: TopicQuery, asker: Asker) -> TopicDocument:
+        """The document that answers a question."""
+        self._asked(asked)
+        return self._serve(self.key(asked), self._recipe(asked), asker)
+
+    def see(self, image: Image, lang: str, asker: Asker) -> TopicDocument:
+        """What a picture shows, as a topic. The same tenant's same picture is looked at once."""
+        file = self._prompts["image"]
+        who = slug(asker.principal.tenant)
+        seen = digest(SCHEMA, asker.principal.tenant, image.data, lang, self._model, file.version)
+        key = Key.of(f"image:{who}:{seen}", "image", f"tenant:{who}")
+        prompt = file.ask({"lang": lang}, 0, Blob(image.mime, image.data))
+        return self._serve(key, Recipe(prompt, partial(_seen, file.version)), asker)
+
+    def made_at(self, asked: TopicQuery) -> float | None:
+        """When the answer to a question was made, seconds since the epoch; None if there is none."""
+        found = self._layers.look(self.key(asked))
+        return found.entry.made_at if found.entry else None
+
+    def refresh(self, asked: TopicQuery, asker: Asker, due_s: float) -> bool:
+        """Make an answer anew that is at least ``due_s`` old, once over all replicas; whether that was so."""
+        key = self.key(asked)
+        # Not the flight that callers would share: they must not wait behind one of low priority.
+        name = f"refresh:{key.name}"
+        if self._flights.flying(key.name) or self._flights.flying(name):
+            return False  # somebody has it made: what takes minutes is neither paid for twice nor waited for here
+        found = self._layers.far(key)
+        if found.entry is not None and found.age < due_s:
+            return False  # another replica has just done it
+        than = found.entry.made_at if found.entry else 0.0
+        work = partial(self._work, key, self._recipe(asked), asker, than)
+        for _ in self._flights.fly(name, work).follow(asker.timeout_s + LAST_WORD_S):
+            pass
+        return True
+
+    def _recipe(self, asked: TopicQuery) -> Recipe:
+        file = self._prompts[asked.view]
+        return Recipe(file.about(asked), partial(_document, asked, file.version))
+
+    def _serve(self, key: Key, recipe: Recipe, asker: Asker) -> TopicDocument:
+        began = self._clock.monotonic()
+        found = self._layers.find(key)
+        asker.trace.looked(began, found.result, found.layer or "")
+        if found.fresh and found.entry is not None:
+            return self._document(key, found.entry, CacheInfo("hit", found.layer, int(found.age)))
+        patience = asker.timeout_s if found.entry is None else min(asker.timeout_s, STALE_PATIENCE_S)
+        try:
+            return self._fly(key, recipe, asker, patience)
+        except (e.Limited, e.Unavailable, e.ProviderError):
+            stale = found.entry
+            if stale is None:
+                raise
+            age = stale.age(self._clock.now())
+            if age >= self._layers.lifetimes.whole_s:
+                raise
+            body = degraded(stale.body)
+            info = CacheInfo("stale", found.layer, int(age))
+            self._telemetry.cached("flight", "stale", stale)
+            return TopicDocument(body, etag_of(body), key.tags, info, degraded=True)
+
+    def _fly(self, key: Key, recipe: Recipe, asker: Asker, patience: float) -> TopicDocument:
+        flight = self._flights.fly(key.name, partial(self._work, key, recipe, asker, None))
+        data = b""
+        for piece in flight.follow(patience):
+            data = piece or b""
+        entry = unpack(data[1:])
+        if entry is None:
+            raise e.ProviderGarbage("the answer was lost on its way")
+        shared = data[:1] == _CACHED or not flight.led
+        if shared:
+            self._telemetry.cached("flight", "shared", entry)
+        status: Literal["shared", "miss"] = "shared" if shared else "miss"
+        return self._document(key, entry, CacheInfo(status))
+
+    def _document(self, key: Key, entry: CacheEntry, info: CacheInfo) -> TopicDocument:
+        if entry.model not in ("", self._model):  # a fallback answered: never stored, and it says so
+            body = degraded(entry.body)
+            return TopicDocument(body, etag_of(body), key.tags, info, degraded=True)
+        left = max(0.0, self._layers.lifetimes.life_s - entry.age(self._clock.now()))
+        return TopicDocument(entry.body, entry.etag, key.tags, info, left)
+
+    def _work(self, key: Key, recipe: Recipe, asker: Asker, than: float | None) -> Iterator[bytes]:
+        """The run of a flight: look once more, for another may just have landed; then ask.
+
+        ``than``: what is there must have been made after this moment; None: it must be fresh.
+        """
+        found = self._layers.look(key) if than is None else self._layers.far(key)
+        if found.entry is not None and (found.fresh if than is None else found.entry.made_at > than):
+            yield _CACHED + pack(found.entry)
+            return
+        entry = replace(self._make(recipe, asker), born=found.generation)
+        if entry.model == self._model:
+            self._layers.keep(key, entry)
+        yield _MADE + pack(entry)
+
+    def _make(self, recipe: Recipe, asker: Asker) -> CacheEntry:
+        prompt, spent = recipe.prompt, [0, 0]
+        for left in reversed(range(TRIES)):
+            answer = self._models.complete(
+                Request(
+                    asker.request_id,
+                    self._model,
+                    prompt,
+                    asker.principal,
+                    asker.priority,
+                    asker.timeout_s,
+                    trace=asker.trace,
+                )
+            )
+            spent[0] += answer.usage.input
+            spent[1] += answer.usage.generated
+            text = answer.completion.text
+            try:
+                if answer.completion.finish is not Finish.STOP:
+                    raise Malformed("it was cut off; be shorter")
+                body = recipe.body(text, answer.model)
+            except Malformed as error:
+                if not left:
+                    raise e.ProviderGarbage("the model did not give a whole answer, twice") from None
+                prompt = repaired(recipe.prompt, text[:_LONGEST_REPAIR], str(error))
+                continue
+            return CacheEntry(body, etag_of(body), self._clock.now(), 0, answer.model, *spent)
+        raise AssertionError("unreachable")
+
+
+def _document(asked: TopicQuery, version: str, text: str, model: str) -> bytes:
+    return document(asked, read(asked, text), model, version)
+
+
+def _seen(version: str, text: str, model: str) -> bytes:
+    found: Seen = parse("image", text)
+    try:
+        topic = normal(found.topic)
+    except e.InvalidRequest as error:
+        raise Malformed(error.message) from None
+    asked = TopicQuery("whole", topic)
+    fields = {
+        "title": found.topic,
+        "description": found.description,
+        "alternatives": found.alternatives,
+        "href": asked.path.partition("?")[0],
+    }
+    return document(asked, fields, model, version)

@@ -1,0 +1,49 @@
+"""One server, Sentinel and Cluster, each a real one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from knowalledge.core.clock import SystemClock
+from knowalledge.net.redis.client import client, one_node, plain
+from knowalledge.quota.domain.queue import QueueRules
+from knowalledge.quota.domain.window import Count, TokenCost, Window
+from knowalledge.quota.ports import ReservationRequest
+from knowalledge.quota.redis import LocalUsage, RedisQuotaStore
+from tests.support.redis_kinds import as_cluster, behind_sentinel, until_well
+
+WINDOW = Window("rpm", Count.REQUESTS, 2, 60)
+
+
+@pytest.fixture
+def sentinel(tmp_path: Path, redis_port: int) -> Iterator[str]:
+    with behind_sentinel(tmp_path, redis_port) as url:
+        yield url
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[str]:
+    with as_cluster(tmp_path) as url:
+        yield url
+
+
+@pytest.mark.parametrize("kind", ["redis_url", "sentinel", "cluster"])
+def test_the_quota_is_kept_wherever_redis_is(kind: str, request: pytest.FixtureRequest) -> None:
+    url: str = request.getfixturevalue(kind)
+    assert plain(url) == (kind == "redis_url")
+    with client(url, 2.0, 10) as redis:
+        until_well(redis)
+        one_node(redis).flushall()
+        stores = [
+            RedisQuotaStore(redis, {"t": (WINDOW,)}, QueueRules(), SystemClock(), name, pumps=False)
+            for name in "ab"
+        ]
+        for store in stores:
+            store.join("t", lambda _: LocalUsage(({},), (0,), (2,), (), ()), 0)
+        granted = [
+            stores[index % 2].ask("t", ReservationRequest(str(index), TokenCost(1, 1))).reservation
+            is not None
+            for index in range(4)
+        ]
+        assert granted == [True, True, False, False]

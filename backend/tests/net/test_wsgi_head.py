@@ -1,0 +1,72 @@
+"""Heads of requests: what is well-formed is read, and what two readers might read as two things is refused."""
+
+from io import BytesIO
+
+import pytest
+
+from knowalledge.net.wsgi_head import MOST_BYTES, MOST_FIELDS, Head
+
+
+def head(text: bytes) -> Head:
+    return Head(BytesIO(text))
+
+
+def test_fields_are_found_by_name_in_any_case_and_the_body_is_left() -> None:
+    stream = BytesIO(b"Host: a\r\nX-Two:  b c \t\r\nx-two:d\r\nEmpty:\r\nContent-Length: 4\r\n\r\nbody")
+    found = Head(stream)
+    assert (found.get("HOST"), found.get("x-two"), found.get("empty")) == ("a", "b c", "")
+    assert found.get("missing", "none") == "none"
+    assert stream.read() == b"body"
+    assert list(found.environ()) == [
+        ("HTTP_HOST", "a"),
+        ("HTTP_X_TWO", "b c"),
+        ("HTTP_X_TWO", "d"),
+        ("HTTP_EMPTY", ""),
+    ]
+
+
+def test_bytes_above_ascii_are_passed_on_as_wsgi_wants_them() -> None:
+    assert head(b"X: \xc3\xa9\n\n").get("x") == "\xc3\xa9"
+
+
+def test_a_name_with_an_underscore_cannot_pass_for_one_with_a_hyphen() -> None:
+    assert list(head(b"X_Priority: critical\r\n\r\n").environ()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"Host: a",
+        b"Host: a\r\n",
+        b"no colon\r\n\r\n",
+        b": no name\r\n\r\n",
+        b"Host : a\r\n\r\n",
+        b"A: b\r\n folded\r\n\r\n",
+        b" Host: a\r\n\r\n",
+        b"A: b\rX: c\r\n\r\n",
+        b"A: b\x00\r\n\r\n",
+        b"A\xe9: b\r\n\r\n",
+        b"Content-Length: 4\r\nContent-Length: 5\r\n\r\n",
+        b"Content-Length: +4\r\n\r\n",
+        b"Content-Length: -4\r\n\r\n",
+        b"Content-Length: 1_0\r\n\r\n",
+        b"Content-Length: 4, 4\r\n\r\n",
+        b"Content-Length: \xb2\r\n\r\n",
+        b"Content-Length:\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n",
+        b"Transfer-Encoding: gzip, chunked\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n",
+        b"Transfer-Encoding: \x0bchunked\r\n\r\n",
+        b"Host: a\r\nHost: b\r\n\r\n",
+        b"A: b\r\n" * (MOST_FIELDS + 1) + b"\r\n",
+        b"A: " + b"b" * MOST_BYTES + b"\r\n\r\n",
+    ],
+)
+def test_what_is_no_head_or_more_than_one_is_refused(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r"head|field|twice|ends|length"):
+        head(text)
+
+
+def test_a_line_of_spaces_costs_no_more_than_its_length() -> None:
+    assert head(b"A:" + b" " * 60_000 + b"b\r\n\r\n").get("a") == "b"

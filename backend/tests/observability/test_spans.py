@@ -1,0 +1,262 @@
+"""Spans as they are made, kept within bounds, and sent."""
+
+from typing import Any
+
+import pytest
+
+from knowalledge.core.context import Priority
+from knowalledge.gateway.domain.answer import Finish, Usage
+from knowalledge.gateway.domain.outcomes import Outcome
+from knowalledge.gateway.ports import Record
+from knowalledge.observability import spans as tracing
+from knowalledge.observability.spans import (
+    ASKED_A_SECOND,
+    LONGEST,
+    MOST_SENT,
+    Exporter,
+    Span,
+    SpanTracer,
+    TargetInfo,
+)
+from tests.support.otlp import spans_of, store
+
+CALLER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+RESOURCE = {"service.name": "knowalledge"}
+
+
+class Clock:
+    """Time that a test moves."""
+
+    def __init__(self) -> None:
+        self.at = 100.0
+
+    def now(self) -> float:
+        return 1_700_000_000.0 + self.at
+
+    def monotonic(self) -> float:
+        return self.at
+
+    def sleep(self, seconds: float) -> None:
+        self.at += seconds
+
+
+class Kit:
+    """A tracer whose spans stay here."""
+
+    def __init__(self, share: float = 1.0) -> None:
+        self.clock = Clock()
+        self.spans: list[Span] = []
+        self.tracer = SpanTracer(
+            self.clock, share, {"t": TargetInfo("vertex", "gemini-x")}, self.spans.append
+        )
+
+
+def record(outcome: Outcome, error: str = "") -> Record:
+    return Record("r", "m", "t", outcome, Priority.HIGH, 1.0, Usage(), error=error)
+
+
+def test_times_are_those_of_the_clock() -> None:
+    kit = Kit()
+    trace = kit.tracer.begin("GET", None)
+    assert trace is not None
+    kit.clock.sleep(2)
+    began = kit.clock.monotonic()
+    kit.clock.sleep(3)
+    trace.looked(began, "miss", "")
+    kit.clock.sleep(1)
+    trace.answered("/x", 200, "r")
+    trace.ended()
+    look, root = kit.spans
+    assert (root.start, root.end) == (1_700_000_100 * 10**9, 1_700_000_106 * 10**9)
+    assert (look.start, look.end) == (1_700_000_102 * 10**9, 1_700_000_105 * 10**9)
+    assert (look.parent, look.trace_id) == (root.id, root.trace_id)
+
+
+def test_a_share_is_traced_unless_the_caller_has_chosen() -> None:
+    kit = Kit(0.0)
+    assert kit.tracer.begin("GET", None) is None
+    assert kit.tracer.begin("GET", "nonsense") is None
+    assert kit.tracer.begin("GET", CALLER) is not None
+    assert Kit(1.0).tracer.begin("GET", CALLER[:-1] + "0") is None
+
+
+def test_callers_cannot_have_more_traced_than_a_bound() -> None:
+    kit = Kit(0.0)
+    assert sum(kit.tracer.begin("GET", CALLER) is not None for _ in range(500)) == ASKED_A_SECOND
+    kit.clock.sleep(1)
+    assert sum(kit.tracer.begin("GET", CALLER) is not None for _ in range(500)) == ASKED_A_SECOND
+
+
+def test_an_id_that_a_caller_has_chosen_does_not_help_it_past_the_bound() -> None:
+    kit = Kit(0.01)
+    lucky = f"00-{'1' * 18}{'0' * 14}-00f067aa0ba902b7-01"
+    assert sum(kit.tracer.begin("GET", lucky) is not None for _ in range(500)) < ASKED_A_SECOND + 50
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome", "error", "failed"),
+    [
+        (200, Outcome.OK, "", False),
+        (200, Outcome.PROVIDER_GARBAGE, "provider_garbage", True),  # a stream that broke off
+        (429, Outcome.REFUSED, "queue_full", False),
+        (499, Outcome.CLIENT_GONE, "client_gone", False),
+        (502, Outcome.PROVIDER_FAILED, "provider_unavailable", True),
+        (500, None, "500", True),
+    ],
+)
+def test_only_what_is_our_fault_or_the_providers_counts_as_failed(
+    status: int, outcome: Outcome | None, error: str, failed: bool
+) -> None:
+    kit = Kit()
+    trace = kit.tracer.begin("POST", None)
+    assert trace is not None
+    if outcome:
+        trace.told(record(outcome, error))
+    trace.answered("/x", status, "r")
+    trace.ended()
+    trace.ended()
+    (root,) = kit.spans
+    assert (root.failed, root.facts.get("error.type", "")) == (failed, error)
+
+
+def test_what_the_outside_names_is_cut_and_an_unknown_method_is_not_repeated() -> None:
+    kit = Kit()
+    trace = kit.tracer.begin("SESAME", None)
+    assert trace is not None
+    trace.tried(100.0, "t", 0, "why", 0, Outcome.PROVIDER_LIMITED, quota_id="q" * 10**6, version="v" * 10**6)
+    trace.answered("", 405, "r")
+    trace.ended()
+    body = tracing.message({"attributes": tracing._attributes(RESOURCE)}, kit.spans)
+    tried, root = spans_of(body)
+    assert len(tried.facts["knowalledge.quota.id"]) == len(tried.facts["gen_ai.response.model"]) == LONGEST
+    assert root.name == root.facts["http.request.method"] == "_OTHER"
+    assert b"SESAME" not in body
+
+
+def test_every_kind_of_fact_is_what_the_schema_has() -> None:
+    kit = Kit()
+    trace = kit.tracer.begin("POST", CALLER)
+    assert trace is not None
+    trace.waited(99.0, "t", Priority.LOW, 3, 0.25, passed=("a: full", "b: quota"), degraded=True)
+    trace.tried(
+        100.0,
+        "t",
+        1,
+        "tier 1, headroom 50%",
+        0,
+        "ok",
+        usage=Usage(10, 20, 5, 3),
+        finish=Finish.LENGTH,
+        first_token=100.5,
+    )
+    queue, provider = spans_of(tracing.message({"attributes": tracing._attributes(RESOURCE)}, kit.spans))
+    assert queue.facts == {
+        "knowalledge.priority": "low",
+        "knowalledge.queue.position": 3,
+        "knowalledge.queue.waited_s": 0.25,
+        "knowalledge.target": "t",
+        "knowalledge.config.models.passed": ["a: full", "b: quota"],
+        "knowalledge.quota.degraded": True,
+    }
+    assert provider.facts["gen_ai.usage.output_tokens"] == 25
+    assert provider.facts["gen_ai.usage.reasoning.output_tokens"] == 5
+    assert provider.facts["gen_ai.usage.cache_read.input_tokens"] == 3
+    assert provider.facts["gen_ai.response.time_to_first_chunk"] == 0.5
+    assert provider.facts["gen_ai.provider.name"] == "gcp.vertex_ai"
+    assert provider.trace == CALLER[3:35]
+
+
+class Counts(dict[str, int]):
+    """What became of the spans."""
+
+    def __call__(self, result: str, number: int) -> None:
+        self[result] = self.get(result, 0) + number
+
+
+def span(number: int = 0) -> Span:
+    return Span("1" * 32, f"{number + 1:016x}", "", "x", 1, 1, 2, {"n": number})
+
+
+def exporter(url: str, **given: Any) -> tuple[Exporter, Counts]:
+    counts = Counts()
+    return Exporter(url, given.get("timeout_s", 5.0), RESOURCE, counts), counts
+
+
+def test_all_that_waits_is_sent_in_messages_of_a_bounded_size() -> None:
+    with store() as at:
+        it, counts = exporter(at.url)
+        for number in range(MOST_SENT * 2 + 1):
+            it.put(span(number))
+        it.flush()
+        it.flush()
+        assert [len(spans_of(body)) for body in at.taken] == [MOST_SENT, MOST_SENT, 1]
+        assert [seen.facts["n"] for seen in at.spans] == list(range(MOST_SENT * 2 + 1))
+        assert counts == {"sent": MOST_SENT * 2 + 1}
+        it.close()
+
+
+def test_while_the_store_is_away_the_oldest_are_let_go_and_the_rest_comes_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tracing, "MOST_WAITING", 10)
+    with store() as at:
+        at.status = 503
+        it, counts = exporter(at.url + "/")
+        it.put(span(0))
+        it.flush()  # this one is on its way, and stays so
+        for number in range(1, 16):
+            it.put(span(number))
+            it.flush()
+        assert counts == {"dropped": 5}
+        at.status = 200
+        it.flush()
+        assert [seen.facts["n"] for seen in at.spans] == [0, *range(6, 16)]
+        assert counts == {"dropped": 5, "sent": 11}
+        it.close()
+
+
+def test_what_the_store_refuses_is_not_sent_again() -> None:
+    with store() as at:
+        at.status = 400
+        it, counts = exporter(at.url)
+        it.put(span())
+        it.flush()
+        it.flush()
+        assert (at.asked, counts) == (1, {"rejected": 1})
+        it.close()
+
+
+def test_a_store_that_says_nothing_is_given_up_in_time() -> None:
+    with store() as at:
+        at.held.clear()
+        it, counts = exporter(at.url, timeout_s=0.2)
+        it.put(span())
+        it.flush()
+        assert counts == {}
+        at.held.set()
+        it.flush()
+        assert counts == {"sent": 1}
+        it.close()
+
+
+def test_what_cannot_be_written_does_not_keep_the_rest_from_being_sent() -> None:
+    with store() as at:
+        it, counts = exporter(at.url)
+        it.put(Span("1" * 32, "1" * 16, "", "x", 1, 1, 2, {"half": "\ud800"}))
+        it.flush()
+        it.put(span())
+        it.flush()
+        assert (len(at.spans), counts) == (1, {"rejected": 1, "sent": 1})
+        it.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"), [("", "/v1/traces"), ("/otlp", "/otlp/v1/traces"), ("/v1/traces", "/v1/traces")]
+)
+def test_the_address_is_a_collectors_or_that_of_its_traces(path: str, asked: str) -> None:
+    with store() as at:
+        it, _ = exporter(at.url + path)
+        it.put(span())
+        it.flush()
+        assert at.paths == {asked}
+        it.close()

@@ -1,0 +1,235 @@
+"""Reservations' ends on their way to Redis: what has gathered goes together, and no loss loses or doubles one."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+
+import gevent
+import pytest
+from gevent.event import Event
+from redis import Redis
+
+from knowalledge.quota import replica
+from knowalledge.quota.domain.queue import QueueRules
+from knowalledge.quota.domain.window import SECOND, Count, TokenCost, Window
+from knowalledge.quota.memory import MemoryQuotaStore
+from knowalledge.quota.ports import Reservation, ReservationRequest
+from knowalledge.quota.redis import EndedReservation, RedisQuotaStore, RedisUnavailable
+from knowalledge.quota.replica import TOGETHER, ReplicaQuotaStore
+from tests.support.doubles import CuttableRedis, ManualClock
+
+LIMITS = (Window("rpm", Count.REQUESTS, 1000, 60), Window("tpm", Count.TOKENS, 100_000, 60))
+WINDOWS = {"t": LIMITS, "u": LIMITS}
+MANY = 2 * TOGETHER + 50
+TRUE = TokenCost(10, 3)
+
+
+class Calls(RedisQuotaStore):
+    """The shared store, and the ends that each call of it has brought."""
+
+    def __init__(self, line: CuttableRedis, clock: ManualClock) -> None:
+        super().__init__(
+            line,
+            WINDOWS,
+            QueueRules(),
+            clock,
+            "a",
+            moment=lambda: str(int(clock.now() * SECOND)),
+            pumps=False,
+        )
+        self.calls: list[list[str]] = []
+        self.before: dict[
+            int, Callable[[], None]
+        ] = {}  # what happens while a call is under way, by its number
+        self.after: dict[int, Callable[[], None]] = {}  # and while its answer is
+
+    def finish(self, target: str, ends: Sequence[EndedReservation]) -> int:
+        number = len(self.calls)
+        self.calls.append([it.reservation.id for it in ends])
+        self.before.get(number, _nothing)()
+        live = super().finish(target, ends)
+        self.after.get(number, _nothing)()
+        return live
+
+    def listen(self) -> None:
+        gevent.sleep(60)  # a read would stop an unpatched process
+
+
+def _nothing() -> None: ...
+
+
+def _opens(door: Event) -> None:
+    assert door.wait(5)
+
+
+def _gone() -> None:
+    raise RedisUnavailable
+
+
+class Replica:
+    """One replica, and what it has been granted."""
+
+    def __init__(self, redis: Redis) -> None:
+        clock = ManualClock()
+        self.redis = redis
+        self.line = CuttableRedis(redis)
+        self.shared = Calls(self.line, clock)
+        mirror = MemoryQuotaStore(WINDOWS, QueueRules(), clock, pumps=False)
+        self.store = ReplicaQuotaStore(self.shared, mirror, WINDOWS, clock)
+
+    def take(self, count: int, target: str = "t") -> list[Reservation]:
+        found = [
+            self.store.ask(target, ReservationRequest(f"{target}{it}", TokenCost(10, 20))).reservation
+            for it in range(count)
+        ]
+        return [it for it in found if it is not None]
+
+    def settle(self, reservations: list[Reservation]) -> None:
+        for it in reservations:
+            self.store.settle(it, TRUE)
+
+    def joined(self) -> None:
+        """Until it is one of the many again."""
+        with gevent.Timeout(5):
+            while self.store.degraded:
+                gevent.sleep(0.001)
+
+    def spent(self) -> list[tuple[int, int]]:
+        """Of each window what is used and what of that is held, as Redis has it."""
+        return [(it.used, it.held) for it in self.shared.levels("t")]
+
+
+@pytest.fixture
+def it(redis_client: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[Replica]:
+    monkeypatch.setattr(replica, "PROBE_S", 0.001)
+    found = Replica(redis_client)
+    yield found
+    found.store.stop()
+
+
+def in_order(calls: list[list[str]]) -> list[str]:
+    return list(chain.from_iterable(calls))
+
+
+def ids(reservations: list[Reservation]) -> list[str]:
+    return [it.id for it in reservations]
+
+
+ALL = [(MANY, 0), (MANY * (TRUE.input + TRUE.output), 0)]
+
+
+def test_the_first_end_goes_at_once_and_what_gathers_meanwhile_in_one_call(it: Replica) -> None:
+    first, *rest = it.take(9)
+    other = it.take(1, "u")
+    door = Event()
+    it.shared.before[0] = lambda: _opens(door)  # a Redis that is slow to answer
+    it.store.start()
+    it.settle([first])
+    gevent.sleep(0)
+    assert it.shared.calls == [["t0"]]
+    it.settle(rest[:3])
+    it.store.release(rest[3])
+    gevent.sleep(0)
+    it.store.refused(rest[4])
+    it.settle([*rest[5:], *other])
+    gevent.sleep(0)
+    assert it.shared.calls == [["t0"], ["u0"]]  # one target does not wait for another
+    door.set()
+    gevent.sleep(0)
+    gevent.sleep(0)
+    assert it.shared.calls == [["t0"], ["u0"], ids(rest)]
+    tally = it.shared.tally("t")
+    assert (tally.settled, tally.released, tally.limited) == (7, 1, 1)
+
+
+def test_one_call_brings_no_more_than_redis_may_be_held_up_by_and_keeps_the_order(it: Replica) -> None:
+    granted = it.take(MANY)
+    it.settle(granted)
+    it.store.stop()
+    assert [len(call) for call in it.shared.calls] == [100, 100, 50]
+    assert in_order(it.shared.calls) == ids(granted)
+    assert it.spent() == ALL
+
+
+@pytest.mark.parametrize("call", [0, 1, 2])
+@pytest.mark.parametrize("heard", [False, True], ids=["unheard", "unanswered"])
+def test_a_loss_in_the_middle_of_many_ends_loses_none_and_doubles_none(
+    it: Replica, call: int, heard: bool
+) -> None:
+    granted = it.take(MANY + 1)
+    running = granted.pop()
+    (it.shared.after if heard else it.shared.before)[call] = _gone
+    it.settle(granted)
+    it.store.stop()
+    assert it.store.degraded
+    it.joined()
+    it.store.stop()
+    assert in_order(it.shared.calls[call + 1 :]) == ids(granted[call * TOGETHER :])
+    assert it.shared.tally("t").settled == MANY
+    assert it.redis.hkeys("kn:{t}:live:a") == [running.id.encode()]
+    it.store.settle(running, TRUE)
+    it.store.stop()
+    assert it.spent() == [(used + more, 0) for (used, _), more in zip(ALL, (1, 13), strict=True)]
+
+
+@pytest.mark.parametrize("answered", ["alone", "joining", "back"])
+def test_many_ends_are_all_told_of_though_redis_is_lost_to_another_while_a_call_is_under_way(
+    it: Replica, answered: str
+) -> None:
+    granted = it.take(MANY)
+    early, late = granted[:-10], granted[-10:]
+    joins, told = Event(), Event()
+
+    def joining() -> None:
+        it.settle(late)
+        joins.set()
+        assert told.wait(5)
+
+    def lost() -> None:
+        it.line.cut = True
+        assert it.store.ask("t", ReservationRequest("alone", TokenCost(1, 0))).degraded
+        it.line.cut = False
+        if answered == "joining":
+            it.line.meanwhile = joining
+            assert joins.wait(5)
+        elif answered == "back":
+            it.joined()
+
+    it.shared.before[1] = lost
+    it.settle(early)
+    it.store.stop()
+    told.set()
+    it.joined()
+    if answered != "joining":
+        it.settle(late)
+    it.store.stop()
+    assert in_order(it.shared.calls)[-50:] == ids(granted[-50:])
+    assert it.shared.tally("t").settled == MANY
+    assert it.redis.hkeys("kn:{t}:live:a") == [b"alone"]
+    assert it.spent() == [(used + 1, 0) for used, _ in ALL]
+
+
+def test_ends_of_which_a_state_was_forgotten_are_told_to_the_new_one_to_which_all_is_brought(
+    it: Replica,
+) -> None:
+    granted = it.take(MANY + 1)
+    running = granted.pop()
+    it.shared.before[1] = it.redis.flushdb
+    it.settle(granted)
+    it.store.stop()
+    assert not it.store.degraded
+    assert in_order(it.shared.calls[2:]) == ids(granted[TOGETHER:])
+    assert it.spent() == [
+        (used + more, held) for (used, _), more, held in zip(ALL, (1, 30), (0, 20), strict=True)
+    ]
+    assert it.redis.hkeys("kn:{t}:live:a") == [running.id.encode()]
+
+
+def test_an_end_is_told_of_twice_at_most_in_vain(it: Replica) -> None:
+    granted = it.take(3)
+    it.settle([*granted, *granted])
+    it.store.release(granted[0])
+    it.store.stop()
+    it.settle(granted)
+    it.store.stop()
+    assert it.shared.tally("t").settled == 3
+    assert it.spent() == [(3, 0), (39, 0)]

@@ -1,0 +1,211 @@
+"""What a provider has closed, known to every replica and brought to a Redis that has forgotten it."""
+
+import gevent
+import pytest
+from gevent.event import Event
+from redis import Redis
+
+from knowalledge.quota import replica
+from knowalledge.quota.domain.queue import QueueRules
+from knowalledge.quota.domain.window import SECOND, Count, TokenCost, Window
+from knowalledge.quota.memory import MemoryQuotaStore
+from knowalledge.quota.ports import Decision, ReservationRequest
+from knowalledge.quota.redis import HeartbeatReply, RedisQuotaStore
+from knowalledge.quota.replica import ReplicaQuotaStore
+from tests.support.doubles import CuttableRedis
+
+WINDOWS = {"t": (Window("rpm", Count.REQUESTS, 100, 60),)}
+CLOSED_S, PASSED_S = 90.0, 10.0
+
+
+class Time:
+    """Two wall clocks that can be set, Redis' and a replica's, and what has truly passed."""
+
+    def __init__(self) -> None:
+        self.passed = 5_000.0
+        self.ours = 1_790_000_000.0
+        self.redis = 1_790_000_000.0
+
+    def now(self) -> float:
+        return self.ours + self.passed
+
+    def monotonic(self) -> float:
+        return self.passed
+
+    def sleep(self, seconds: float) -> None:
+        raise AssertionError(f"nobody sleeps here for {seconds} s")
+
+    def moment(self) -> str:
+        return str(int((self.redis + self.passed) * SECOND))
+
+
+class Replica:
+    """One replica; ``beaten`` is set when it has heard a whole heartbeat."""
+
+    def __init__(self, redis: Redis, time: Time, name: str) -> None:
+        self.line = CuttableRedis(redis)
+        self.beaten = Event()
+        self._beats = 0
+        shared = Beating(self, time, name)
+        mirror = MemoryQuotaStore(WINDOWS, QueueRules(), time, pumps=False)
+        self.store = ReplicaQuotaStore(shared, mirror, WINDOWS, time)
+        self._asked = 0
+
+    def ask(self) -> Decision:
+        self._asked += 1
+        return self.store.ask("t", ReservationRequest(f"{id(self)}.{self._asked}", TokenCost(1, 0)))
+
+    def beat(self) -> None:
+        """Let it hear what the others know."""
+        self.beaten.clear()
+        self._beats = 0
+        self.store.start()
+        assert self.beaten.wait(5)
+        self.store.stop()
+
+    def began_to_beat(self) -> None:
+        self._beats += 1
+        if self._beats == 2:  # so the first has been taken in
+            self.beaten.set()
+
+    def joined(self) -> None:
+        """Until it is one of the many again."""
+        with gevent.Timeout(5):
+            while self.store.degraded:
+                gevent.sleep(0.001)
+
+
+class Beating(RedisQuotaStore):
+    """The shared store, whose heartbeats are counted. Nobody listens: a read would stop an unpatched process."""
+
+    def __init__(self, owner: Replica, time: Time, name: str) -> None:
+        super().__init__(owner.line, WINDOWS, QueueRules(), time, name, moment=time.moment, pumps=False)
+        self._owner = owner
+
+    def listen(self) -> None:
+        gevent.sleep(60)
+
+    def beat(self, target: str) -> HeartbeatReply:
+        self._owner.began_to_beat()
+        return super().beat(target)
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica, "PROBE_S", 0.001)
+    monkeypatch.setattr(replica, "BEAT_S", 0.001)
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def pair(redis_client: Redis, time: Time) -> tuple[Replica, Replica]:
+    """Two that have joined, and know Redis' clock."""
+    found = Replica(redis_client, time, "a"), Replica(redis_client, time, "b")
+    for it in found:
+        assert it.ask().reservation is not None
+        it.beat()
+    return found
+
+
+def waits(decision: Decision) -> tuple[float, str]:
+    assert decision.reservation is None
+    return round(decision.wait_s, 3), decision.window
+
+
+REST = (CLOSED_S - PASSED_S, "rpm")
+
+
+@pytest.mark.parametrize("who", ["told", "heard"])
+@pytest.mark.parametrize("ours", [0, -60, 3600, -3600])
+@pytest.mark.parametrize("redis", [0, -86_400, 86_400])
+def test_a_redis_that_comes_back_empty_learns_what_is_left_of_a_gate_whatever_the_clocks_were_set_to(
+    pair: tuple[Replica, Replica], time: Time, redis_client: Redis, who: str, ours: int, redis: int
+) -> None:
+    told, heard = pair
+    told.store.close_until("t", CLOSED_S, "rpm")
+    heard.beat()
+    redis_client.flushdb()
+    time.passed += PASSED_S
+    time.ours += ours
+    time.redis += redis
+    left = told if who == "told" else heard  # the other is gone for good
+    assert waits(left.ask()) == REST
+    assert not left.store.degraded
+
+
+def test_a_gate_is_brought_by_the_heartbeat_of_a_replica_that_nobody_asks(
+    pair: tuple[Replica, Replica], time: Time, redis_client: Redis
+) -> None:
+    told, other = pair
+    told.store.close_until("t", CLOSED_S, "rpm")
+    redis_client.flushdb()
+    time.passed += PASSED_S
+    told.beat()
+    assert waits(other.ask()) == REST
+
+
+def test_a_replica_that_is_alone_keeps_to_a_gate_that_another_was_told_of(
+    pair: tuple[Replica, Replica], time: Time
+) -> None:
+    told, heard = pair
+    told.store.close_until("t", CLOSED_S, "rpm")
+    heard.beat()
+    time.passed += PASSED_S
+    heard.line.cut = True
+    found = heard.ask()
+    assert found.degraded
+    assert waits(found) == REST
+
+
+def test_what_a_replica_is_told_while_it_is_alone_holds_for_all_when_it_is_back(
+    pair: tuple[Replica, Replica], time: Time
+) -> None:
+    alone, other = pair
+    alone.line.cut = True
+    assert alone.ask().degraded
+    alone.store.close_until("t", CLOSED_S, "rpm")
+    assert other.ask().reservation is not None
+    time.passed += PASSED_S
+    alone.line.cut = False
+    alone.joined()
+    assert waits(other.ask()) == REST
+
+
+def test_what_a_replica_is_told_while_its_join_is_on_the_way_is_not_lost(
+    pair: tuple[Replica, Replica], time: Time
+) -> None:
+    joining, other = pair
+    joining.line.cut = True
+    assert joining.ask().degraded
+    joining.line.meanwhile = lambda: joining.store.close_until("t", CLOSED_S, "rpm")
+    joining.line.cut = False
+    joining.joined()
+    time.passed += PASSED_S
+    assert waits(other.ask()) == REST
+
+
+def test_of_two_times_that_a_provider_names_the_later_is_brought(
+    pair: tuple[Replica, Replica], time: Time, redis_client: Redis
+) -> None:
+    told, _ = pair
+    told.store.close_until("t", CLOSED_S, "rpm")
+    told.store.close_until("t", PASSED_S + 5, "rpd")
+    redis_client.flushdb()
+    time.passed += PASSED_S
+    assert waits(told.ask()) == REST
+
+
+def test_a_gate_that_is_over_is_brought_to_nobody(
+    pair: tuple[Replica, Replica], time: Time, redis_client: Redis
+) -> None:
+    told, _ = pair
+    told.store.close_until("t", CLOSED_S, "rpm")
+    time.passed += CLOSED_S
+    redis_client.flushdb()
+    assert waits(told.ask()) == (replica.GATE_S, "")  # so that all may join
+    time.passed += replica.GATE_S
+    assert told.ask().reservation is not None

@@ -1,0 +1,71 @@
+"""What several suites put in the place of the real: a clock that is moved by hand, telemetry that remembers, a line to
+Redis that can be cut."""
+
+from collections.abc import Callable
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from knowalledge.caching.domain import CacheEntry
+from knowalledge.gateway.ports import Record
+
+
+class ManualClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.time = 1_790_000_000.0
+
+    def now(self) -> float:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+
+class RecordingTelemetry:
+    """Implements ``Telemetry`` and ``CacheTelemetry``."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.looks: list[tuple[str, str]] = []
+        self.uncounted_targets: list[str] = []
+
+    def request(self, record: Record) -> None:
+        self.records.append(record)
+
+    def upstream(self, *_: Any) -> None: ...
+
+    def refused(self, *_: Any) -> None: ...
+
+    def settled(self, *_: Any) -> None: ...
+
+    def uncounted(self, target: str) -> None:
+        self.uncounted_targets.append(target)
+
+    def cached(self, layer: str, result: str, entry: CacheEntry | None = None) -> None:
+        self.looks.append((layer, result))
+
+
+class CuttableRedis:
+    """Redis, behind a line that can be cut; something else may happen while a script is under way."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self.cut = False
+        self.meanwhile: Callable[[], None] | None = None
+
+    def execute_command(self, *args: Any) -> Any:
+        if self.cut:
+            raise RedisConnectionError("cut")
+        if self.meanwhile is not None and args[0] == "EVALSHA":
+            happens, self.meanwhile = self.meanwhile, None
+            happens()
+        return self._redis.execute_command(*args)
+
+    def pubsub(self, **options: Any) -> Any:
+        return self._redis.pubsub(**options)
