@@ -155,7 +155,7 @@ def test_every_kind_of_fact_is_what_the_schema_has() -> None:
         "knowalledge.queue.position": 3,
         "knowalledge.queue.waited_s": 0.25,
         "knowalledge.target": "t",
-        "knowalledge.config.models.passed": ["a: full", "b: quota"],
+        "knowalledge.targets.passed": ["a: full", "b: quota"],
         "knowalledge.quota.degraded": True,
     }
     assert provider.facts["gen_ai.usage.output_tokens"] == 25

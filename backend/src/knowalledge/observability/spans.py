@@ -168,7 +168,7 @@ class ServedTrace:
         if target:
             facts["knowalledge.target"] = target
         if passed:
-            facts["knowalledge.config.models.passed"] = passed
+            facts["knowalledge.targets.passed"] = passed
         if degraded:
             facts["knowalledge.quota.degraded"] = True
         self._step("queue", began, facts, error=error)
