@@ -1,4 +1,4 @@
-"""``make bench``: run the cases, print their tables, and put them into docs/benchmarks.md."""
+"""``make bench``: run the cases, print their tables, put them into docs/benchmarks.md; exit 1 if a target is missed."""
 
 import argparse
 import os
@@ -39,7 +39,7 @@ def main() -> int:
             merge(name, title, why, f"make bench ONLY={name}{nice}", rows)
         missed += sum(row.met is False for row in rows)
     print(f"{missed} targets missed" if missed else "every target met")
-    return 0
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

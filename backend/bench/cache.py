@@ -34,13 +34,14 @@ from knowalledge.topics.domain import query
 from knowalledge.topics.service import Asker, Topics
 
 TITLE = "Caches"
-WHY = (
-    "Topics by Zipf's law go through three replicas' real layers and one Redis; all else is over real processes. CPU\n"
-    "is user and system time of the worker; *constant* is `/api/health` of the same application under the same load,\n"
-    "interleaved. `python -m bench.eviction` compares the eviction algorithms. The CDN is set against a worker's own\n"
-    "hits in memory, which have become so cheap that twenty times their rate is out of reach for anything on the same\n"
-    "cores, and against what a worker does where it has to ask a model."
-)
+WHY = """\
+The hit rate is that of three replicas' real cache layers over one Redis, with topics drawn by Zipf's law.
+Everything else runs over real processes.
+CPU is user and system time of the worker.
+*constant* is `/api/health` of the same application under the same load, interleaved.
+`python -m bench.eviction` compares the eviction algorithms.
+The CDN row misses its target on two cores: a twentieth of a worker's hit is less CPU than a send and a receive take.
+The row below it compares the CDN with a worker that has to ask a model."""
 CONFIG = """
 redis_url: redis://127.0.0.1:{redis}/0
 cache: {{keep_warm: false, {cache}}}
@@ -115,15 +116,13 @@ def hit_rate(stage: Stage, length: int) -> list[Row]:
     return [
         Row(
             f"{case}: answered by memory or Redis",
-            f"{hits:.1%}; memory alone {near / length:.1%}",
+            f"{hits:.1%} (memory alone {near / length:.1%})",
             "> 87%",
-            hits > 0.87,
         ),
         Row(
             "... of what a clairvoyant cache of the three memories' size gets",
-            f"{hits / bound:.0%} of {bound:.1%}",
+            f"{hits / bound:.0%} (of {bound:.1%})",
             ">= 95%",
-            hits >= 0.95 * bound,
         ),
         Row("... of what an endless cache gets", f"{hits / every:.1%} of {every:.1%}"),
     ]
@@ -143,10 +142,9 @@ def one_call(stage: Stage, replicas: list[Child], sim: Child) -> list[Row]:
     return [
         Row(
             "1,000 clients ask the same cold topic at once, 3 replicas",
-            f"{calls} provider call{'s' * (calls != 1)}, {answered} answers, the last after "
-            f"{max(it['max_ms'] for it in found) / 1000:.1f} s (the provider takes 0.8 s)",
-            "exactly 1 call",
-            calls == 1 and answered == 1000,
+            f"provider calls {calls}, answers {answered} (the last after "
+            f"{max(it['max_ms'] for it in found) / 1000:.1f} s; the provider takes 0.8 s)",
+            "provider calls = 1, answers = 1000",
         )
     ]
 
@@ -187,9 +185,8 @@ def cost(stage: Stage, replica: Child, seconds: float, rounds: int) -> list[Row]
         rows.append(
             Row(
                 f"{title} against it, CPU",
-                f"{ratio:.2f}x ({median(spent[name]):.0f} us)",
-                f"<= {most}x",
-                ratio <= most,
+                f"{ratio:.2f} x constant ({median(spent[name]):.0f} us)",
+                f"<= {most} x constant",
             )
         )
     return rows
@@ -218,7 +215,7 @@ def outside(stage: Stage, replica: Child, rounds: int) -> list[Row]:
     varnishd = shutil.which("varnishd", path=os.environ.get("PATH", "") + ":/usr/sbin")
     wrk = shutil.which("wrk")
     if varnishd is None or wrk is None:
-        return [Row(case, "not measured: varnish or wrk is not installed", ">= 20x")]
+        return [Row(case, "not measured: varnish or wrk is not installed")]
     port = free_port()
     text = re.sub(r'"backend-\d"; \.port = "8080"', f'"127.0.0.1"; .port = "{replica.port}"', VCL.read_text())
     stage.folder.chmod(0o755)
@@ -242,15 +239,15 @@ def outside(stage: Stage, replica: Child, rounds: int) -> list[Row]:
         each.append((own_us / cdn_us, own_us, cdn_us))
     by_core, own_us, cdn_us = sorted(each)[len(each) // 2]
     measured = (
-        f"{by_core:.1f}x the requests/s of a core ({1e6 / cdn_us:,.0f} to {1e6 / own_us:,.0f}: {cdn_us:.0f} us of CPU "
-        f"a request to {own_us:.0f} us); {median(ratios):.1f}x as reached with the load generator on the same cores "
-        f"({median(rates):,.0f}/s)"
+        f"{by_core:.1f} x the requests/s of a core ({1e6 / cdn_us:,.0f} to {1e6 / own_us:,.0f}: {cdn_us:.0f} us of CPU "
+        f"a request to {own_us:.0f} us; {median(ratios):.1f} x as reached with the load generator on the same cores, "
+        f"{median(rates):,.0f}/s)"
     )
     return [
-        Row(case, measured, ">= 20x", by_core >= 20),
+        Row(case, measured, ">= 20 x the requests/s of a core"),
         Row(
             "the same against what a worker does where no cache knows the answer (a provider that takes no time)",
-            f"{median(cold):.1f}x the requests/s of a core",
+            f"{median(cold):.1f} x the requests/s of a core",
         ),
     ]
 
@@ -310,8 +307,8 @@ def provider_down(stage: Stage, seconds: float) -> list[Row]:
     return [
         Row(
             f"provider down, {len(paths)} warm topics past their life, 3 replicas",
-            f"{stale / asked:.1%} of {asked:,} answered and marked stale, the slowest after {slowest:.2f} s",
-            "100% (stale for 10 minutes)",
-            stale == asked,
+            f"not answered {asked - stale} (of {asked:,}; the others are marked stale; the slowest after "
+            f"{slowest:.2f} s; answers may be stale for 10 minutes)",
+            "not answered = 0",
         )
     ]

@@ -13,11 +13,10 @@ from bench.processes import fetch
 from bench.report import Row
 
 TITLE = "From a clone to the first answer"
-WHY = (
-    "`git clone`, then `make run` until `POST /api/v1/generate` is answered by the embedded model; the package cache\n"
-    "is cold. Then it is ended, and `make run` is typed again. What the packages take depends on the way to the\n"
-    "package index; time is wall-clock time, so on a machine that others use it is longer."
-)
+WHY = """\
+`git clone`, then `make run` until the embedded model answers `POST /api/v1/generate`; the package cache is cold.
+Then the gateway is stopped, and `make run` is typed again.
+Wall-clock time: it depends on the connection to the package index and on who else uses the machine."""
 CHECKOUT = Path(__file__).parents[2]
 FIRST_S, AGAIN_S = 180.0, 5.0
 PATIENCE_S = 900.0
@@ -38,10 +37,9 @@ def run(quick: bool) -> list[Row]:  # noqa: ARG001 - there is no shorter way to 
         Row(
             "`make run` in a bare clone, the package cache cold: the first answer after",
             f'{first:.0f} s ("{_shown(text)}")',
-            f"< {FIRST_S / 60:.0f} minutes",
-            first < FIRST_S,
+            f"< {FIRST_S:.0f} s",
         ),
-        Row("`make run` the second time", f"{again:.1f} s", f"< {AGAIN_S:.0f} s", again < AGAIN_S),
+        Row("`make run` the second time", f"{again:.1f} s", f"< {AGAIN_S:.0f} s"),
     ]
 
 

@@ -23,8 +23,8 @@ from knowalledge_simulator.server import serve
 def test_a_section_is_replaced_in_its_place_and_the_others_stay(tmp_path: Path) -> None:
     path = tmp_path / "b.md"
     merge("room", "Room", "why", "cmd", [Row("a", "1")], path)
-    merge("overhead", "Overhead", "why", "cmd", [Row("b", "2", "<= 3", True)], path)
-    merge("overhead", "Overhead", "why", "cmd", [Row("b", "4", "<= 3", False)], path)
+    merge("overhead", "Overhead", "why", "cmd", [Row("b", "2", "<= 3")], path)
+    merge("overhead", "Overhead", "why", "cmd", [Row("b", "4", "<= 3")], path)
     text = path.read_text()
     assert text.count("## Overhead") == 1
     assert "| b | 4 | <= 3 | **no** |" in text
