@@ -44,6 +44,7 @@ format: setup
 reference: setup
 	$(BIN)/knowalledge reference docs/reference
 	$(BIN)/knowalledge openapi > docs/openapi.json
+	cd backend && ../$(BIN)/python -m tools.components
 
 lock:
 	cd backend && uv pip compile pyproject.toml --universal --python-version 3.11 --group dev --generate-hashes --no-emit-index-url --no-header -q -o requirements/dev.lock

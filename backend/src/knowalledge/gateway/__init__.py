@@ -1,0 +1,1 @@
+"""One request from its dialect to a provider and back: prompts, routing, execution, streams."""

@@ -1,0 +1,1 @@
+"""Metrics, logs, traces, health checks and `knowalledge doctor`."""

@@ -1,0 +1,1 @@
+"""Adapters to Gemini, Vertex AI, OpenAI-compatible servers and the embedded model."""

@@ -1,0 +1,1 @@
+"""What all blueprints share: identity of a request, headers, and errors as responses."""
