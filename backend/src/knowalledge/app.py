@@ -6,6 +6,7 @@ from secrets import token_hex
 from uuid import uuid4
 
 from flask import Flask
+from msgspec import structs
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -31,7 +32,7 @@ from knowalledge.observability.spans import FLUSH_S, Exporter, SpanTracer, Targe
 from knowalledge.observability.tracing import trace
 from knowalledge.observability.web import Dependency, Operations
 from knowalledge.providers import registry as providers
-from knowalledge.providers.registry import ProviderSpec
+from knowalledge.providers.descriptor import ProviderSpec
 from knowalledge.quota.domain.queue import QueueOutcome, QueueRules, TenantQueueStats
 from knowalledge.quota.domain.window import LevelPolicy
 from knowalledge.quota.memory import MemoryQuotaStore
@@ -121,7 +122,9 @@ def create_app(settings: Settings) -> Flask:
     app.wsgi_app = knowledge.short(app.wsgi_app)  # type: ignore[method-assign, assignment]
     if spans:
         asked = {
-            it.name: TargetInfo(it.provider, it.model) for model in settings.models for it in model.targets
+            it.name: TargetInfo(it.spec.provider, it.spec.model)
+            for model in settings.models
+            for it in model.targets
         }
         trace(app, SpanTracer(clock, settings["tracing.sample"], asked, spans.put), edge.new_id)
     app.extensions["knowalledge"] = life
@@ -240,12 +243,11 @@ def unusable(settings: Settings, clock: Clock) -> Iterator[Fault]:
     """Targets that no provider can be made of: an address, a key or credentials that cannot be used."""
     for model in settings.models:
         for target in model.targets:
-            if target.provider != "embedded":
-                try:
-                    providers.build(provider_spec(target, settings), clock).close()
-                except ValueError as error:
-                    key = f"models.{model.name}.{target.name}"
-                    yield Fault(key, str(error), "correct the target, then try `knowalledge doctor`")
+            try:
+                providers.build(provider_spec(target, settings), clock).close()
+            except ValueError as error:
+                key = f"models.{model.name}.{target.name}"
+                yield Fault(key, str(error), "correct the target, then try `knowalledge doctor`")
 
 
 def build_plans(settings: Settings, clock: Clock) -> Mapping[str, ModelRoutes]:
@@ -264,17 +266,8 @@ def build_plans(settings: Settings, clock: Clock) -> Mapping[str, ModelRoutes]:
 
 
 def provider_spec(target: TargetSettings, settings: Settings) -> ProviderSpec:
-    return ProviderSpec(
-        provider=target.provider,
-        model=target.model,
-        base_url=target.base_url,
-        project=target.project,
-        location=target.location,
-        api_key=target.api_key,
-        credentials=target.credentials,
-        client=target.client,
-        proxy=settings["provider.proxy"],
-    )
+    """How a target's provider is reached."""
+    return structs.replace(target.spec, proxy=settings["provider.proxy"])
 
 
 def quota_stats(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from knowalledge.config.models import EMBEDDED_MODEL
 from knowalledge.config.settings import Settings, SettingsError
+from knowalledge.providers.embedded import provider as embedded
 from knowalledge.quota.domain.window import Count
 
 TARGET = "name: us, provider: gemini, api_key: k"
@@ -27,7 +27,7 @@ def faults(tmp_path: Path, text: str, **environ: str) -> dict[str, str]:
 
 def test_without_configuration_the_embedded_model_answers() -> None:
     settings = Settings.load(environ={})
-    assert settings.default_model == EMBEDDED_MODEL
+    assert settings.default_model == embedded.MODEL
     assert settings["queue.capacity"] == 100
 
 
@@ -50,8 +50,8 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
 def test_a_variable_in_the_file_may_come_from_a_mounted_secret(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("hush\n")
     text = "models: {g: {targets: [{name: us, provider: openai, api_key: '${KEY}'}]}}"
-    assert load(tmp_path, text, KEY_FILE=str(tmp_path / "key")).models[0].targets[0].api_key == "hush"
-    assert load(tmp_path, text, KEY="told", KEY_FILE="/nowhere").models[0].targets[0].api_key == "told"
+    assert load(tmp_path, text, KEY_FILE=str(tmp_path / "key")).models[0].targets[0].spec.api_key == "hush"
+    assert load(tmp_path, text, KEY="told", KEY_FILE="/nowhere").models[0].targets[0].spec.api_key == "told"
     found = faults(tmp_path, text, KEY_FILE=str(tmp_path / "gone"))
     assert "KEY_FILE cannot be read" in found["models.g.targets[0].api_key"]
 

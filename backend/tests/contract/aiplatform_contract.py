@@ -20,7 +20,8 @@ from knowalledge.core.clock import SystemClock
 from knowalledge.gateway.domain.answer import Finish, Usage
 from knowalledge.gateway.domain.prompt import Blob, Message, Prompt, Text, Tool, ToolCall, ToolResult
 from knowalledge.gateway.ports import Provider
-from knowalledge.providers.registry import ProviderSpec, build
+from knowalledge.providers.descriptor import ProviderSpec
+from knowalledge.providers.registry import build
 from tests.support.chunks import each
 
 # Google's libraries warn of each other.

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 from knowalledge.core.clock import Clock, SystemClock
 from knowalledge.gateway.domain.answer import Usage
 from knowalledge.gateway.ports import Provider
-from knowalledge.providers.registry import ProviderSpec, build
+from knowalledge.providers.descriptor import ProviderSpec
+from knowalledge.providers.registry import build
 
 CLOCK = SystemClock()
 # What every double counts, unless told otherwise.

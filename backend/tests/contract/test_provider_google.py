@@ -12,7 +12,8 @@ from knowalledge.gateway.domain.answer import Finish
 from knowalledge.gateway.domain.prompt import Blob, FileRef, Message, Prompt, Text, Tool, ToolCall, ToolResult
 from knowalledge.gateway.ports import Provider
 from knowalledge.providers import google, vertex
-from knowalledge.providers.registry import ProviderSpec, build
+from knowalledge.providers.descriptor import ProviderSpec
+from knowalledge.providers.registry import build
 from tests.contract.provider_dialects import GeminiDialect, dump
 from tests.support.chunks import each
 from tests.support.loopback import Loopback, replies, sse, streams

@@ -13,7 +13,8 @@ from knowalledge.gateway.domain.answer import Finish
 from knowalledge.gateway.domain.prompt import Blob, FileRef, Message, Prompt, Text, Tool, ToolCall, ToolResult
 from knowalledge.gateway.ports import Provider
 from knowalledge.providers import openai
-from knowalledge.providers.registry import ProviderSpec, build
+from knowalledge.providers.descriptor import ProviderSpec
+from knowalledge.providers.registry import build
 from tests.contract.provider_dialects import OpenAiDialect, dump
 from tests.support.chunks import each
 from tests.support.loopback import Loopback, replies, sse, streams

@@ -20,8 +20,9 @@ from knowalledge.core.clock import SystemClock
 from knowalledge.gateway.domain.prompt import Message, Prompt, Text
 from knowalledge.net.http.client import Http
 from knowalledge.providers.credentials import GoogleAuth, Token, headers_for
+from knowalledge.providers.descriptor import ProviderSpec
 from knowalledge.providers.gemini import Gemini
-from knowalledge.providers.registry import ProviderSpec, build
+from knowalledge.providers.registry import build
 from tests.contract.provider_dialects import VertexDialect, dump
 from tests.support.doubles import ManualClock
 from tests.support.loopback import Loopback, Talk, replies, until

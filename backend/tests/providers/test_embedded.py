@@ -14,9 +14,10 @@ from knowalledge.core import errors as e
 from knowalledge.core.clock import SystemClock
 from knowalledge.gateway.domain.answer import Finish
 from knowalledge.gateway.domain.prompt import Blob, FileRef, Message, Prompt, Text
+from knowalledge.providers.descriptor import ProviderSpec
 from knowalledge.providers.embedded import provider as embedded
 from knowalledge.providers.embedded.provider import Embedded, installed
-from knowalledge.providers.registry import ProviderSpec, build
+from knowalledge.providers.registry import build
 from tests.support.chunks import each
 
 S = 60.0

@@ -1,14 +1,20 @@
-"""How a target's settings become a provider."""
+"""How a target's settings become a provider, and what a provider must declare for that."""
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from knowalledge.app import provider_spec
-from knowalledge.config.settings import Settings
+from knowalledge.config.settings import Settings, SettingsError
 from knowalledge.core import errors as e
 from knowalledge.core.clock import SystemClock
-from knowalledge.providers.registry import ProviderSpec, build
+from knowalledge.providers.descriptor import ProviderDescriptor, ProviderSpec, SpecFault
+from knowalledge.providers.registry import PROVIDERS, build
+from knowalledge.quota.domain.window import Count
 from tests.contract.conftest import PROMPT
 from tests.contract.provider_dialects import DIALECTS, Dialect, OpenAiDialect
+from tests.support.fake_provider import FakeProvider
 from tests.support.loopback import listening, replies, serving
 
 S = 20.0
@@ -16,7 +22,7 @@ PROXY = "KNOWALLEDGE_PROVIDER__PROXY"
 
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda it: it.name)
-def test_a_provider_elsewhere_is_asked_through_the_proxy(dialect: Dialect) -> None:
+def test_a_provider_elsewhere_is_called_through_the_proxy(dialect: Dialect) -> None:
     heads: list[bytes] = []
 
     with listening(lambda wire: heads.append(wire.recv(65536))) as port:
@@ -35,9 +41,83 @@ def test_a_provider_elsewhere_is_asked_through_the_proxy(dialect: Dialect) -> No
     assert heads[0].startswith(b"POST http://elsewhere.example/")
 
 
-def test_a_provider_on_this_machine_is_asked_directly() -> None:
+def test_a_provider_on_this_machine_is_called_directly() -> None:
     form = OpenAiDialect()
     with serving(replies(form.answer())) as server:
         provider = build(ProviderSpec("openai", "m", server.url, proxy="http://127.0.0.1:1"), SystemClock())
         assert provider.complete(PROMPT, S).text == "hello"
         provider.close()
+
+
+def _needs_a_location(spec: ProviderSpec) -> Iterator[SpecFault]:
+    if not spec.location:
+        yield SpecFault("location", "is missing", "name the office")
+
+
+@pytest.fixture
+def pigeon(monkeypatch: pytest.MonkeyPatch) -> FakeProvider:
+    """A provider that only this test knows, registered as any other."""
+    provider = FakeProvider()
+    descriptor = ProviderDescriptor(
+        name="pigeon",
+        create=lambda _spec, url, _clock: provider if url == "http://pigeon.example/loft" else FakeProvider(),
+        default_url=lambda spec: f"http://pigeon.example/{spec.location}",
+        faults=_needs_a_location,
+        tokens=Count.OUTPUT,
+        day_zone="Europe/Paris",
+    )
+    monkeypatch.setitem(PROVIDERS, "pigeon", descriptor)
+    return provider
+
+
+def settings_of(folder: Path, target: str) -> Settings:
+    file = folder / "config.yaml"
+    file.write_text(f"models: {{m: {{targets: [{{name: t, {target}}}]}}}}")
+    return Settings.load(environ={}, config=str(file))
+
+
+def test_a_registered_provider_is_configured_like_any_other(tmp_path: Path, pigeon: FakeProvider) -> None:
+    settings = settings_of(tmp_path, "provider: pigeon, location: loft, quota: {rpm: 1, tpm: 2, tpd: 3}")
+    target = settings.models[0].targets[0]
+    windows = [(it.name, it.count, it.zone) for it in target.windows]
+    assert windows == [
+        ("rpm", Count.REQUESTS, ""),
+        ("tpm", Count.OUTPUT, ""),
+        ("tpd", Count.OUTPUT, "Europe/Paris"),
+    ]
+    assert build(provider_spec(target, settings), SystemClock()) is pigeon
+
+
+@pytest.mark.parametrize(
+    ("target", "fault"),
+    [
+        ("provider: pigeon", ("models.m.targets[0].location", "is missing", "name the office")),
+        (
+            "provider: pigeon, location: l, client: aiplatform",
+            ("models.m.targets[0].client", "aiplatform is for vertex only", "drop it, or write rest"),
+        ),
+        (
+            "provider: gull",
+            (
+                "models.m.targets[0].provider",
+                "'gull' is not valid",
+                "choose one of vertex, gemini, openai, embedded, pigeon",
+            ),
+        ),
+        (
+            "location: l",
+            (
+                "models.m.targets[0].provider",
+                "is missing",
+                "choose vertex, gemini, openai, embedded or pigeon",
+            ),
+        ),
+    ],
+)
+@pytest.mark.usefixtures("pigeon")
+def test_a_registered_provider_has_its_place_in_every_fault(
+    tmp_path: Path, target: str, fault: tuple[str, str, str]
+) -> None:
+    with pytest.raises(SettingsError) as raised:
+        settings_of(tmp_path, target)
+    assert raised.value.faults == [fault]

@@ -223,11 +223,11 @@ def show(path: str) -> None:
         click.echo(f"{row.key} = {shown}    # {origin}")
     for model in settings.models:
         for target in model.targets:
-            key = "***" if target.api_key else ""
+            key = "***" if target.spec.api_key else ""
             quota = ", ".join(f"{it.name}={it.limit}" for it in target.windows) or "unlimited"
             click.echo(
-                f"models.{model.name}.{target.name} = {target.provider}:{target.model} tier={target.tier} "
-                f"quota=({quota}) api_key={key}    # {settings.models_origin}"
+                f"models.{model.name}.{target.name} = {target.spec.provider}:{target.spec.model} "
+                f"tier={target.tier} quota=({quota}) api_key={key}    # {settings.models_origin}"
             )
 
 

@@ -7,18 +7,18 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 from difflib import get_close_matches
-from importlib.util import find_spec
-from ipaddress import ip_address
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
+import msgspec
 from msgspec import Struct
 
 from knowalledge.config.parsers import duration, is_http, natural, one_of, positive, text
+from knowalledge.providers import registry as providers
+from knowalledge.providers.descriptor import ProviderSpec
+from knowalledge.providers.embedded.provider import EMBEDDED, MODEL
 from knowalledge.quota.domain.window import Count, Window
 
-EMBEDDED_MODEL = "smollm2-135m-instruct"
 DAY = 86_400
 LONGEST_NAME = 200
 MOST_WINDOWS = 16
@@ -39,18 +39,10 @@ def nearest(word: str, known: list[str]) -> str:
 
 TARGET_KEYS = {
     "name": "Unique over all models; the label in answers, metrics and stats.",
-    "provider": "vertex, gemini, openai or embedded.",
-    "model": "The provider's name for the model; default: the client's name.",
-    "project": "Vertex: the Google Cloud project.",
-    "location": "Vertex: the region, or global.",
-    "base_url": "The address; default: the provider's own endpoint.",
-    "api_key": "The provider's key.",
-    "client": "Vertex: rest (the default), or aiplatform: Google's own, of the extra knowalledge[aiplatform].",
-    "credentials": "adc, anonymous (loopback only), or the path of a key file.",
+    **providers.TARGET_KEYS,
     "tier": "Lower tiers are asked first; default 0.",
     "quota": "What the provider allows: {rpm, tpm, rpd, tpd}, a list of windows, learn, or absent: unlimited. "
-    "tpm and tpd count input and output tokens; with gemini input alone, as that API does, and its day ends at "
-    "midnight Pacific.",
+    f"tpm and tpd count input and output tokens{providers.QUOTA_NOTES}.",
 }
 MODEL_KEYS = {
     "targets": "Where the model can be asked.",
@@ -64,14 +56,7 @@ class TargetSettings(Struct, frozen=True):
     """One place where a model can be asked."""
 
     name: str
-    provider: str
-    model: str
-    project: str = ""
-    location: str = ""
-    base_url: str = ""
-    api_key: str = ""
-    credentials: str = ""
-    client: str = "rest"
+    spec: ProviderSpec
     tier: int = 0
     windows: tuple[Window, ...] = ()
 
@@ -86,8 +71,8 @@ class ModelSettings(Struct, frozen=True):
 
 
 def embedded() -> tuple[ModelSettings, ...]:
-    target = TargetSettings("embedded", "embedded", EMBEDDED_MODEL)
-    return (ModelSettings(EMBEDDED_MODEL, (target,)),)
+    target = TargetSettings("embedded", ProviderSpec(EMBEDDED.name, MODEL))
+    return (ModelSettings(MODEL, (target,)),)
 
 
 def models_of(found: Any, faults: list[Fault]) -> tuple[ModelSettings, ...]:
@@ -148,7 +133,7 @@ def _price(key: str, found: Any, faults: list[Fault]) -> tuple[float, float] | N
 def _target(model: str, key: str, found: Any, faults: list[Fault]) -> TargetSettings:
     if not isinstance(found, dict):
         faults.append(Fault(key, "is not a mapping", "write name, provider and the rest below it"))
-        return TargetSettings("", "", model)
+        return TargetSettings("", ProviderSpec(model=model))
     for unknown in set(found) - set(TARGET_KEYS):
         faults.append(Fault(f"{key}.{unknown}", "no such key", nearest(str(unknown), list(TARGET_KEYS))))
 
@@ -163,57 +148,31 @@ def _target(model: str, key: str, found: Any, faults: list[Fault]) -> TargetSett
             faults.append(Fault(f"{key}.{name}", f"{shown} is not valid", str(error)))
             return default
 
+    parsers = dict.fromkeys(providers.TARGET_KEYS, text) | {
+        "provider": one_of(*providers.PROVIDERS),
+        "client": one_of(*providers.CLIENTS),
+    }
+    name = get("name", text, "")
+    spec = ProviderSpec(model=model)
+    given = {key: get(key, parse, getattr(spec, key)) for key, parse in parsers.items()}
+    spec = msgspec.structs.replace(spec, **given)
     target = TargetSettings(
-        name=get("name", text, ""),
-        provider=get("provider", one_of("vertex", "gemini", "openai", "embedded"), ""),
-        model=get("model", text, model),
-        project=get("project", text, ""),
-        location=get("location", text, ""),
-        base_url=get("base_url", text, ""),
-        api_key=get("api_key", text, ""),
-        credentials=get("credentials", text, ""),
-        client=get("client", one_of("rest", "aiplatform"), "rest"),
+        name=name,
+        spec=spec,
         tier=get("tier", natural, 0),
         windows=_quota(f"{key}.quota", found.get("quota"), str(found.get("provider")), faults),
     )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", target.name):
         faults.append(Fault(f"{key}.name", "is missing or odd", "use up to 63 letters, digits, dots, dashes"))
-    if not target.provider and "provider" not in found:
-        faults.append(Fault(f"{key}.provider", "is missing", "choose vertex, gemini, openai or embedded"))
-    if target.base_url and not is_http(target.base_url):
+    if not spec.provider and "provider" not in found:
+        faults.append(
+            Fault(f"{key}.provider", "is missing", f"choose {providers.listed(providers.PROVIDERS, 'or')}")
+        )
+    if spec.base_url and not is_http(spec.base_url):
         faults.append(Fault(f"{key}.base_url", "is not an address", "write http://... or https://..."))
-    if target.credentials == "anonymous" and not _loopback(target.base_url):
-        faults.append(
-            Fault(f"{key}.credentials", "anonymous is for loopback only", "set a loopback base_url")
-        )
-    if target.provider == "vertex" and not target.api_key and not (target.project and target.location):
-        faults.append(
-            Fault(key, "vertex needs project and location", "set both, or an api_key for express mode")
-        )
-    if target.client == "aiplatform" and target.provider != "vertex":
-        faults.append(Fault(f"{key}.client", "aiplatform is for vertex only", "drop it, or write rest"))
-    elif target.client == "aiplatform" and not _installed("google.cloud.aiplatform_v1"):
-        faults.append(
-            Fault(f"{key}.client", "is not installed", "pip install 'knowalledge[aiplatform]', or write rest")
-        )
-    if target.provider == "gemini" and not target.api_key and not target.credentials:
-        faults.append(Fault(f"{key}.api_key", "is missing", "set api_key: ${GOOGLE_API_KEY}"))
+    for field, wrong, cure in providers.faults(spec):
+        faults.append(Fault(f"{key}.{field}" if field else key, wrong, cure))
     return target
-
-
-def _installed(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package around it
-        return False
-
-
-def _loopback(url: str) -> bool:
-    try:
-        host = urlsplit(url).hostname or ""
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 _SHORT = {
@@ -222,7 +181,6 @@ _SHORT = {
     "rpd": (Count.REQUESTS, DAY),
     "tpd": (Count.TOKENS, DAY),
 }
-# The Gemini API counts input tokens, and its day ends at midnight Pacific (ai.google.dev/gemini-api/docs/rate-limits).
 _PACIFIC = "America/Los_Angeles"
 
 
@@ -265,12 +223,11 @@ def _short(key: str, name: str, limit: object, provider: str, faults: list[Fault
         faults.append(Fault(f"{key}.{name}", "no such window", nearest(str(name), list(_SHORT))))
         return Window(str(name), Count.REQUESTS, 1, 60)
     count, span = _SHORT[name]
-    gemini = provider == "gemini"
-    if gemini and count is Count.TOKENS:
-        count = Count.INPUT
-    return Window(
-        name, count, _limit(f"{key}.{name}", limit, faults), span, _PACIFIC if gemini and span == DAY else ""
-    )
+    descriptor = providers.PROVIDERS.get(provider)
+    if descriptor and count is Count.TOKENS:
+        count = descriptor.tokens
+    zone = descriptor.day_zone if descriptor and span == DAY else ""
+    return Window(name, count, _limit(f"{key}.{name}", limit, faults), span, zone)
 
 
 def _window(key: str, found: Any, faults: list[Fault]) -> Window:

@@ -125,4 +125,6 @@ def _target(target: TargetSettings, settings: Settings, clock: Clock, timeout: f
         return Finding(name, False, f"{error.code}: {error.message}")
     except ValueError as error:
         return Finding(name, False, str(error))
-    return Finding(name, True, f"{target.provider}:{target.model}", (clock.monotonic() - began) * 1000)
+    return Finding(
+        name, True, f"{target.spec.provider}:{target.spec.model}", (clock.monotonic() - began) * 1000
+    )

@@ -17,7 +17,7 @@ from knowalledge.gateway.domain.answer import Chunk, Completion, Embeddings
 from knowalledge.gateway.domain.prompt import Prompt
 from knowalledge.net.http.client import Reply
 from knowalledge.net.http.connection import MAX_ANSWER
-from knowalledge.providers import google, vertex
+from knowalledge.providers import google
 from knowalledge.providers.google_rest import Headers, encode, follow
 
 _OPTIONS = (
@@ -82,10 +82,10 @@ class AiPlatform:
         return follow(lambda: self._messages(prompt, timeout), self._refused)
 
     def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings:
-        body = encode(vertex.embed_body(inputs, dimensions))
+        body = encode(google.embed_body(inputs, dimensions))
         request = self._request(self._api.PredictRequest, "endpoint", body)
         answer = self._ask(self._predictions.predict, request, timeout)
-        return vertex.read_embeddings(self._document(answer), len(inputs))
+        return google.read_embeddings(self._document(answer), len(inputs))
 
     def count_tokens(self, prompt: Prompt, timeout: float) -> int:
         body = encode(google.question(prompt))
@@ -94,7 +94,7 @@ class AiPlatform:
 
     def ping(self, timeout: float) -> None:
         """As ``vertex.py``: a count needs the same rights and model as a real call."""
-        self.count_tokens(vertex.PING, timeout)
+        self.count_tokens(google.PING, timeout)
 
     def close(self) -> None:
         self._channel.close()

@@ -1,14 +1,22 @@
 """The Gemini API (ai.google.dev/api), by API key or OAuth."""
 
+from collections.abc import Iterator
+from urllib.parse import quote
+
 import msgspec
 from msgspec import Struct
 
+from knowalledge.core.clock import Clock
 from knowalledge.core.errors import ProviderGarbage
 from knowalledge.gateway.domain.answer import Embeddings
 from knowalledge.gateway.domain.prompt import Prompt
+from knowalledge.gateway.ports import Provider
 from knowalledge.net.http.client import Http
 from knowalledge.providers import google
-from knowalledge.providers.google_rest import GoogleRest, Headers, encode
+from knowalledge.providers.credentials import headers_for
+from knowalledge.providers.descriptor import ProviderDescriptor, ProviderSpec, SpecFault, http_client
+from knowalledge.providers.google_rest import MODEL_SAFE, GoogleRest, Headers, encode
+from knowalledge.quota.domain.window import Count
 
 URL = "https://generativelanguage.googleapis.com"
 
@@ -55,3 +63,26 @@ class Gemini(GoogleRest):
         reply = self._http.get(self._path, *self._introduced(timeout))
         if reply.status != 200:
             self._refused(reply)
+
+
+def _create(spec: ProviderSpec, url: str, clock: Clock) -> Provider:
+    http = http_client(spec, url, clock)
+    headers = headers_for(spec.api_key, spec.credentials, clock, proxy=spec.proxy)
+    return Gemini(http, quote(spec.model, safe=MODEL_SAFE), headers)
+
+
+def _faults(spec: ProviderSpec) -> Iterator[SpecFault]:
+    if not spec.api_key and not spec.credentials:
+        yield SpecFault("api_key", "is missing", "set api_key: ${GOOGLE_API_KEY}")
+
+
+# Limits: ai.google.dev/gemini-api/docs/rate-limits.
+GEMINI = ProviderDescriptor(
+    name="gemini",
+    create=_create,
+    default_url=lambda _: URL,
+    faults=_faults,
+    tokens=Count.INPUT,
+    day_zone="America/Los_Angeles",
+    quota_note="input alone, as that API does, and its day ends at midnight Pacific",
+)

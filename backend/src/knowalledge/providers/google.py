@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from knowalledge.core import errors as e
-from knowalledge.gateway.domain.answer import Chunk, Completion, Finish, Usage
+from knowalledge.gateway.domain.answer import Chunk, Completion, Embeddings, Finish, Usage
 from knowalledge.gateway.domain.prompt import (
     Blob,
     FileRef,
@@ -41,6 +41,7 @@ _FINISH = {
 }
 # More tokens than any context window has: such a count is a fault of the provider, not a fact.
 ABSURD_TOKENS = 100_000_000
+PING = Prompt((Message("user", (Text("ping"),)),))
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 
 
@@ -273,6 +274,52 @@ def read_count(body: bytes) -> int:
     if not 0 <= found <= ABSURD_TOKENS:
         raise e.ProviderGarbage("the provider's token count is not a count")
     return found
+
+
+# -- embeddings of Vertex AI ------------------------------------------------------------------------------------------
+
+
+class _Statistics(Struct, frozen=True):
+    token_count: Any = 0
+
+
+class _Vector(Struct):
+    values: tuple[float, ...]
+    statistics: _Statistics = _Statistics()
+
+
+class _Prediction(Struct):
+    embeddings: _Vector
+
+
+class _Predicted(Struct):
+    predictions: tuple[_Prediction, ...]
+
+
+_read_predicted = msgspec.json.Decoder(_Predicted).decode
+
+
+def embed_body(inputs: tuple[str, ...], dimensions: int | None) -> dict[str, Any]:
+    """The body of predict, one instance a text."""
+    body: dict[str, Any] = {"instances": [{"content": text} for text in inputs]}
+    if dimensions is not None:
+        body["parameters"] = {"outputDimensionality": dimensions}
+    return body
+
+
+def read_embeddings(body: bytes, count: int) -> Embeddings:
+    """The answer of predict to ``count`` texts."""
+    try:
+        found = _read_predicted(body).predictions
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise e.ProviderGarbage("the provider's embeddings are not vectors") from error
+    if len(found) != count:
+        raise e.ProviderGarbage("the provider answered with another number of embeddings")
+    counts = [it.embeddings.statistics.token_count for it in found]
+    # A count in tokens, though some versions write it as 7.0.
+    usable = all(isinstance(it, int | float) and 0 <= it <= ABSURD_TOKENS for it in counts)
+    usage = Usage(int(sum(counts))) if usable and sum(counts) else None
+    return Embeddings(tuple(it.embeddings.values for it in found), usage)
 
 
 # -- being refused ---------------------------------------------------------------------------------------------------

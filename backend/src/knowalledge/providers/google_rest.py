@@ -12,6 +12,8 @@ from knowalledge.net.http.client import Http, Reply
 from knowalledge.providers import google
 
 encode = msgspec.json.Encoder().encode
+# Characters of a model's name that stand in a path as they are.
+MODEL_SAFE = "-._~@:/"
 
 
 class Headers(Protocol):

@@ -13,11 +13,14 @@ import msgspec
 from msgspec import Raw, Struct
 
 from knowalledge.core import errors as e
+from knowalledge.core.clock import Clock
 from knowalledge.gateway.domain.answer import Chunk, Completion, Embeddings, Finish, Usage
 from knowalledge.gateway.domain.estimate import weigh
 from knowalledge.gateway.domain.prompt import Blob, FileRef, Message, Prompt, Text, ToolCall, ToolResult
+from knowalledge.gateway.ports import Provider
 from knowalledge.net.http.client import Http, Reply
 from knowalledge.net.http.connection import header_lines
+from knowalledge.providers.descriptor import ProviderDescriptor, ProviderSpec, http_client
 
 URL = "https://api.openai.com/v1"
 _encode = msgspec.json.Encoder().encode
@@ -415,3 +418,12 @@ class OpenAi:
         if reply.status != 200:
             raise_error(reply)
         return reply.body
+
+
+def _create(spec: ProviderSpec, url: str, clock: Clock) -> Provider:
+    # OpenAI's newer models refuse the old name, and servers of other makers know no other.
+    limit_name = "max_completion_tokens" if url == URL else "max_tokens"
+    return OpenAi(http_client(spec, url, clock), spec.model, spec.api_key, limit_name)
+
+
+OPENAI = ProviderDescriptor(name="openai", create=_create, default_url=lambda _: URL)

@@ -1,63 +1,57 @@
-"""Models behind addresses, one dialect each; ``build`` makes the provider of a target."""
+"""Every provider, once; ``build`` makes the provider of a target.
 
-from ipaddress import ip_address
-from urllib.parse import quote, urlsplit
+To add one: a module with its ``ProviderDescriptor``, its place in ``PROVIDERS``, a test, and `make reference`.
+"""
 
-from msgspec import Struct
+from collections.abc import Iterable, Iterator
 
 from knowalledge.core.clock import Clock
 from knowalledge.gateway.ports import Provider
-from knowalledge.net.http.client import Http
-from knowalledge.providers import gemini, openai, vertex
-from knowalledge.providers.aiplatform import AiPlatform
-from knowalledge.providers.credentials import headers_for
-from knowalledge.providers.embedded.provider import Embedded
-from knowalledge.providers.gemini import Gemini
-from knowalledge.providers.openai import OpenAi
-from knowalledge.providers.vertex import Vertex, resource
+from knowalledge.providers.descriptor import (
+    REST,
+    SPEC_KEYS,
+    ProviderDescriptor,
+    ProviderSpec,
+    SpecFault,
+    is_loopback,
+)
+from knowalledge.providers.embedded.provider import EMBEDDED
+from knowalledge.providers.gemini import GEMINI
+from knowalledge.providers.openai import OPENAI
+from knowalledge.providers.vertex import VERTEX
 
-
-class ProviderSpec(Struct, frozen=True):
-    """Where a target's model is, and who we are to it."""
-
-    provider: str  # vertex | gemini | openai | embedded
-    model: str
-    base_url: str = ""  # empty: the provider's own endpoint
-    project: str = ""
-    location: str = ""
-    api_key: str = ""
-    credentials: str = ""  # adc | anonymous | path of a key file
-    client: str = "rest"  # rest | aiplatform
-    proxy: str = ""  # http://[user:password@]host:port; never used for loopback
+PROVIDERS: dict[str, ProviderDescriptor] = {it.name: it for it in (VERTEX, GEMINI, OPENAI, EMBEDDED)}
+# Every value of a target's `client:`.
+CLIENTS = tuple(dict.fromkeys(client for it in PROVIDERS.values() for client in it.clients))
 
 
 def build(spec: ProviderSpec, clock: Clock) -> Provider:
     """The provider of a target. Connects to nothing yet. Raises ValueError for what cannot be an address."""
-    if spec.provider == "embedded":
-        return Embedded(clock)
-    own = {"openai": openai.URL, "gemini": gemini.URL}.get(spec.provider) or vertex.url(spec.location)
-    url = spec.base_url or own
-    if spec.credentials == "anonymous" and not loopback(url):
+    descriptor = PROVIDERS[spec.provider]
+    url = spec.base_url or descriptor.default_url(spec)
+    if spec.credentials == "anonymous" and not is_loopback(url):
         raise ValueError("anonymous credentials are for loopback only")
-    proxy = "" if loopback(url) else spec.proxy
-    http = Http(url, clock, proxy=proxy)
-    if spec.provider == "openai":
-        # OpenAI's newer models refuse the old name, and servers of other makers know no other.
-        limit_name = "max_completion_tokens" if url == openai.URL else "max_tokens"
-        return OpenAi(http, spec.model, spec.api_key, limit_name)
-    headers = headers_for(spec.api_key, spec.credentials, clock, proxy=spec.proxy)
-    model = quote(spec.model, safe="-._~@:/")
-    if spec.provider == "gemini":
-        return Gemini(http, model, headers)
-    if spec.client == "aiplatform":
-        return AiPlatform(url, resource(spec.model, spec.project, spec.location), headers, clock, proxy)
-    return Vertex(http, model, quote(spec.project, safe=":"), quote(spec.location), headers)
+    return descriptor.create(spec, url, clock)
 
 
-def loopback(url: str) -> bool:
-    """Whether an address is this machine's own."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+def faults(spec: ProviderSpec) -> Iterator[SpecFault]:
+    """Every mistake in a spec that can be seen without a call. A spec without a provider has only those of them all."""
+    if spec.credentials == "anonymous" and not is_loopback(spec.base_url):
+        yield SpecFault("credentials", "anonymous is for loopback only", "set a loopback base_url")
+    descriptor = PROVIDERS.get(spec.provider)
+    if descriptor is not None:
+        yield from descriptor.faults(spec)
+    if spec.client != REST and (descriptor is None or spec.client not in descriptor.clients):
+        having = listed((it.name for it in PROVIDERS.values() if spec.client in it.clients), "and")
+        yield SpecFault("client", f"{spec.client} is for {having} only", "drop it, or write rest")
+
+
+def listed(words: Iterable[str], last: str) -> str:
+    """Words as a sentence lists them: ``a, b or c``."""
+    *first, final = words
+    return f"{', '.join(first)} {last} {final}" if first else final
+
+
+# The keys of a target that make its ProviderSpec, for the documents; what its quota counts where that differs.
+TARGET_KEYS = {"provider": f"{listed(PROVIDERS, 'or')}.", **SPEC_KEYS}
+QUOTA_NOTES = "".join(f"; with {it.name} {it.quota_note}" for it in PROVIDERS.values() if it.quota_note)

@@ -1,38 +1,28 @@
 """Vertex AI (cloud.google.com/vertex-ai/docs/reference/rest), by OAuth, or in express mode by API key."""
 
-from typing import Any
+from collections.abc import Iterator
+from importlib.util import find_spec
+from urllib.parse import quote
 
-import msgspec
-from msgspec import Struct
-
-from knowalledge.core.errors import ProviderGarbage
-from knowalledge.gateway.domain.answer import Embeddings, Usage
-from knowalledge.gateway.domain.prompt import Message, Prompt, Text
+from knowalledge.core.clock import Clock
+from knowalledge.gateway.domain.answer import Embeddings
+from knowalledge.gateway.domain.prompt import Prompt
+from knowalledge.gateway.ports import Provider
 from knowalledge.net.http.client import Http
 from knowalledge.providers import google
-from knowalledge.providers.google_rest import GoogleRest, Headers, encode
+from knowalledge.providers.aiplatform import AiPlatform
+from knowalledge.providers.credentials import headers_for
+from knowalledge.providers.descriptor import (
+    REST,
+    ProviderDescriptor,
+    ProviderSpec,
+    SpecFault,
+    http_client,
+    proxy_for,
+)
+from knowalledge.providers.google_rest import MODEL_SAFE, GoogleRest, Headers, encode
 
-PING = Prompt((Message("user", (Text("ping"),)),))
-
-
-class _Statistics(Struct, frozen=True):
-    token_count: Any = 0
-
-
-class _Vector(Struct):
-    values: tuple[float, ...]
-    statistics: _Statistics = _Statistics()
-
-
-class _Prediction(Struct):
-    embeddings: _Vector
-
-
-class _Predicted(Struct):
-    predictions: tuple[_Prediction, ...]
-
-
-_read = msgspec.json.Decoder(_Predicted).decode
+_AIPLATFORM = "aiplatform"
 
 
 def url(location: str) -> str:
@@ -47,29 +37,6 @@ def resource(model: str, project: str, location: str) -> str:
     return f"projects/{project}/locations/{location}/{name}" if project else name
 
 
-def embed_body(inputs: tuple[str, ...], dimensions: int | None) -> dict[str, Any]:
-    """The body of predict, one instance a text."""
-    body: dict[str, Any] = {"instances": [{"content": text} for text in inputs]}
-    if dimensions is not None:
-        body["parameters"] = {"outputDimensionality": dimensions}
-    return body
-
-
-def read_embeddings(body: bytes, count: int) -> Embeddings:
-    """The answer of predict to ``count`` texts."""
-    try:
-        found = _read(body).predictions
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ProviderGarbage("the provider's embeddings are not vectors") from error
-    if len(found) != count:
-        raise ProviderGarbage("the provider answered with another number of embeddings")
-    counts = [it.embeddings.statistics.token_count for it in found]
-    # A count in tokens, though some versions write it as 7.0.
-    usable = all(isinstance(it, int | float) and 0 <= it <= google.ABSURD_TOKENS for it in counts)
-    usage = Usage(int(sum(counts))) if usable and sum(counts) else None
-    return Embeddings(tuple(it.embeddings.values for it in found), usage)
-
-
 class Vertex(GoogleRest):
     """Implements ``Provider``."""
 
@@ -81,9 +48,43 @@ class Vertex(GoogleRest):
 
     def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings:
         """One call for all inputs. Some models take only one at a time, and refuse more."""
-        body = encode(embed_body(inputs, dimensions))
-        return read_embeddings(self.ask(f"{self._path}:predict", body, timeout), len(inputs))
+        body = encode(google.embed_body(inputs, dimensions))
+        return google.read_embeddings(self.ask(f"{self._path}:predict", body, timeout), len(inputs))
 
     def ping(self, timeout: float) -> None:
         """A count of one word: it needs the same rights and model as a real call, and is charged to nothing."""
-        self.count_tokens(PING, timeout)
+        self.count_tokens(google.PING, timeout)
+
+
+def _create(spec: ProviderSpec, base_url: str, clock: Clock) -> Provider:
+    headers = headers_for(spec.api_key, spec.credentials, clock, proxy=spec.proxy)
+    if spec.client == _AIPLATFORM:
+        name = resource(spec.model, spec.project, spec.location)
+        return AiPlatform(base_url, name, headers, clock, proxy_for(base_url, spec.proxy))
+    http = http_client(spec, base_url, clock)
+    model = quote(spec.model, safe=MODEL_SAFE)
+    return Vertex(http, model, quote(spec.project, safe=":"), quote(spec.location), headers)
+
+
+def _faults(spec: ProviderSpec) -> Iterator[SpecFault]:
+    if not spec.api_key and not (spec.project and spec.location):
+        yield SpecFault("", "vertex needs project and location", "set both, or an api_key for express mode")
+    if spec.client == _AIPLATFORM and not _installed("google.cloud.aiplatform_v1"):
+        cure = "pip install 'knowalledge[aiplatform]', or write rest"
+        yield SpecFault("client", "is not installed", cure)
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package around it
+        return False
+
+
+VERTEX = ProviderDescriptor(
+    name="vertex",
+    create=_create,
+    default_url=lambda spec: url(spec.location),
+    faults=_faults,
+    clients=(REST, _AIPLATFORM),
+)

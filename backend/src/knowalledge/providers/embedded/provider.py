@@ -16,6 +16,7 @@ from knowalledge.core.errors import ProviderRejected, ProviderTimeout, ProviderU
 from knowalledge.gateway.domain.answer import Chunk, Completion, Embeddings
 from knowalledge.gateway.domain.prompt import Blob, FileRef, Prompt
 from knowalledge.net.http.client import Http
+from knowalledge.providers.descriptor import ProviderDescriptor
 from knowalledge.providers.openai import OpenAi
 
 MODEL = "smollm2-135m-instruct"
@@ -117,3 +118,10 @@ def _text_only(prompt: Prompt) -> None:
     # Its server would fail with a 500, as if it were ill, and then nobody would be let through to it for a while.
     if any(isinstance(part, Blob | FileRef) for message in prompt.messages for part in message.parts):
         raise ProviderRejected("the demonstration model reads text only: configure one that sees")
+
+
+EMBEDDED = ProviderDescriptor(
+    name="embedded",
+    create=lambda _spec, _url, clock: Embedded(clock),
+    default_url=lambda _: "http://127.0.0.1",  # the child prints its port
+)
