@@ -25,13 +25,14 @@ from knowalledge.caching.memory import OVERHEAD, MemoryResponseCache
 from knowalledge.caching.redis import RedisResponseCache
 from knowalledge.caching.singleflight.memory import MemoryFlights
 from knowalledge.core.clock import SystemClock
+from knowalledge.core.context import RequestContext
 from knowalledge.gateway.domain.answer import Answer, Completion, Finish, Usage
 from knowalledge.gateway.domain.prompt import Text
 from knowalledge.gateway.domain.request import Request
 from knowalledge.net.redis.breaker import RedisBreaker
 from knowalledge.topics import prompt_files as prompts
 from knowalledge.topics.domain import query
-from knowalledge.topics.service import Asker, Topics
+from knowalledge.topics.service import Topics
 
 TITLE = "Caches"
 WHY = """\
@@ -76,7 +77,7 @@ class Model:
     def __init__(self) -> None:
         self.calls = 0
 
-    def complete(self, request: Request) -> Answer:
+    def complete(self, context: RequestContext, request: Request) -> Answer:  # noqa: ARG002 - the port's
         self.calls += 1
         text = msgspec.json.encode({"topics": [f"topic {index} " * 8 for index in range(8)]}).decode()
         usage = Usage(60, 90)
@@ -101,12 +102,12 @@ def hit_rate(stage: Stage, length: int) -> list[Row]:
         layers = Layers(memory, shared, Lifetimes(600, 3600, 3600), clock, Uncounted())
         topics = Topics(model, layers, MemoryFlights(clock), clock, files, "m", Uncounted())
         fleet.append((topics, memory))
-    asker = Asker("bench")
+    context = RequestContext("bench")
     asked = list(itertools.islice(ranks(3, TOPICS), length))
     near = 0
     for index, rank in enumerate(asked):
         topics, _ = fleet[index % 3]
-        near += topics.get(query("related", f"topic {rank}", {}), asker).cache.layer == "memory"
+        near += topics.get(query("related", f"topic {rank}", {}), context).cache.layer == "memory"
     size = fleet[0][1].size()
     redis.close()
     hits = 1 - model.calls / length

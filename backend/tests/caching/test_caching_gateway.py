@@ -7,7 +7,6 @@ from typing import Any
 import gevent
 import pytest
 from gevent.event import Event as Signal
-from msgspec.structs import replace
 
 from knowalledge.caching import service as answers
 from knowalledge.caching.domain import Lifetimes
@@ -16,7 +15,7 @@ from knowalledge.caching.memory import MemoryResponseCache
 from knowalledge.caching.service import CachingGateway, _ReplayCursor
 from knowalledge.caching.singleflight.memory import MemoryFlights
 from knowalledge.core import errors as e
-from knowalledge.core.context import Principal
+from knowalledge.core.context import Principal, RequestContext
 from knowalledge.gateway.domain.answer import Answer, CacheInfo, Completion, Finish, Usage
 from knowalledge.gateway.domain.events import Delta, Done, Event, Started
 from knowalledge.gateway.domain.outcomes import Outcome
@@ -37,26 +36,28 @@ class Models:
         self.finish = Finish.STOP
         self.model = "m"
         self.parts: tuple[Any, ...] | None = None
-        self.seen: list[Request] = []
+        self.contexts: list[RequestContext] = []
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, context: RequestContext, request: Request) -> Answer:
         parts = self.parts or (Text(f"answer {self.calls}"),)
         usage = Usage(7, 90)
         passed = CacheInfo("bypass" if request.cache is CacheMode.BYPASS else "miss")
-        return Answer(request.id, self.model, "t", Completion(parts, self.finish, usage), usage, passed)
+        return Answer(
+            context.request_id, self.model, "t", Completion(parts, self.finish, usage), usage, passed
+        )
 
-    def complete(self, request: Request) -> Answer:
+    def complete(self, context: RequestContext, request: Request) -> Answer:
         self.calls += 1
-        self.seen.append(request)
+        self.contexts.append(context)
         self.go.wait()
         if self.error:
             raise self.error
-        return self._answer(request)
+        return self._answer(context, request)
 
-    def stream(self, request: Request) -> Iterator[list[Event]]:
+    def stream(self, context: RequestContext, request: Request) -> Iterator[list[Event]]:
         self.calls += 1
-        self.seen.append(request)
-        answer = self._answer(request)
+        self.contexts.append(context)
+        answer = self._answer(context, request)
         yield [Started(self.model, "t")]
         if self.error and self.early:
             raise self.error
@@ -90,22 +91,25 @@ class World:
             raise e.UnknownModel("unknown model")
         return "m"
 
-    def ask(self, text: str = "hi", **more: Any) -> Answer:
-        return self.answers.complete(question(text, **more))
+    def ask(self, text: str = "hi", tenant: str = "a", **more: Any) -> Answer:
+        return self.answers.complete(caller(tenant), question(text, **more))
 
     def follow(self, text: str = "hi", **more: Any) -> list[Event]:
-        return list(chain.from_iterable(self.answers.stream(question(text, **more))))
+        return list(chain.from_iterable(self.answers.stream(caller("a"), question(text, **more))))
+
+
+def caller(tenant: str = "a", timeout_s: float | None = None) -> RequestContext:
+    return RequestContext("id", Principal(tenant), timeout_s=timeout_s)
 
 
 def question(
     text: str = "hi",
     temperature: float | None = 0.0,
     cache: CacheMode | None = None,
-    tenant: str = "a",
     model: str = "m",
 ) -> Request:
     prompt = Prompt((Message("user", (Text(text),)),), temperature=temperature)
-    return Request("id", model, prompt, Principal(tenant), cache=cache)
+    return Request(model, prompt, cache)
 
 
 @pytest.fixture
@@ -213,10 +217,12 @@ def test_a_stream_fills_the_cache_for_both_forms_and_is_replayed_whole(world: Wo
 
 def test_streams_share_a_flight_replay_what_was_said_and_then_follow_live(world: World) -> None:
     world.models.go.clear()
-    first = world.answers.stream(question())
+    first = world.answers.stream(caller(), question())
     assert isinstance(next(first)[0], Started)
     late: list[Event] = []
-    follower = gevent.spawn(lambda: late.extend(chain.from_iterable(world.answers.stream(question()))))
+    follower = gevent.spawn(
+        lambda: late.extend(chain.from_iterable(world.answers.stream(caller(), question())))
+    )
     unary = gevent.spawn(world.ask)
     gevent.sleep(0.01)
     assert text_of(late) == "answer"
@@ -278,7 +284,7 @@ def test_a_stream_that_has_begun_is_not_mixed_with_what_is_stale(world: World) -
     world.ask()
     world.clock.sleep(700)
     world.models.go.clear()
-    events = world.answers.stream(question())
+    events = world.answers.stream(caller(), question())
     assert isinstance(next(events)[0], Started)
     assert isinstance(next(events)[0], Delta)
     world.models.error = e.ProviderUnavailable("x")
@@ -288,8 +294,8 @@ def test_a_stream_that_has_begun_is_not_mixed_with_what_is_stale(world: World) -
 
 
 def test_a_leader_of_little_patience_works_with_the_usual_one(world: World) -> None:
-    world.answers.complete(replace(question(), timeout_s=0.5))
-    assert world.models.seen[0].timeout_s == 60.0
+    world.answers.complete(caller(timeout_s=0.5), question())
+    assert world.models.contexts[0].timeout_s == 60.0
 
 
 def test_with_a_stale_answer_at_hand_nobody_waits_long_for_the_first_word(

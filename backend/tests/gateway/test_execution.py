@@ -10,7 +10,7 @@ import pytest
 
 from knowalledge.core import errors as e
 from knowalledge.core.clock import SystemClock
-from knowalledge.core.context import Priority
+from knowalledge.core.context import Priority, RequestContext
 from knowalledge.gateway.domain.answer import Chunk, Completion, Finish, Usage
 from knowalledge.gateway.domain.estimate import Estimator
 from knowalledge.gateway.domain.events import Delta, Done, Event, Queued, Started
@@ -85,10 +85,10 @@ class GatewayHarness:
         )
 
     def ask(self, **given: Any) -> Any:
-        return self.gateway.complete(Request("r", "", PROMPT, **given))
+        return self.gateway.complete(RequestContext("r", **given), Request("", PROMPT))
 
     def stream(self) -> list[Event]:
-        return list(chain.from_iterable(self.gateway.stream(Request("r", "", PROMPT))))
+        return list(chain.from_iterable(self.gateway.stream(RequestContext("r"), Request("", PROMPT))))
 
     def left(self, target: str) -> int:
         """What is still held or charged of a target's window."""
@@ -151,7 +151,7 @@ MANY = Prompt((Message("user", (Text("hi " * 30),)),))
 
 def test_a_request_that_is_thought_too_large_but_fits_is_not_refused() -> None:
     house = GatewayHarness(t=("m", 0, Counts(5), FIVE))
-    assert house.gateway.complete(Request("r", "", MANY)).target == "t"
+    assert house.gateway.complete(RequestContext("r"), Request("", MANY)).target == "t"
     assert house.left("t") == 1  # as the answer said
 
 
@@ -161,14 +161,14 @@ def test_a_request_that_is_too_large_by_count_or_by_the_only_estimate_is_refused
 ) -> None:
     house = GatewayHarness(t=("m", 0, model, FIVE))
     with pytest.raises(e.NeverFits):
-        house.gateway.complete(Request("r", "", MANY))
+        house.gateway.complete(RequestContext("r"), Request("", MANY))
     assert model.calls == 0
     assert house.left("t") == 0
 
 
 def test_a_request_too_large_for_one_target_goes_to_another_that_it_fits() -> None:
     house = GatewayHarness(small=("m", 0, Counts(60), FIVE), large=("m", 1, Model(), None))
-    assert house.gateway.complete(Request("r", "", MANY)).target == "large"
+    assert house.gateway.complete(RequestContext("r"), Request("", MANY)).target == "large"
 
 
 def test_when_all_are_full_it_waits_where_its_turn_comes_soonest() -> None:
@@ -293,7 +293,7 @@ def test_what_a_caller_did_not_stay_for_is_charged_by_what_was_said_and_teaches_
     house = GatewayHarness(t=("m", 0, Talks(), Window("tpm", Count.TOKENS, 10_000, 60)))
     estimator = house.gateway._deck.estimator
     before = estimator.guess("m", PROMPT).need.output
-    stream = house.gateway.stream(Request("r", "", PROMPT))
+    stream = house.gateway.stream(RequestContext("r"), Request("", PROMPT))
     for _ in range(101):
         next(stream)
     stream.close()

@@ -13,7 +13,7 @@ from knowalledge.caching.layers import Layers
 from knowalledge.caching.memory import MemoryResponseCache
 from knowalledge.caching.redis import RedisResponseCache
 from knowalledge.caching.singleflight.memory import MemoryFlights
-from knowalledge.core.context import Priority
+from knowalledge.core.context import Priority, RequestContext
 from knowalledge.core.errors import (
     CircuitOpen,
     ContentBlocked,
@@ -33,26 +33,26 @@ from knowalledge.topics.domain import TopicQuery, query
 from knowalledge.topics.popularity.memory import MemoryPopularity
 from knowalledge.topics.popularity.redis import RedisPopularity
 from knowalledge.topics.ports import Popularity
-from knowalledge.topics.service import Asker, Topics
+from knowalledge.topics.service import Topics
 from knowalledge.topics.warming import Popular
 from tests.support.doubles import ManualClock, RecordingTelemetry
 from tests.support.fake_provider import FakeProvider
 
-ASKER = Asker("id")
+ASKER = RequestContext("id")
 LIGHT = query("related", "light", {})
 
 
 class Models:
     def __init__(self) -> None:
         self.provider = FakeProvider()
-        self.seen: list[Request] = []
+        self.contexts: list[RequestContext] = []
         self.answering = ""  # the model that answers, if it is another one
 
-    def complete(self, request: Request) -> Answer:
-        self.seen.append(request)
+    def complete(self, context: RequestContext, request: Request) -> Answer:
+        self.contexts.append(context)
         completion = self.provider.complete(request.prompt, 1.0)
         assert completion.usage is not None
-        return Answer(request.id, self.answering or request.model, "t", completion, completion.usage)
+        return Answer(context.request_id, self.answering or request.model, "t", completion, completion.usage)
 
 
 class Replica:
@@ -124,7 +124,7 @@ def test_after_ten_requests_an_answer_is_made_anew_before_it_ends_at_low_priorit
     assert replica.popular.round() == 0
     clock.sleep(100)
     assert replica.popular.round() == 1
-    assert [it.priority for it in models.seen] == [Priority.MEDIUM, Priority.LOW]
+    assert [it.priority for it in models.contexts] == [Priority.MEDIUM, Priority.LOW]
     clock.sleep(1000)  # past the first one's end
     assert replica.topics.get(LIGHT, ASKER).cache.status == "hit"
     assert replica.popular.round() == 0
@@ -168,7 +168,7 @@ def test_without_quota_to_spare_nothing_is_made_anew(
     clock.sleep(3000)
     replica.spare = False
     assert replica.popular.round() == 0
-    assert len(models.seen) == 1
+    assert len(models.contexts) == 1
 
 
 def test_a_failure_leaves_the_old_answer_and_after_a_rest_it_is_tried_again(
@@ -350,7 +350,7 @@ def test_to_have_waited_for_quota_until_the_end_is_told_as_that(replica: Replica
     models.provider.error = QueueTimeout("x")
     models.provider.takes = 0.03
     with pytest.raises(QueueTimeout):
-        replica.topics.refresh(LIGHT, Asker("id", timeout_s=0.02), 60)
+        replica.topics.refresh(LIGHT, RequestContext("id", timeout_s=0.02), 60)
 
 
 def test_an_answer_that_was_taken_back_is_made_again(replica: Replica, models: Models) -> None:
@@ -370,7 +370,7 @@ def test_replicas_count_together_and_one_of_them_makes_it_anew(
     for it in replicas:
         it.ask(1)
     assert sum(it.popular.round() for it in replicas) == 1
-    assert len(models.seen) == 2
+    assert len(models.contexts) == 2
 
 
 def test_replicas_make_different_answers_at_the_same_time_and_none_waits_for_another(
@@ -424,7 +424,7 @@ def landings(
     for question in asked:
         for replica in replicas:
             replica.ask(12, question)
-    models.seen.clear()
+    models.contexts.clear()
     models.provider.takes, models.provider.wait = takes, making
     while clock.now() < until:
         for replica in replicas:
@@ -432,7 +432,7 @@ def landings(
             clock.sleep(replica.popular.round_s / len(replicas))
             for question in asked:
                 replica.popular.asked(question)
-    assert {it.priority for it in models.seen} == {Priority.LOW}
+    assert {it.priority for it in models.contexts} == {Priority.LOW}
     return found
 
 
@@ -493,7 +493,7 @@ def test_short_lives_too_are_renewed_with_spare_quota_only(clock: ManualClock, m
     for _ in range(20):
         assert replica.popular.round() == 0
         clock.sleep(replica.popular.round_s)
-    assert len(models.seen) == 1
+    assert len(models.contexts) == 1
 
 
 @pytest.mark.parametrize(("life_s", "round_s"), [(3600, 5), (50, 5), (25, 2.5), (10, 1), (5, 0.5), (1, 0.5)])

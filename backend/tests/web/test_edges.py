@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 from flask import Request
+from msgspec.structs import replace
 
 from knowalledge.core import errors as e
-from knowalledge.core.context import Principal, Priority
+from knowalledge.core.context import Principal, Priority, RequestContext
 from knowalledge.core.limits import Allowance
 from knowalledge.gateway.api import headers as answer_headers
 from knowalledge.gateway.api.gemini.json_schema import json_schema
@@ -16,8 +17,6 @@ from knowalledge.gateway.domain.answer import CacheInfo
 from knowalledge.web import headers
 from knowalledge.web import problems as errors
 from knowalledge.web import request_identity as auth
-
-ANYBODY = Principal(max_priority=Priority.CRITICAL)
 
 
 def asking(**fields: str) -> Request:
@@ -41,25 +40,27 @@ def asking(**fields: str) -> Request:
     ],
 )
 def test_urgency_becomes_a_level(field: str, level: Priority) -> None:
-    assert auth.priority(asking(priority=field), None, ANYBODY) is level
+    assert auth.priority(asking(priority=field), None) is level
 
 
 @pytest.mark.parametrize("field", ["u=8", "u=-1", "u=", "u=high", "u=00", "u=\u0665"])
 def test_an_urgency_that_does_not_exist_is_refused(field: str) -> None:
     with pytest.raises(e.InvalidRequest, match="0 to 7"):
-        auth.priority(asking(priority=field), None, ANYBODY)
+        auth.priority(asking(priority=field), None)
 
 
 def test_the_body_goes_before_x_priority_and_that_before_priority() -> None:
     request = asking(x_priority=" High ", priority="u=7")
-    assert auth.priority(request, "critical", ANYBODY) is Priority.CRITICAL
-    assert auth.priority(request, None, ANYBODY) is Priority.HIGH
+    assert auth.priority(request, "critical") is Priority.CRITICAL
+    assert auth.priority(request, None) is Priority.HIGH
     with pytest.raises(e.InvalidRequest, match="critical, high, medium, low"):
-        auth.priority(asking(x_priority="urgent"), None, ANYBODY)
+        auth.priority(asking(x_priority="urgent"), None)
 
 
 def test_nobody_claims_more_than_they_may() -> None:
-    assert auth.priority(asking(priority="u=0"), None, Principal(max_priority=Priority.LOW)) is Priority.LOW
+    caller = Principal(max_priority=Priority.LOW)
+    assert RequestContext("r", caller, Priority.CRITICAL).priority is Priority.LOW
+    assert replace(RequestContext("r", caller), priority=Priority.HIGH).priority is Priority.LOW
 
 
 def test_a_request_has_one_id_however_often_it_is_asked_for() -> None:

@@ -16,8 +16,7 @@ from knowalledge.caching.layers import CacheLookup, Layers
 from knowalledge.caching.ports import CacheTelemetry, Flight, Flights
 from knowalledge.core import errors as e
 from knowalledge.core.clock import Clock
-from knowalledge.core.context import Principal
-from knowalledge.core.trace_context import UNTRACED, Trace
+from knowalledge.core.context import RequestContext
 from knowalledge.gateway.domain.answer import Answer, CacheInfo, Embeddings, QueueInfo, Usage
 from knowalledge.gateway.domain.events import Delta, Done, Event, Queued, Started
 from knowalledge.gateway.domain.outcomes import Outcome, outcome_of
@@ -60,18 +59,12 @@ class CachingGateway:
     # -- what passes through ------------------------------------------------------------------------
 
     def embed(
-        self,
-        model: str,
-        inputs: tuple[str, ...],
-        dimensions: int | None,
-        principal: Principal,
-        request_id: str,
-        trace: Trace = UNTRACED,
+        self, context: RequestContext, model: str, inputs: tuple[str, ...], dimensions: int | None
     ) -> tuple[Embeddings, str]:
-        return self._models.embed(model, inputs, dimensions, principal, request_id, trace)
+        return self._models.embed(context, model, inputs, dimensions)
 
-    def count_tokens(self, request: Request) -> int:
-        return self._models.count_tokens(request)
+    def count_tokens(self, context: RequestContext, request: Request) -> int:
+        return self._models.count_tokens(context, request)
 
     def models(self) -> tuple[str, ...]:
         return self._models.models()
@@ -81,47 +74,49 @@ class CachingGateway:
 
     # -- what is cached -----------------------------------------------------------------------------
 
-    def complete(self, request: Request) -> Answer:
+    def complete(self, context: RequestContext, request: Request) -> Answer:
         """One whole answer."""
-        key = self._key(request)
+        key = self._key(context, request)
         if key is None:
-            return self._models.complete(request)
+            return self._models.complete(context, request)
         began = self._clock.monotonic()
-        found = self._find(key, request)
+        found = self._find(key, context, request)
         if found.fresh:
-            return self._told(request, began, self._stored(request, found))
-        flight = self._fly(key, request, stream=False)
-        patience = self._patience(request)
+            return self._told(context, began, self._stored(context, found))
+        flight = self._fly(key, context, request, stream=False)
+        patience = self._patience(context)
         try:
             for piece in flight.follow(patience if found.entry is None else min(patience, STALE_PATIENCE_S)):
                 event = _event(piece) if piece else None
                 if isinstance(event, Done):
-                    return self._landed(request, began, flight, event.answer)
+                    return self._landed(context, began, flight, event.answer)
             raise e.ProviderGarbage("the answer was lost on its way")
         except BaseException as error:  # a client that left is told of too
             if found.entry is None or not isinstance(error, RESCUED):
-                self._failed(request, began, flight.led, error)
+                self._failed(context, request, began, flight.led, error)
                 raise
-        return self._told(request, began, self._stored(request, found))
+        return self._told(context, began, self._stored(context, found))
 
-    def stream(self, request: Request) -> Generator[list[Event], None, None]:
+    def stream(self, context: RequestContext, request: Request) -> Generator[list[Event], None, None]:
         """The answer as it comes, in the events that have come together.
 
         Leaving ends what this caller sees; what others may share goes on.
         """
-        key = self._key(request)
-        return self._models.stream(request) if key is None else self._shared(key, request)
+        key = self._key(context, request)
+        return self._models.stream(context, request) if key is None else self._shared(key, context, request)
 
-    def _shared(self, key: Key, request: Request) -> Generator[list[Event], None, None]:
+    def _shared(
+        self, key: Key, context: RequestContext, request: Request
+    ) -> Generator[list[Event], None, None]:
         began = self._clock.monotonic()
-        found = self._find(key, request)
+        found = self._find(key, context, request)
         if found.fresh:
-            yield _replayed(self._told(request, began, self._stored(request, found)), False)
+            yield _replayed(self._told(context, began, self._stored(context, found)), False)
             return
-        flight = self._fly(key, request, stream=True)
+        flight = self._fly(key, context, request, stream=True)
         view = _ReplayCursor()
         try:
-            for piece in _follow_flight(flight, view, self._patience(request), found.entry is not None):
+            for piece in _follow_flight(flight, view, self._patience(context), found.entry is not None):
                 if piece is None:
                     view.restarted()
                     continue
@@ -132,16 +127,16 @@ class CachingGateway:
                 if shown:
                     yield shown
                 if isinstance(event, Done):
-                    yield [Done(self._landed(request, began, flight, event.answer))]
+                    yield [Done(self._landed(context, began, flight, event.answer))]
                     return
             raise e.ProviderGarbage("the answer was lost on its way")
         except BaseException as error:  # a client that left is told of too
             if found.entry is None or view.said or not isinstance(error, RESCUED):
-                self._failed(request, began, flight.led, error)
+                self._failed(context, request, began, flight.led, error)
                 raise
-        yield _replayed(self._told(request, began, self._stored(request, found)), view.begun)
+        yield _replayed(self._told(context, began, self._stored(context, found)), view.begun)
 
-    def _key(self, request: Request) -> Key | None:
+    def _key(self, context: RequestContext, request: Request) -> Key | None:
         """The cache key; None if this request has nothing to do with caches."""
         if not may_share(request.prompt, request.cache):
             return None
@@ -149,28 +144,28 @@ class CachingGateway:
             model = self._resolve(request.model)
         except e.UnknownModel:
             return None  # the models say so, and tell of it
-        return answer_key(request.principal.tenant, model, request.prompt)
+        return answer_key(context.principal.tenant, model, request.prompt)
 
-    def _find(self, key: Key, request: Request) -> CacheLookup:
-        began = self._clock.monotonic() if request.trace.live else 0.0
+    def _find(self, key: Key, context: RequestContext, request: Request) -> CacheLookup:
+        began = self._clock.monotonic() if context.trace.live else 0.0
         found = _apply_max_age(self._layers.find(key), request)
-        if request.trace.live:
-            request.trace.looked(began, found.result, found.layer or "")
+        if context.trace.live:
+            context.trace.looked(began, found.result, found.layer or "")
         if not found.fresh and request.cache is CacheMode.ONLY:
             error = e.CacheMiss("no fresh answer is cached", retry_after=1.0)
-            self._failed(request, self._clock.monotonic(), False, error)
+            self._failed(context, request, self._clock.monotonic(), False, error)
             raise error
         return found
 
-    def _patience(self, request: Request) -> float:
-        return self._timeout_s if request.timeout_s is None else request.timeout_s
+    def _patience(self, context: RequestContext) -> float:
+        return self._timeout_s if context.timeout_s is None else context.timeout_s
 
-    def _fly(self, key: Key, request: Request, stream: bool) -> Flight:
+    def _fly(self, key: Key, context: RequestContext, request: Request, stream: bool) -> Flight:
         # Whoever leads works for all who follow, so a leader of little patience does not cut theirs short.
-        asked = replace(request, timeout_s=max(self._patience(request), self._timeout_s))
-        return self._flights.fly(key.name, partial(self._work, key, asked, stream))
+        leader = replace(context, timeout_s=max(self._patience(context), self._timeout_s))
+        return self._flights.fly(key.name, partial(self._work, key, leader, request, stream))
 
-    def _work(self, key: Key, request: Request, stream: bool) -> Iterator[bytes]:
+    def _work(self, key: Key, context: RequestContext, request: Request, stream: bool) -> Iterator[bytes]:
         """The run of a flight: look once more, for another may just have landed; then ask."""
         found = _apply_max_age(self._layers.look(key), request)
         if found.fresh and found.entry is not None:
@@ -178,14 +173,14 @@ class CachingGateway:
             return
         answer: Answer | None = None
         if stream:
-            for events in self._models.stream(request):
+            for events in self._models.stream(context, request):
                 for event in events:
                     if isinstance(event, Done):
                         answer = event.answer
                     else:
                         yield _encode(event)
         else:
-            answer = self._models.complete(request)
+            answer = self._models.complete(context, request)
         if answer is None:
             raise e.ProviderGarbage("the stream ended without an answer")
         self._keep(key, request, answer, found.generation)
@@ -204,53 +199,55 @@ class CachingGateway:
 
     # -- what the caller gets -----------------------------------------------------------------------
 
-    def _stored(self, request: Request, found: CacheLookup) -> Answer:
+    def _stored(self, context: RequestContext, found: CacheLookup) -> Answer:
         if found.entry is None:
             raise AssertionError("nothing was found")
         age = int(found.entry.age(self._clock.now()))
         info = CacheInfo("hit" if found.fresh else "stale", found.layer, age)
         if not found.fresh:
             self._counted.cached("flight", "stale", found.entry)
-        return replace(_answer(found.entry.body), id=request.id, cache=info, degraded=not found.fresh)
+        return replace(_answer(found.entry.body), id=context.request_id, cache=info, degraded=not found.fresh)
 
-    def _landed(self, request: Request, began: float, flight: Flight, answer: Answer) -> Answer:
+    def _landed(self, context: RequestContext, began: float, flight: Flight, answer: Answer) -> Answer:
         if flight.led and answer.cache.status == "miss":
-            return replace(answer, id=request.id)
+            return replace(answer, id=context.request_id)
         self._counted.cached("flight", "shared", _saved(answer))
-        return self._told(request, began, replace(answer, id=request.id, cache=CacheInfo("shared")))
+        return self._told(context, began, replace(answer, id=context.request_id, cache=CacheInfo("shared")))
 
-    def _told(self, request: Request, began: float, answer: Answer) -> Answer:
+    def _told(self, context: RequestContext, began: float, answer: Answer) -> Answer:
         """Tell of a request that no model was asked for; of the others the models' own record tells."""
         self._telemetry.request(
             Record(
-                request_id=request.id,
+                request_id=context.request_id,
                 model=answer.model,
                 target=answer.target,
                 outcome=_OUTCOMES[answer.cache.status],
-                priority=request.priority,
+                priority=context.priority,
                 seconds=self._clock.monotonic() - began,
                 usage=Usage(),
                 cache=answer.cache.status,
-                trace=request.trace,
+                trace=context.trace,
             )
         )
         return answer
 
-    def _failed(self, request: Request, began: float, led: bool, error: BaseException) -> None:
+    def _failed(
+        self, context: RequestContext, request: Request, began: float, led: bool, error: BaseException
+    ) -> None:
         if led:
             return
         self._telemetry.request(
             Record(
-                request_id=request.id,
+                request_id=context.request_id,
                 model=self._resolve(request.model),
                 target="",
                 outcome=outcome_of(error),
-                priority=request.priority,
+                priority=context.priority,
                 seconds=self._clock.monotonic() - began,
                 usage=Usage(),
                 cache="shared",
                 error=getattr(error, "code", "internal"),
-                trace=request.trace,
+                trace=context.trace,
             )
         )
 

@@ -1,8 +1,11 @@
-"""Who calls, and how urgently."""
+"""Who calls, how urgently, and for how long they wait."""
 
 from enum import IntEnum
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
+
+from knowalledge.core.trace_context import UNTRACED, Trace
 
 
 class Priority(IntEnum):
@@ -19,7 +22,25 @@ class Priority(IntEnum):
 
 
 class Principal(Struct, frozen=True):
-    """Who asks. ``tenant`` partitions caches and fair share."""
+    """An authenticated or anonymous caller. ``tenant`` partitions caches and fair share."""
 
     tenant: str = "anonymous"
     max_priority: Priority = Priority.HIGH
+
+
+class RequestContext(Struct, frozen=True):
+    """What accompanies a request through the gateway and does not change its answer.
+
+    The priority is never more urgent than the principal may claim: a more urgent one is lowered when the context is
+    made, so no caller has to check it again.
+    """
+
+    request_id: str
+    principal: Principal = Principal()
+    priority: Priority = Priority.MEDIUM
+    timeout_s: float | None = None  # the caller's deadline from arrival; None: ``request.timeout``
+    trace: Trace = UNTRACED
+
+    def __post_init__(self) -> None:
+        if self.priority < self.principal.max_priority:
+            force_setattr(self, "priority", self.principal.max_priority)

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from knowalledge.core.context import Principal, Priority
+from knowalledge.core.context import Priority, RequestContext
 from knowalledge.core.trace_context import UNTRACED, Trace
 from knowalledge.gateway.domain.answer import Answer, Chunk, Completion, Embeddings, Usage
 from knowalledge.gateway.domain.events import Event
@@ -44,25 +44,19 @@ class Provider(Protocol):
 class Gateway(Protocol):
     """The use cases behind every dialect, with or without caches. Each raises ``KnowalledgeError`` subclasses only."""
 
-    def complete(self, request: Request) -> Answer: ...
+    def complete(self, context: RequestContext, request: Request) -> Answer: ...
 
-    def stream(self, request: Request) -> Generator[Sequence[Event], None, None]:
+    def stream(self, context: RequestContext, request: Request) -> Generator[Sequence[Event], None, None]:
         """The events of one answer, in the batches in which they arrive. Closing the generator cancels the call."""
         ...
 
     def embed(
-        self,
-        model: str,
-        inputs: tuple[str, ...],
-        dimensions: int | None,
-        principal: Principal,
-        request_id: str,
-        trace: Trace = UNTRACED,
+        self, context: RequestContext, model: str, inputs: tuple[str, ...], dimensions: int | None
     ) -> tuple[Embeddings, str]:
         """One vector for each input, and the name of the target that made them."""
         ...
 
-    def count_tokens(self, request: Request) -> int: ...
+    def count_tokens(self, context: RequestContext, request: Request) -> int: ...
 
     def models(self) -> tuple[str, ...]:
         """The names that clients may use, in the order of the configuration."""

@@ -12,8 +12,7 @@ from knowalledge.caching.layers import Layers
 from knowalledge.caching.ports import CacheTelemetry, Flights
 from knowalledge.core import errors as e
 from knowalledge.core.clock import Clock
-from knowalledge.core.context import Principal, Priority
-from knowalledge.core.trace_context import UNTRACED, Trace
+from knowalledge.core.context import RequestContext
 from knowalledge.gateway.domain.answer import Answer, CacheInfo, Finish
 from knowalledge.gateway.domain.prompt import Blob, Prompt
 from knowalledge.gateway.domain.request import Request
@@ -44,17 +43,7 @@ _LONGEST_REPAIR = 20_000
 class Asks(Protocol):
     """One whole answer of a model, within the quota."""
 
-    def complete(self, request: Request) -> Answer: ...
-
-
-class Asker(Struct, frozen=True):
-    """Who wants to know, how urgently, and for how long they will wait."""
-
-    request_id: str
-    principal: Principal = Principal()
-    priority: Priority = Priority.MEDIUM
-    timeout_s: float = 60.0
-    trace: Trace = UNTRACED
+    def complete(self, context: RequestContext, request: Request) -> Answer: ...
 
 
 class TopicDocument(Struct, frozen=True):
@@ -91,12 +80,14 @@ class Topics:
         model: str,
         telemetry: CacheTelemetry,
         asked: Callable[[TopicQuery], None] = lambda _: None,
+        timeout_s: float = 60.0,
     ) -> None:
-        """``asked`` is told of every question, for whoever counts what is popular."""
+        """``asked`` is called with every question; ``timeout_s`` is the deadline of contexts without one."""
         self._models, self._layers, self._flights, self._clock = models, layers, flights, clock
         self._prompts, self._model = prompts, model
         self._telemetry = telemetry
         self._asked = asked
+        self._timeout_s = timeout_s
 
     def key(self, asked: TopicQuery) -> Key:
         return document_key(asked, self._model, self._prompts[asked.view].version)
@@ -120,26 +111,26 @@ class Topics:
         """Somebody asked; for answers that are given without ``get``."""
         self._asked(asked)
 
-    def get(self, asked: TopicQuery, asker: Asker) -> TopicDocument:
+    def get(self, asked: TopicQuery, context: RequestContext) -> TopicDocument:
         """The document that answers a question."""
         self._asked(asked)
-        return self._serve(self.key(asked), self._recipe(asked), asker)
+        return self._serve(self.key(asked), self._recipe(asked), context)
 
-    def see(self, image: Image, lang: str, asker: Asker) -> TopicDocument:
+    def see(self, image: Image, lang: str, context: RequestContext) -> TopicDocument:
         """What a picture shows, as a topic. The same tenant's same picture is looked at once."""
         file = self._prompts["image"]
-        who = slug(asker.principal.tenant)
-        seen = digest(SCHEMA, asker.principal.tenant, image.data, lang, self._model, file.version)
+        who = slug(context.principal.tenant)
+        seen = digest(SCHEMA, context.principal.tenant, image.data, lang, self._model, file.version)
         key = Key.of(f"image:{who}:{seen}", "image", f"tenant:{who}")
         prompt = file.ask({"lang": lang}, 0, Blob(image.mime, image.data))
-        return self._serve(key, Recipe(prompt, partial(_seen, file.version)), asker)
+        return self._serve(key, Recipe(prompt, partial(_seen, file.version)), context)
 
     def made_at(self, asked: TopicQuery) -> float | None:
         """When the answer to a question was made, seconds since the epoch; None if there is none."""
         found = self._layers.look(self.key(asked))
         return found.entry.made_at if found.entry else None
 
-    def refresh(self, asked: TopicQuery, asker: Asker, due_s: float) -> bool:
+    def refresh(self, asked: TopicQuery, context: RequestContext, due_s: float) -> bool:
         """Make an answer anew that is at least ``due_s`` old, once over all replicas; whether that was so."""
         key = self.key(asked)
         # Not the flight that callers would share: they must not wait behind one of low priority.
@@ -150,24 +141,29 @@ class Topics:
         if found.entry is not None and found.age < due_s:
             return False  # another replica has just done it
         than = found.entry.made_at if found.entry else 0.0
-        work = partial(self._work, key, self._recipe(asked), asker, than)
-        for _ in self._flights.fly(name, work).follow(asker.timeout_s + LAST_WORD_S):
+        work = partial(self._work, key, self._recipe(asked), context, than)
+        for _ in self._flights.fly(name, work).follow(self._timeout(context) + LAST_WORD_S):
             pass
         return True
+
+    def _timeout(self, context: RequestContext) -> float:
+        return self._timeout_s if context.timeout_s is None else context.timeout_s
 
     def _recipe(self, asked: TopicQuery) -> Recipe:
         file = self._prompts[asked.view]
         return Recipe(file.about(asked), partial(_document, asked, file.version))
 
-    def _serve(self, key: Key, recipe: Recipe, asker: Asker) -> TopicDocument:
+    def _serve(self, key: Key, recipe: Recipe, context: RequestContext) -> TopicDocument:
         began = self._clock.monotonic()
         found = self._layers.find(key)
-        asker.trace.looked(began, found.result, found.layer or "")
+        context.trace.looked(began, found.result, found.layer or "")
         if found.fresh and found.entry is not None:
             return self._document(key, found.entry, CacheInfo("hit", found.layer, int(found.age)))
-        patience = asker.timeout_s if found.entry is None else min(asker.timeout_s, STALE_PATIENCE_S)
+        patience = (
+            self._timeout(context) if found.entry is None else min(self._timeout(context), STALE_PATIENCE_S)
+        )
         try:
-            return self._fly(key, recipe, asker, patience)
+            return self._fly(key, recipe, context, patience)
         except (e.Limited, e.Unavailable, e.ProviderError):
             stale = found.entry
             if stale is None:
@@ -180,8 +176,8 @@ class Topics:
             self._telemetry.cached("flight", "stale", stale)
             return TopicDocument(body, etag_of(body), key.tags, info, degraded=True)
 
-    def _fly(self, key: Key, recipe: Recipe, asker: Asker, patience: float) -> TopicDocument:
-        flight = self._flights.fly(key.name, partial(self._work, key, recipe, asker, None))
+    def _fly(self, key: Key, recipe: Recipe, context: RequestContext, patience: float) -> TopicDocument:
+        flight = self._flights.fly(key.name, partial(self._work, key, recipe, context, None))
         data = b""
         for piece in flight.follow(patience):
             data = piece or b""
@@ -201,7 +197,7 @@ class Topics:
         left = max(0.0, self._layers.lifetimes.life_s - entry.age(self._clock.now()))
         return TopicDocument(entry.body, entry.etag, key.tags, info, left)
 
-    def _work(self, key: Key, recipe: Recipe, asker: Asker, than: float | None) -> Iterator[bytes]:
+    def _work(self, key: Key, recipe: Recipe, context: RequestContext, than: float | None) -> Iterator[bytes]:
         """The run of a flight: look once more, for another may just have landed; then ask.
 
         ``than``: what is there must have been made after this moment; None: it must be fresh.
@@ -210,25 +206,15 @@ class Topics:
         if found.entry is not None and (found.fresh if than is None else found.entry.made_at > than):
             yield _CACHED + pack(found.entry)
             return
-        entry = replace(self._make(recipe, asker), born=found.generation)
+        entry = replace(self._make(recipe, context), born=found.generation)
         if entry.model == self._model:
             self._layers.keep(key, entry)
         yield _MADE + pack(entry)
 
-    def _make(self, recipe: Recipe, asker: Asker) -> CacheEntry:
+    def _make(self, recipe: Recipe, context: RequestContext) -> CacheEntry:
         prompt, spent = recipe.prompt, [0, 0]
         for left in reversed(range(TRIES)):
-            answer = self._models.complete(
-                Request(
-                    asker.request_id,
-                    self._model,
-                    prompt,
-                    asker.principal,
-                    asker.priority,
-                    asker.timeout_s,
-                    trace=asker.trace,
-                )
-            )
+            answer = self._models.complete(context, Request(self._model, prompt))
             spent[0] += answer.usage.input
             spent[1] += answer.usage.generated
             text = answer.completion.text

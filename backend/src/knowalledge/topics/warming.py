@@ -8,10 +8,10 @@ import msgspec
 
 from knowalledge.core import errors as e
 from knowalledge.core.clock import Clock
-from knowalledge.core.context import Priority
+from knowalledge.core.context import Priority, RequestContext
 from knowalledge.topics.domain import TopicQuery
 from knowalledge.topics.ports import Popularity, Rest
-from knowalledge.topics.service import Asker, Topics
+from knowalledge.topics.service import Topics
 
 # Requests, old ones counting less, after which a question is popular.
 POPULAR_FROM = 10.0
@@ -119,9 +119,9 @@ class Popular:
         rest = self._popularity.rests().get(name)
         if rest and not rest.over:
             return None
-        asker = Asker(self._new_id(), priority=Priority.LOW)
+        context = RequestContext(self._new_id(), priority=Priority.LOW)
         try:
-            if not self._topics.refresh(question, asker, self._due_s):
+            if not self._topics.refresh(question, context, self._due_s):
                 return None
             failed = self._age_s(question) >= self._due_s  # a fallback's answer is not kept
         except NOT_ITS_FAULT:

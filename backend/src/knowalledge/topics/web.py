@@ -6,26 +6,23 @@ understood before, the headers are ready, and with a matching If-None-Match ther
 
 from collections.abc import Callable
 from io import BytesIO
-from typing import TYPE_CHECKING
 
 from flask import Blueprint, Request, Response, request
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 from werkzeug.routing import BaseConverter
 
+from knowalledge.core.context import RequestContext
 from knowalledge.core.errors import InvalidRequest, PayloadTooLarge
 from knowalledge.gateway.api.context import WebContext
 from knowalledge.topics import images
 from knowalledge.topics.domain import View, query
+from knowalledge.topics.fast_path import Memo, ParsedUrl, Policy, _address, cache_status_header, matches
 from knowalledge.topics.images import Image
-from knowalledge.topics.service import Asker, Topics
+from knowalledge.topics.service import Topics
 from knowalledge.web import request_identity as auth
 from knowalledge.web.headers import Headers
 from knowalledge.web.trace import trace_of
-
-if TYPE_CHECKING:
-    pass
-from knowalledge.topics.fast_path import Memo, ParsedUrl, Policy, _address, cache_status_header, matches
 
 # A picture in a form: the picture, and little else around it.
 _FORM_ROOM = 64 * 1024
@@ -56,11 +53,11 @@ def blueprint(edge: WebContext, topics: Topics, policy: Policy, memo: Memo, time
                 memo.put(address, found, 4 * len(address) + 2000)
         return found
 
-    def asker() -> Asker:
-        return Asker(
+    def context() -> RequestContext:
+        return RequestContext(
             auth.request_id(request, edge.new_id),
             edge.principal(request),
-            auth.priority(request, None, edge.anonymous),
+            auth.priority(request, None),
             timeout_s,
             trace_of(request.environ),
         )
@@ -70,7 +67,7 @@ def blueprint(edge: WebContext, topics: Topics, policy: Policy, memo: Memo, time
         # A traced request takes the long way, on which each step is told.
         document = None if trace_of(request.environ).live else topics.near(found.key)
         if document is None:
-            document = topics.get(found.asked, asker())
+            document = topics.get(found.asked, context())
         else:
             topics.noted(found.asked)
         fixed = policy.fallback(document.tags) if document.degraded else found.headers
@@ -102,7 +99,7 @@ def blueprint(edge: WebContext, topics: Topics, policy: Policy, memo: Memo, time
     @routes.post("/api/v1/topics/from-image")
     def from_image() -> Response:
         lang = query("related", "image", given(request)).lang
-        document = topics.see(picture(request), lang, asker())
+        document = topics.see(picture(request), lang, context())
         headers: Headers = [
             ("Cache-Control", "no-store"),
             ("Cache-Status", cache_status_header(document, policy.shared)),

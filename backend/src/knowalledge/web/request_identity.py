@@ -42,10 +42,11 @@ def tenant(name: str | None, principal: Principal) -> Principal:
     return Principal(name, principal.max_priority)
 
 
-def priority(request: Request, body: str | None, principal: Principal) -> Priority:
-    """The level from the body, X-Priority or Priority (RFC 9218 urgency); never above what the principal may claim.
+def priority(request: Request, body: str | None) -> Priority:
+    """The priority asked for in the body, ``X-Priority`` or ``Priority`` (RFC 9218 urgency).
 
-    A level that may not be claimed is lowered, not refused: the answer's ``X-Priority`` says what is in force.
+    ``RequestContext`` lowers one that the principal may not claim; the answer's ``X-Priority`` states what is in force.
+    Raises ``InvalidRequest`` for an unknown name.
     """
     environ = request.environ
     name = body or environ.get("HTTP_X_PRIORITY")
@@ -53,9 +54,8 @@ def priority(request: Request, body: str | None, principal: Principal) -> Priori
         level = PRIORITIES.get(name.strip().lower())
         if level is None:
             raise InvalidRequest(f"unknown priority; the levels are {_KNOWN}", param="priority")
-    else:
-        level = _from_urgency(environ.get("HTTP_PRIORITY"))
-    return max(level, principal.max_priority)
+        return level
+    return _from_urgency(environ.get("HTTP_PRIORITY"))
 
 
 def _from_urgency(field: str | None) -> Priority:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from flask import Request, Response
 from msgspec import Struct
 
-from knowalledge.core.context import Principal, Priority
+from knowalledge.core.context import Principal, Priority, RequestContext
 from knowalledge.core.errors import InvalidRequest, PayloadTooLarge
 from knowalledge.gateway.api import stream as sse
 from knowalledge.gateway.api.headers import cached, chosen
@@ -75,36 +75,33 @@ class WebContext(Struct, frozen=True):
             return self.anonymous
         return auth.tenant(request.environ.get(self.tenant_header), self.anonymous)
 
+    def request_context(
+        self, request: Request, *, priority: str | None = None, timeout_s: float | None = None
+    ) -> RequestContext:
+        """Who asks, how urgently, and for how long; headers count where the body says nothing."""
+        environ = request.environ
+        if timeout_s is None:
+            timeout_s = self._server_timeout(environ.get("HTTP_X_SERVER_TIMEOUT"))
+        else:
+            timeout_s = min(timeout_s, self.max_timeout_s)
+        return RequestContext(
+            auth.request_id(request, self.new_id),
+            self.principal(request),
+            auth.priority(request, priority),
+            timeout_s,
+            trace_of(environ),
+        )
+
     def question(
-        self,
-        request: Request,
-        model: str,
-        prompt: Prompt,
-        *,
-        priority: str | None = None,
-        timeout_s: float | None = None,
-        cache: CacheMode | None = None,
+        self, request: Request, model: str, prompt: Prompt, *, cache: CacheMode | None = None
     ) -> Question:
-        """The whole question; what the body does not say, the headers may."""
+        """What is asked; Cache-Control counts where the body says nothing of the cache."""
         environ = request.environ
         field = environ.get("HTTP_CACHE_CONTROL")
-        found = Question(
-            id=auth.request_id(request, self.new_id),
-            model=model,
-            prompt=prompt,
-            principal=self.principal(request),
-            priority=auth.priority(request, priority, self.anonymous),
-            timeout_s=self._patience(environ.get("HTTP_X_SERVER_TIMEOUT"))
-            if timeout_s is None
-            else min(timeout_s, self.max_timeout_s),
-            cache=cache_mode(field) if cache is None else cache,
-            max_age_s=max_age(field),
-            trace=trace_of(environ),
-        )
         environ[_ASKED] = True
-        return found
+        return Question(model, prompt, cache_mode(field) if cache is None else cache, max_age(field))
 
-    def _patience(self, field: str | None) -> float | None:
+    def _server_timeout(self, field: str | None) -> float | None:
         """X-Server-Timeout, which Google's SDKs send: seconds; one that makes no sense is as if it were not there."""
         if field is None or not _SECONDS.fullmatch(field) or not float(field):
             return None
@@ -114,19 +111,21 @@ class WebContext(Struct, frozen=True):
         self, request: Request, model: str, texts: tuple[str, ...], dimensions: int | None
     ) -> tuple[Embeddings, Headers]:
         """Vectors, and the headers that go with them."""
-        key = auth.request_id(request, self.new_id)
+        context = RequestContext(
+            auth.request_id(request, self.new_id),
+            self.principal(request),
+            trace=trace_of(request.environ),
+        )
         request.environ[_ASKED] = True
         with while_present(request.environ):
-            found, target = self.completer.embed(
-                model, texts, dimensions, self.principal(request), key, trace_of(request.environ)
-            )
+            found, target = self.completer.embed(context, model, texts, dimensions)
         return found, [*self.head(request), ("X-Target", target)]
 
-    def count(self, request: Request, question: Question) -> int:
+    def count(self, request: Request, context: RequestContext, question: Question) -> int:
         """The tokens of a prompt. The service tells of no such request, so a failure is told of here."""
         request.environ[_ASKED] = False
         with while_present(request.environ):
-            return self.completer.count_tokens(question)
+            return self.completer.count_tokens(context, question)
 
     def head(self, request: Request) -> Headers:
         """The headers of an answer that no model gave."""
@@ -150,18 +149,25 @@ class WebContext(Struct, frozen=True):
             )
         )
 
-    def complete(self, request: Request, question: Question) -> Answer:
+    def complete(self, request: Request, context: RequestContext, question: Question) -> Answer:
         """The whole answer, for as long as somebody waits for it."""
         with while_present(request.environ):
-            return self.completer.complete(question)
+            return self.completer.complete(context, question)
 
-    def stream(self, request: Request, question: Question, renderer: Renderer, headers: Headers) -> Response:
+    def stream(
+        self,
+        request: Request,
+        context: RequestContext,
+        question: Question,
+        renderer: Renderer,
+        headers: Headers,
+    ) -> Response:
         """The answer as it comes. Until it begins there is still a status to fail with."""
-        events = self.completer.stream(question)
+        events = self.completer.stream(context, question)
         body = sse.Stream(events, renderer, self.heartbeat_s, request.environ)
         first = body.opening()
         head = [
-            ("X-Request-ID", question.id),
+            ("X-Request-ID", context.request_id),
             ("Cache-Control", "no-store"),
             ("X-Accel-Buffering", "no"),
             *headers,

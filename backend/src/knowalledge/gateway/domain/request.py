@@ -1,29 +1,23 @@
-"""One request as it enters the service."""
+"""What a client asks of a model. Everything that changes the answer, and nothing about who asks."""
 
 from enum import StrEnum
 
 from msgspec import Struct
 
-from knowalledge.core.context import Principal, Priority
-from knowalledge.core.trace_context import UNTRACED, Trace
 from knowalledge.gateway.domain.prompt import Prompt
 
 
+# What a client asks of the caches. A docstring here would become part of the OpenAPI document.
 class CacheMode(StrEnum):
-    DEFAULT = "default"
-    BYPASS = "bypass"
-    ONLY = "only"
+    DEFAULT = "default"  # a cached answer may serve, and the answer may be cached
+    BYPASS = "bypass"  # neither
+    ONLY = "only"  # a cached answer, or none
 
 
 class Request(Struct, frozen=True):
-    """One question as it enters the service."""
+    """One request for an answer. ``core.context.RequestContext`` goes beside it."""
 
-    id: str
-    model: str
+    model: str  # empty: the default model
     prompt: Prompt
-    principal: Principal = Principal()
-    priority: Priority = Priority.MEDIUM
-    timeout_s: float | None = None  # the caller's whole patience; None: the configured one
-    cache: CacheMode | None = None  # None: not said; then only what is surely the same twice is cached
-    max_age_s: float | None = None  # a stored answer may be so old at most; None: as long as it is fresh
-    trace: Trace = UNTRACED
+    cache: CacheMode | None = None  # None: unspecified; then only deterministic requests are cached
+    max_age_s: float | None = None  # a cached answer may be this old at most; None: as long as it is fresh

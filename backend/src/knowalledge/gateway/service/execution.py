@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from knowalledge.core import errors as e
 from knowalledge.core.clock import Clock
+from knowalledge.core.context import RequestContext
 from knowalledge.core.limits import Allowance
 from knowalledge.gateway.domain.answer import Answer, CacheInfo, Completion, Finish, QueueInfo, Usage
 from knowalledge.gateway.domain.estimate import Estimate, Estimator
@@ -121,13 +122,16 @@ class _Candidate(Struct, frozen=True):
 class RequestExecution:
     """One request while it runs. As a context it writes the one record at the end, whichever way it ends."""
 
-    def __init__(self, deck: Dispatcher, request: Request, operation: str = "chat") -> None:
+    def __init__(
+        self, deck: Dispatcher, context: RequestContext, request: Request, operation: str = "chat"
+    ) -> None:
         """``operation`` is chat or embeddings, for its trace."""
         self._deck = deck
         self._operation = operation
+        self._context = context
         self._request = request
         self._started = deck.clock.monotonic()
-        self._deadline = self._started + (request.timeout_s or deck.timeout_s)
+        self._deadline = self._started + (context.timeout_s or deck.timeout_s)
         self._tries = 0
         self._failure: e.ProviderError | None = None
         self._failed: set[str] = set()  # targets not to be asked again
@@ -152,27 +156,27 @@ class RequestExecution:
         name = self._request.model or deck.default_model
         deck.telemetry.request(
             Record(
-                request_id=self._request.id,
+                request_id=self._context.request_id,
                 model=answer.model if answer else name if name in deck.plans else "unknown",
                 target=self.grant.route.name if self.grant else "",
                 outcome=Outcome.OK if error is None else outcome_of(error),
-                priority=self._request.priority,
+                priority=self._context.priority,
                 seconds=deck.clock.monotonic() - self._started,
                 usage=self._spent,
                 waited_s=self._waited,
                 ending=self._ending,
                 first_token_s=self._first_token - self._started if self._first_token else None,
                 error="" if error is None else _code(error),
-                trace=self._request.trace,
+                trace=self._context.trace,
             )
         )
 
     def acquire(self) -> Generator[list[Event], None, tuple[Grant, float]]:
         """``_acquire``, of which the trace hears."""
-        return self._traced() if self._request.trace.live else self._acquire()
+        return self._traced() if self._context.trace.live else self._acquire()
 
     def _traced(self) -> Generator[list[Event], None, tuple[Grant, float]]:
-        request, before, held = self._request, self._waited, self.grant
+        context, before, held = self._context, self._waited, self.grant
         began, code = self._deck.clock.monotonic(), ""
         try:
             return (yield from self._acquire())
@@ -182,10 +186,10 @@ class RequestExecution:
         finally:
             grant = None if self.grant is held else self.grant
             waited = self._waited - before
-            request.trace.waited(
+            context.trace.waited(
                 began,
                 grant.route.name if grant else "",
-                request.priority,
+                context.priority,
                 self._position if waited else 0,
                 waited,
                 passed=tuple(f"{it.route.name}: {decision.refusal}" for it, decision in self._passed),
@@ -245,7 +249,7 @@ class RequestExecution:
         now, rest = deck.clock.monotonic(), float("inf")
         models = []
         for model in (plan.name, *plan.fallback):
-            guess = deck.estimator.guess(model, self._request.prompt, self._request.principal.tenant)
+            guess = deck.estimator.guess(model, self._request.prompt, self._context.principal.tenant)
             routes = {route.name: route for route in deck.plans[model].routes}
             found = []
             for candidate in self._ordered(routes.values()):
@@ -302,12 +306,12 @@ class RequestExecution:
             return option, self._asked(option, patience_s, arrived)
 
     def _asked(self, option: "_Candidate", patience_s: float, arrived: int) -> Decision:
-        request = self._request
+        context = self._context
         asking = ReservationRequest(
             self._deck.new_id(),  # never the request's own id, which the caller may have chosen
             option.guess.need,
-            request.priority,
-            request.principal.tenant,
+            context.priority,
+            context.principal.tenant,
             max(0.0, patience_s),
             arrived,
         )
@@ -426,7 +430,7 @@ class RequestExecution:
             self._deck.telemetry.uncounted(grant.route.name)
         self._deck.breakers[grant.route.name].succeeded()
         self._answer = Answer(
-            id=self._request.id,
+            id=self._context.request_id,
             model=grant.model,
             target=grant.route.name,
             completion=completion,
@@ -456,12 +460,12 @@ class RequestExecution:
             finally:
                 began = deck.clock.monotonic()
                 quota.refused(grant.reservation)  # what it refuses, the provider does not count
-                self._request.trace.settled(began, name, "refused", grant.guess.need)
+                self._context.trace.settled(began, name, "refused", grant.guess.need)
             breaker.succeeded()
         elif isinstance(error, e.ProviderRejected | e.ProviderAuth):
             began = deck.clock.monotonic()
             quota.release(grant.reservation)
-            self._request.trace.settled(began, name, "released", grant.guess.need)
+            self._context.trace.settled(began, name, "released", grant.guess.need)
             if isinstance(error, e.ProviderRejected):  # the request is at fault, wherever it goes
                 breaker.succeeded()
                 raise error
@@ -500,7 +504,7 @@ class RequestExecution:
         true = TokenCost(usage.input, usage.generated)
         began = deck.clock.monotonic()
         deck.quota.settle(grant.reservation, true)
-        self._request.trace.settled(began, grant.route.name, "settled", grant.guess.need, true)
+        self._context.trace.settled(began, grant.route.name, "settled", grant.guess.need, true)
         deck.telemetry.settled(grant.route.name, grant.guess.need, true)
         self._spent = usage
         return usage
@@ -514,8 +518,8 @@ class RequestExecution:
     ) -> None:
         deck = self._deck
         deck.telemetry.upstream(grant.route.name, outcome, deck.clock.monotonic() - grant.began)
-        if self._request.trace.live:
-            self._request.trace.tried(
+        if self._context.trace.live:
+            self._context.trace.tried(
                 grant.began,
                 grant.route.name,
                 grant.route.tier,

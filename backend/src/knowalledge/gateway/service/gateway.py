@@ -2,9 +2,8 @@
 
 from collections.abc import Generator
 
-from knowalledge.core.context import Principal
+from knowalledge.core.context import RequestContext
 from knowalledge.core.errors import InvalidRequest
-from knowalledge.core.trace_context import UNTRACED, Trace
 from knowalledge.gateway.domain.answer import Answer, Completion, Embeddings, Finish
 from knowalledge.gateway.domain.events import Done, Event
 from knowalledge.gateway.domain.prompt import Message, Prompt, Text
@@ -18,9 +17,9 @@ class QuotaGateway:
     def __init__(self, deck: Dispatcher) -> None:
         self._deck = deck
 
-    def complete(self, request: Request) -> Answer:
+    def complete(self, context: RequestContext, request: Request) -> Answer:
         """One whole answer."""
-        with RequestExecution(self._deck, request) as run:
+        with RequestExecution(self._deck, context, request) as run:
             while True:
                 grant, timeout = result_of(run.acquire())
                 try:
@@ -30,12 +29,12 @@ class QuotaGateway:
                 else:
                     return run.answered(completion)
 
-    def stream(self, request: Request) -> Generator[list[Event], None, None]:
+    def stream(self, context: RequestContext, request: Request) -> Generator[list[Event], None, None]:
         """Its place in the waiting room, then the answer as it comes: the events that have come together.
 
         Closing the iterator cancels the provider's call and settles what it took.
         """
-        with RequestExecution(self._deck, request) as run:
+        with RequestExecution(self._deck, context, request) as run:
             while True:
                 grant, timeout = yield from run.acquire()
                 try:
@@ -47,20 +46,14 @@ class QuotaGateway:
                     return
 
     def embed(
-        self,
-        model: str,
-        inputs: tuple[str, ...],
-        dimensions: int | None,
-        principal: Principal,
-        request_id: str,
-        trace: Trace = UNTRACED,
+        self, context: RequestContext, model: str, inputs: tuple[str, ...], dimensions: int | None
     ) -> tuple[Embeddings, str]:
         """Vectors for texts, and the name of the target that made them."""
         if not inputs:
             raise InvalidRequest("no input to embed", param="input")
         prompt = Prompt((Message("user", tuple(map(Text, inputs))),), max_output_tokens=0)
-        request = Request(request_id, model, prompt, principal, trace=trace)
-        with RequestExecution(self._deck, request, "embeddings") as run:
+        request = Request(model, prompt)
+        with RequestExecution(self._deck, context, request, "embeddings") as run:
             while True:
                 grant, timeout = result_of(run.acquire())
                 try:
@@ -71,10 +64,10 @@ class QuotaGateway:
                     run.answered(Completion((), Finish.STOP, found.usage))
                     return found, grant.route.name
 
-    def count_tokens(self, request: Request) -> int:
+    def count_tokens(self, context: RequestContext, request: Request) -> int:
         """Input tokens as the provider counts them. Google does not charge for it, so no quota is spent."""
         route = self._deck.plan(request.model).routes[0]
-        return route.provider.count_tokens(request.prompt, request.timeout_s or self._deck.timeout_s)
+        return route.provider.count_tokens(request.prompt, context.timeout_s or self._deck.timeout_s)
 
     def models(self) -> tuple[str, ...]:
         """Every model that clients may name, in the order of the configuration."""

@@ -130,26 +130,27 @@ def blueprint(edge: WebContext) -> Blueprint:
 
     def generate(model: str) -> Response:
         request = current()
-        question = edge.question(
-            request, model, b.read(b.GenerateContentBody, edge.body(request)).to_prompt()
-        )
-        answer = edge.complete(request, question)
+        prompt = b.read(b.GenerateContentBody, edge.body(request)).to_prompt()
+        context = edge.request_context(request)
+        answer = edge.complete(request, context, edge.question(request, model, prompt))
         parts = _parts(answer.completion.parts) or (b.AnswerPart(""),)
-        level = ("X-Priority", question.priority.label)
+        level = ("X-Priority", context.priority.label)
         return json_response(content(answer, parts), [*headers.of_answer(answer), level])
 
     def stream(model: str) -> Response:
         request = current()
-        question = edge.question(
-            request, model, b.read(b.GenerateContentBody, edge.body(request)).to_prompt()
-        )
-        rendered = Rendered(question.id, as_array=request.args.get("alt") != "sse")
-        return edge.stream(request, question, rendered, [("X-Priority", question.priority.label)])
+        prompt = b.read(b.GenerateContentBody, edge.body(request)).to_prompt()
+        context = edge.request_context(request)
+        question = edge.question(request, model, prompt)
+        rendered = Rendered(context.request_id, as_array=request.args.get("alt") != "sse")
+        return edge.stream(request, context, question, rendered, [("X-Priority", context.priority.label)])
 
     def count(model: str) -> Response:
         request = current()
-        question = edge.question(request, model, b.read(b.CountTokensBody, edge.body(request)).to_prompt())
-        return json_response(b.TokenCount(edge.count(request, question)), edge.head(request))
+        prompt = b.read(b.CountTokensBody, edge.body(request)).to_prompt()
+        context = edge.request_context(request)
+        tokens = edge.count(request, context, edge.question(request, model, prompt))
+        return json_response(b.TokenCount(tokens), edge.head(request))
 
     def embed(model: str) -> Response:
         request = current()

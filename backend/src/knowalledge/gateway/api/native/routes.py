@@ -53,18 +53,13 @@ def blueprint(edge: WebContext) -> Blueprint:
     def generate() -> Response:
         request = current()
         body = b.generate_body(edge.body(request))
-        question = edge.question(
-            request,
-            body.model,
-            body.to_prompt(),
-            priority=body.priority,
-            timeout_s=body.timeout_s,
-            cache=body.cache,
-        )
-        level = ("X-Priority", question.priority.label)
+        prompt = body.to_prompt()
+        context = edge.request_context(request, priority=body.priority, timeout_s=body.timeout_s)
+        question = edge.question(request, body.model, prompt, cache=body.cache)
+        level = ("X-Priority", context.priority.label)
         if body.stream:
-            return edge.stream(request, question, Rendered(question.id), [level])
-        answer = edge.complete(request, question)
+            return edge.stream(request, context, question, Rendered(context.request_id), [level])
+        answer = edge.complete(request, context, question)
         return json_response(
             b.answer_body(answer, answer.completion.text), [*headers.of_answer(answer), level]
         )

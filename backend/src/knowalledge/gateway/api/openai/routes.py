@@ -151,15 +151,17 @@ def blueprint(edge: WebContext) -> Blueprint:
     def chat() -> Response:
         request = current()
         body = b.chat_body(edge.body(request))
-        question = edge.question(request, body.model, body.to_prompt())
-        level = ("X-Priority", question.priority.label)
+        prompt = body.to_prompt()
+        context = edge.request_context(request)
+        question = edge.question(request, body.model, prompt)
+        level = ("X-Priority", context.priority.label)
         if body.stream:
             options = body.stream_options
             rendered = Rendered(
-                question.id, question.model, int(edge.now()), bool(options and options.include_usage)
+                context.request_id, question.model, int(edge.now()), bool(options and options.include_usage)
             )
-            return edge.stream(request, question, rendered, [level])
-        answer = edge.complete(request, question)
+            return edge.stream(request, context, question, rendered, [level])
+        answer = edge.complete(request, context, question)
         return json_response(completion(answer, int(edge.now())), [*headers.of_answer(answer), level])
 
     @routes.post("/v1/embeddings")
