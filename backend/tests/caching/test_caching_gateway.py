@@ -305,7 +305,7 @@ def test_with_a_stale_answer_at_hand_nobody_waits_long_for_the_first_word(
     world.ask()
     world.clock.sleep(601)
     world.models.go.clear()
-    monkeypatch.setattr(world.models, "stream", lambda _: iter(world.models.go.wait() or ()))
+    monkeypatch.setattr(world.models, "stream", lambda *_: iter(world.models.go.wait() or ()))
     with gevent.Timeout(5):
         events = world.follow()
     world.models.go.set()
