@@ -55,7 +55,7 @@ lock:
 
 # -- contributors: CONTRIBUTING.md, docs/how-to/release.md ----------------------------------------------------------------
 
-.PHONY: hooks changelog wheel test-wheel
+.PHONY: hooks changelog wheel test-wheel docstrings
 # Git hooks that format, check and hold the subject of a commit to 72 characters.
 hooks: setup deploy-tools
 	.run/tools/bin/pre-commit install
@@ -63,6 +63,10 @@ hooks: setup deploy-tools
 # Moves the fragments of changelog.d into CHANGELOG.md, under the version of backend/src/knowalledge/__init__.py.
 changelog: setup
 	cd backend && ../$(BIN)/python -m tools.changelog
+
+# Twenty public docstrings at random, to be read by somebody who does not know the code; SEED=7 draws the same again.
+docstrings: setup
+	@cd backend && ../$(BIN)/python -m tools.docstrings $(if $(SEED),--seed $(SEED)) $(if $(COUNT),--count $(COUNT))
 
 wheel: setup
 	cd backend && ../$(BIN)/python -m tools.wheel ../dist

@@ -23,7 +23,7 @@ PAGES = tracked("*.md")
 
 def prose(page: Path) -> str:
     """A page without its blocks of code."""
-    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
+    return re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.S | re.M)
 
 
 def anchors(page: Path) -> set[str]:

@@ -33,11 +33,12 @@ def pages(main: click.Group) -> dict[str, str]:
 def configuration() -> Iterator[str]:
     """Every setting."""
     yield from ("# Configuration", MADE, "")
-    yield (
-        "One YAML file (`--config`, or `KNOWALLEDGE_CONFIG`), the environment and the command line; the later "
-        "outranks the earlier, and what is set nowhere has its default. Each variable also takes a `_FILE` form "
-        "that names a file holding the value, as Docker and Kubernetes mount secrets. An unknown key is a fault; "
-        "`knowalledge config check` prints all faults at once, each with its cure."
+    yield from (
+        "Settings come from one YAML file (`--config`, or `KNOWALLEDGE_CONFIG`), the environment and the command line.",
+        "A later source overrides an earlier one; a setting that no source names has its default.",
+        "Each variable also has a `_FILE` form that names a file with the value, for mounted secrets.",
+        "An unknown key is a fault.",
+        "`knowalledge config check` prints all faults at once, each with its cure.",
     )
     yield from ("", "| key | variable | default | why |", "| --- | --- | --- | --- |")
     for row in TABLE:
@@ -64,9 +65,9 @@ def _default(value: object) -> str:
 def metrics() -> Iterator[str]:
     """Every series."""
     yield from ("# Metrics", MADE, "")
-    yield (
-        "`GET /metrics`, in Prometheus' text format, over all workers of a process. Labels are closed sets or come "
-        "from the configuration; nothing that a caller sends becomes one."
+    yield from (
+        "`GET /metrics` serves them in Prometheus' text format, over all workers of a process.",
+        "Labels are closed sets or come from the configuration; nothing that a caller sends becomes a label.",
     )
     yield from ("", "| series | kind | labels | |", "| --- | --- | --- | --- |")
     for name, kind, labels, why in METRICS:
@@ -90,10 +91,10 @@ def _kinds(of: type[errors.KnowalledgeError]) -> Iterator[type[errors.Knowalledg
 def failures() -> Iterator[str]:
     """Every error code."""
     yield from ("# Errors", MADE, "")
-    yield (
-        "Natively a failure is `application/problem+json` (RFC 9457) with a stable `code`; under the addresses of "
-        "OpenAI's and Google's APIs it has their form, so that their SDKs raise their own errors. 429 and 503 "
-        "always say when to come back (`Retry-After`)."
+    yield from (
+        "The native routes answer with `application/problem+json` (RFC 9457) and a stable `code`.",
+        "The OpenAI and Gemini dialects answer in their own form, so that an SDK raises its own errors.",
+        "429 and 503 always say when to come back (`Retry-After`).",
     )
     yield from ("", "| code | status | |", "| --- | --- | --- |")
     for kind in _kinds(errors.KnowalledgeError):
