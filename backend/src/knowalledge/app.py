@@ -16,6 +16,7 @@ from knowalledge.config.models import Fault, TargetSettings
 from knowalledge.config.settings import Settings
 from knowalledge.core.clock import Clock, SystemClock
 from knowalledge.core.context import Principal
+from knowalledge.gateway.api import dialects
 from knowalledge.gateway.api.context import WebContext
 from knowalledge.gateway.domain.estimate import Estimator
 from knowalledge.gateway.domain.routing import Breaker, RetryBudget
@@ -118,7 +119,7 @@ def create_app(settings: Settings) -> Flask:
             redis, "connection_pool", None
         )  # a Cluster has one a node: there each replica counts alone
         rate = ClientRate(settings["clients.rate"], settings["clients.proxies"], edge.tenant_header, pool)
-        clients.limit(app, rate, clock.now)
+        clients.limit(app, rate, dialects.NAMES | {"topics"}, clock.now)
     app.wsgi_app = knowledge.short(app.wsgi_app)  # type: ignore[method-assign, assignment]
     if spans:
         asked = {

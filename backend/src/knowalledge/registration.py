@@ -5,13 +5,11 @@ from werkzeug.exceptions import HTTPException
 
 from knowalledge.apidocs import web as docs
 from knowalledge.core.errors import KnowalledgeError
+from knowalledge.gateway.api import dialects
 from knowalledge.gateway.api.context import WebContext
-from knowalledge.gateway.api.gemini import routes as gemini
-from knowalledge.gateway.api.native import routes as native
-from knowalledge.gateway.api.openai import routes as openai
 from knowalledge.observability import web as operations
 from knowalledge.observability.web import Operations
-from knowalledge.web import problems as errors
+from knowalledge.web import problems
 from knowalledge.web import request_identity as auth
 from knowalledge.web.responses import Sessionless
 
@@ -21,22 +19,21 @@ def register(app: Flask, edge: WebContext, ops: Operations) -> None:
     app.session_interface = Sessionless()
     # An address means what it says: a redirect to a tidier one would name whatever Host the caller claimed.
     app.url_map.merge_slashes = False
-    app.register_blueprint(native.blueprint(edge))
-    app.register_blueprint(gemini.blueprint(edge))
-    app.register_blueprint(openai.blueprint(edge))
+    for dialect in dialects.DIALECTS:
+        app.register_blueprint(dialect.blueprint(edge))
     app.register_blueprint(docs.blueprint())
     app.register_blueprint(operations.blueprint(ops))
 
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:
         if isinstance(error, HTTPException):
-            error = errors.of_http(error)
+            error = problems.from_http_exception(error)
         elif not isinstance(error, KnowalledgeError):
             # The class and the place; never the message, which may quote a prompt.
-            app.logger.error("unhandled %s at %s", type(error).__name__, errors.place(error))
-        edge.refused(request, error)
-        form = errors.dialect(request.blueprint, request.path, gemini.speaks(request))
-        return errors.response(error, auth.request_id(request, edge.new_id), form)
+            app.logger.error("unhandled %s at %s", type(error).__name__, problems.source_of(error))
+        if request.blueprint in dialects.NAMES:
+            edge.refused(request, error)
+        return problems.response(error, auth.request_id(request, edge.new_id), dialects.error_form(request))
 
     @app.after_request
     def observed(response: Response) -> Response:

@@ -11,11 +11,12 @@ from knowalledge.core import errors as e
 from knowalledge.core.context import Principal, Priority, RequestContext
 from knowalledge.core.limits import Allowance
 from knowalledge.gateway.api import headers as answer_headers
+from knowalledge.gateway.api.dialects import DIALECTS
 from knowalledge.gateway.api.gemini.json_schema import json_schema
+from knowalledge.gateway.api.openai import errors as openai_errors
 from knowalledge.gateway.api.schemas import base64_bytes, json_object, reference
 from knowalledge.gateway.domain.answer import CacheInfo
-from knowalledge.web import headers
-from knowalledge.web import problems as errors
+from knowalledge.web import headers, problems
 from knowalledge.web import request_identity as auth
 
 
@@ -86,11 +87,11 @@ def test_a_window_of_tokens_says_so_since_a_quota_counts_requests_unless_it_says
 def test_a_429_carries_the_windows_and_sends_nobody_away_for_longer_than_it_says_itself() -> None:
     error = e.QuotaExhausted("x", retry_after=2.5)
     error.allowances = (Allowance("rpm", 10, 0, 60, 60), Allowance("tpm", 100, 9, 60, 1, "tokens"))
-    answer = errors.response(error, "r", "openai")
+    answer = problems.response(error, "r", openai_errors.FORM)
     assert answer.headers["Retry-After"] == "3"
     assert answer.headers["RateLimit"] == '"rpm";r=0;t=3, "tpm";r=9;t=1'
     assert "RateLimit-Policy" in answer.headers
-    assert "RateLimit" not in errors.response(e.QueueFull("x"), "r", "native").headers
+    assert "RateLimit" not in problems.response(e.QueueFull("x"), "r").headers
 
 
 def test_who_answers_and_why_is_in_the_headers_for_dialects_without_a_place_for_it() -> None:
@@ -121,26 +122,26 @@ def _leaves(kind: type[e.KnowalledgeError]) -> list[type[e.KnowalledgeError]]:
 
 @pytest.mark.parametrize("kind", _leaves(e.KnowalledgeError), ids=lambda it: it.__name__)
 def test_every_error_has_a_status_of_its_own_and_a_body_in_every_form(kind: type[e.KnowalledgeError]) -> None:
-    error = kind("GET") if kind is errors.WrongMethod else kind("told", retry_after=1.2)
-    status = errors.status_of(error)
+    error = kind("GET") if kind is problems.WrongMethod else kind("told", retry_after=1.2)
+    status = problems.status_of(error)
     assert status != 500
-    assert errors.TITLES[status]
-    for form in ("native", "openai", "gemini"):
-        answer = errors.response(error, "r", form)
+    assert problems.TITLES[status]
+    for form in {it.errors for it in DIALECTS}:
+        answer = problems.response(error, "r", form)
         assert answer.status_code == status
         assert ("Retry-After" in answer.headers) == (status in (429, 503))
-        assert "told" in answer.get_data(as_text=True) or kind is errors.WrongMethod
+        assert "told" in answer.get_data(as_text=True) or kind is problems.WrongMethod
     if status in (429, 503):
-        assert errors.retry_after(error, status) == 2
+        assert problems.retry_after(error, status) == 2
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(None, 1), (0.0, 1), (0.2, 1), (59.1, 60), (1e9, 86_400)])
 def test_a_refusal_always_says_when_to_come_back(seconds: float | None, told: int) -> None:
-    assert errors.retry_after(e.QuotaExhausted("x", retry_after=seconds), 429) == told
+    assert problems.retry_after(e.QuotaExhausted("x", retry_after=seconds), 429) == told
 
 
 def test_long_messages_are_cut() -> None:
-    assert len(errors.message(e.InvalidRequest("x" * 10_000))) == errors.MAX_MESSAGE
+    assert len(problems.message_of(e.InvalidRequest("x" * 10_000))) == problems.MAX_MESSAGE
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from knowalledge.gateway.domain.outcomes import Outcome
 from knowalledge.observability.metrics import METRICS
 from knowalledge.quota.domain.admission import Refusal
 from knowalledge.quota.domain.queue import QueueOutcome
-from knowalledge.web.problems import TITLES, status_of
+from knowalledge.web.problems import TITLES, status_of_kind
 
 # The second line of every generated page.
 MADE = "<!-- made by `make reference`; do not edit -->"
@@ -98,7 +98,7 @@ def failures() -> Iterator[str]:
     )
     yield from ("", "| code | status | |", "| --- | --- | --- |")
     for kind in _kinds(errors.KnowalledgeError):
-        status = status_of(kind.__new__(kind))
+        status = status_of_kind(kind)
         said = (kind.__doc__ or "").strip().partition("\n")[0] if "__doc__" in vars(kind) else ""
         yield f"| `{kind.code}` | {status} {TITLES.get(status, '')} | {said} |"
 

@@ -6,7 +6,7 @@ counted: they cost less than counting does.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from math import ceil
 
 from flask import Flask, Request, Response, request
@@ -17,9 +17,7 @@ from redis import ConnectionPool
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from knowalledge.core.errors import ClientLimited
-from knowalledge.gateway.api.context import ASKING
 
-LIMITED = ASKING | {"topics"}
 PREFIX = "knowalledge:clients"
 MOST = 128  # characters of a tenant's name
 
@@ -39,8 +37,8 @@ def client_of(request: Request, tenant_header: str) -> str:
     return f"tenant:{tenant[:MOST]}" if tenant else f"address:{request.remote_addr}"
 
 
-def limit(app: Flask, clients: ClientRate, now: Callable[[], float]) -> None:
-    """Count the requests of each client over a sliding window and refuse those above the rate.
+def limit(app: Flask, clients: ClientRate, blueprints: Set[str], now: Callable[[], float]) -> None:
+    """Count each client's requests to these blueprints over a sliding window and refuse those above the rate.
 
     When Redis is gone each replica counts for itself: that is more than the rate for a while, and nobody is refused
     for a fault of ours.
@@ -53,7 +51,7 @@ def limit(app: Flask, clients: ClientRate, now: Callable[[], float]) -> None:
         lambda: client_of(request, clients.tenant_header),
         app=app,
         application_limits=[clients.rate],
-        application_limits_exempt_when=lambda: request.blueprint not in LIMITED,
+        application_limits_exempt_when=lambda: request.blueprint not in blueprints,
         strategy="sliding-window-counter",
         storage_uri="memory://" if clients.pool is None else "redis://",
         storage_options={} if clients.pool is None else {"connection_pool": clients.pool},  # type: ignore[dict-item]

@@ -19,14 +19,12 @@ from knowalledge.gateway.domain.request import CacheMode
 from knowalledge.gateway.domain.request import Request as Question
 from knowalledge.gateway.ports import Gateway, Record, Telemetry
 from knowalledge.net.presence import while_present
-from knowalledge.web import problems as errors
 from knowalledge.web import request_identity as auth
 from knowalledge.web.headers import Headers, rate_limit
+from knowalledge.web.problems import code_of
 from knowalledge.web.responses import Observer, Ready
 from knowalledge.web.trace import trace_of
 
-# The blueprints whose requests are questions.
-ASKING = frozenset(("native", "openai", "gemini"))
 # Where a request keeps that the service has been asked, and so tells of its end.
 _ASKED = "knowalledge.asked"
 _SECONDS = re.compile(r"\d{1,6}(?:\.\d{1,3})?")
@@ -132,8 +130,8 @@ class WebContext(Struct, frozen=True):
         return [("X-Request-ID", auth.request_id(request, self.new_id)), ("Cache-Control", "no-store")]
 
     def refused(self, request: Request, error: BaseException) -> None:
-        """Tell of a request that failed before the service saw it, which tells of all others itself."""
-        if request.blueprint not in ASKING or request.environ.get(_ASKED):
+        """Record a request for a model that failed before the gateway had it, which records all others itself."""
+        if request.environ.get(_ASKED):
             return
         self.telemetry.request(
             Record(
@@ -144,7 +142,7 @@ class WebContext(Struct, frozen=True):
                 priority=Priority.MEDIUM,
                 seconds=0.0,
                 usage=Usage(),
-                error=errors.code_of(error),
+                error=code_of(error),
                 trace=trace_of(request.environ),
             )
         )

@@ -12,10 +12,10 @@ from knowalledge.gateway.api import headers
 from knowalledge.gateway.api import stream as sse
 from knowalledge.gateway.api.context import WebContext
 from knowalledge.gateway.api.gemini import schemas as b
+from knowalledge.gateway.api.gemini.errors import error_body
 from knowalledge.gateway.domain.answer import Answer, Finish, Usage
 from knowalledge.gateway.domain.events import Delta, Done, Event, Queued, Started
 from knowalledge.gateway.domain.prompt import Text, ToolCall
-from knowalledge.web import problems as errors
 from knowalledge.web.responses import current, json_response
 
 _encode = msgspec.json.Encoder().encode
@@ -115,7 +115,7 @@ class Rendered:
                 return self._next(content(answer, (b.AnswerPart(""),))) + self._end
 
     def failed(self, error: BaseException) -> bytes:
-        return self._next(errors.google_body(error, self._id)) + self._end
+        return self._next(error_body(error, self._id)) + self._end
 
     def _next(self, body: object) -> bytes:
         found = self._before + _encode(body) + self._after

@@ -9,7 +9,7 @@ from knowalledge.gateway.api import stream as sse
 from knowalledge.gateway.api.context import WebContext
 from knowalledge.gateway.api.native import schemas as b
 from knowalledge.gateway.domain.events import Delta, Done, Event, Queued, Started
-from knowalledge.web import problems as errors
+from knowalledge.web.problems import problem
 from knowalledge.web.responses import current, json_response
 
 _encode = msgspec.json.Encoder().encode
@@ -42,7 +42,7 @@ class Rendered(Struct, frozen=True):
                 return _event(b"done", b.answer_body(answer))
 
     def failed(self, error: BaseException) -> bytes:
-        return _event(b"error", errors.problem(error, self.request_id))
+        return _event(b"error", problem(error, self.request_id))
 
 
 def blueprint(edge: WebContext) -> Blueprint:

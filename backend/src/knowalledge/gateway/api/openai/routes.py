@@ -12,10 +12,10 @@ from knowalledge.gateway.api import stream as sse
 from knowalledge.gateway.api.context import WebContext
 from knowalledge.gateway.api.gemini import routes as gemini
 from knowalledge.gateway.api.openai import schemas as b
+from knowalledge.gateway.api.openai.errors import error_body
 from knowalledge.gateway.domain.answer import Answer, Finish, Usage
 from knowalledge.gateway.domain.events import Delta, Done, Event, Queued, Started
 from knowalledge.gateway.domain.prompt import ToolCall
-from knowalledge.web import problems as errors
 from knowalledge.web.responses import current, json_response
 
 _encode = msgspec.json.Encoder().encode
@@ -107,7 +107,7 @@ class Rendered:
                 return last + b"data: [DONE]\n\n"
 
     def failed(self, error: BaseException) -> bytes:
-        return self._data(errors.openai_body(error, self._id))
+        return self._data(error_body(error, self._id))
 
     def _pieces(self, calls: tuple[ToolCall, ...]) -> tuple[b.PieceOfCall, ...]:
         first = self._calls

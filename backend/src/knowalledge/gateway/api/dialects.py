@@ -1,0 +1,52 @@
+"""The API families that clients speak, as one table: a new one is a package beside these and a row here."""
+
+import re
+from collections.abc import Callable
+
+from flask import Blueprint, Request
+from msgspec import Struct
+
+from knowalledge.gateway.api.context import WebContext
+from knowalledge.gateway.api.gemini import errors as gemini_errors
+from knowalledge.gateway.api.gemini import routes as gemini
+from knowalledge.gateway.api.native import routes as native
+from knowalledge.gateway.api.openai import errors as openai_errors
+from knowalledge.gateway.api.openai import routes as openai
+from knowalledge.web.problems import PROBLEM, ErrorForm
+
+# Addresses of Google's APIs: by their version or collection, or by a method at the end (``/v1/models/NAME:METHOD``).
+_GOOGLE_PATH = re.compile(r"/v1beta1?/|/v1/(?:projects|publishers)/|/v1/models/.+:[A-Za-z]+$")
+
+
+class Dialect(Struct, frozen=True):
+    """One API family."""
+
+    name: str  # of its blueprint
+    blueprint: Callable[[WebContext], Blueprint]
+    errors: ErrorForm
+    owns: Callable[[str], bool]  # whether a path that no route matches looks like this dialect's
+
+
+# The first that owns a path has it, so the order is from the narrow to the wide.
+DIALECTS = (
+    Dialect(
+        "gemini", gemini.blueprint, gemini_errors.FORM, lambda path: _GOOGLE_PATH.match(path) is not None
+    ),
+    Dialect("openai", openai.blueprint, openai_errors.FORM, lambda path: path.startswith("/v1/")),
+    Dialect("native", native.blueprint, PROBLEM, lambda _: False),
+)
+NAMES = frozenset(it.name for it in DIALECTS)
+_FORMS = {it.name: it.errors for it in DIALECTS}
+
+
+def error_form(request: Request) -> ErrorForm:
+    """The form in which a failed request's client reads errors: its blueprint's, else what its path looks like.
+
+    A client of Google's settles the addresses that more than one dialect has.
+    """
+    path = request.path
+    if path.startswith("/v1") and gemini.speaks(request):
+        return gemini_errors.FORM
+    if request.blueprint is not None:
+        return _FORMS.get(request.blueprint, PROBLEM)
+    return next((it.errors for it in DIALECTS if it.owns(path)), PROBLEM)
