@@ -20,7 +20,7 @@ from knowalledge.net.redis.multiplexed import MultiplexedClient  # noqa: E402
 from knowalledge.quota.domain.queue import QueueRules  # noqa: E402
 from knowalledge.quota.domain.window import SECOND, Count, TokenCost, Window  # noqa: E402
 from knowalledge.quota.memory import MemoryQuotaStore  # noqa: E402
-from knowalledge.quota.ports import ReservationRequest  # noqa: E402
+from knowalledge.quota.ports import Granted, ReservationRequest  # noqa: E402
 from knowalledge.quota.redis import RedisQuotaStore  # noqa: E402
 from knowalledge.quota.replica import ReplicaQuotaStore  # noqa: E402
 
@@ -65,10 +65,10 @@ def measure(port: int, server: psutil.Process, a_minute: int, times: int) -> dic
         def go(count: int) -> None:
             for index in range(count):
                 clock.seconds += 60 / a_minute
-                decision = store.ask(
+                decision = store.reserve(
                     TARGET, ReservationRequest(f"{index}", TokenCost(300, 200), Priority.MEDIUM)
                 )
-                assert decision.reservation is not None, decision
+                assert isinstance(decision, Granted), decision
                 store.settle(decision.reservation, TokenCost(310, 150))
                 store.stop()  # brings the settlement to Redis now, not in the background
 

@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from random import Random
-from typing import Any
+from typing import Any, assert_never
 
 import gevent
 import msgspec
@@ -25,7 +25,15 @@ from knowalledge.core.context import Priority
 from knowalledge.net.redis.multiplexed import MultiplexedClient
 from knowalledge.quota.domain.queue import QueueOutcome, QueueRules, Waiter
 from knowalledge.quota.domain.window import SECOND, Count, TokenCost, Window
-from knowalledge.quota.ports import Decision, Reservation, ReservationRequest, Ticket
+from knowalledge.quota.ports import (
+    Dequeued,
+    Granted,
+    Queued,
+    Refused,
+    Reservation,
+    ReservationRequest,
+    Ticket,
+)
 from knowalledge.quota.redis import LocalUsage, RedisQuotaStore
 
 TARGET = "one"
@@ -83,18 +91,20 @@ class Replicas:
         self.served: list[Waiter] = []  # in the order in which Redis granted
         self.ends: Counter[str] = Counter()
 
-    def ask(self, store: RedisQuotaStore, waiter: Waiter) -> None:
-        asking = ReservationRequest(waiter.id, waiter.need, waiter.level, waiter.tenant, FOREVER_S)
-        decision = store.ask(TARGET, asking)
-        if decision.reservation is not None:
-            self.ends[QueueOutcome.GRANTED] += 1
-            self.served.append(waiter)
-            self.live.append((store, decision.reservation))
-        elif decision.ticket is not None:
-            self.waiting[waiter.id] = store, waiter, decision.ticket
-        else:
-            assert decision.refusal is not None
-            self.ends[f"refused: {decision.refusal}"] += 1
+    def reserve(self, store: RedisQuotaStore, waiter: Waiter) -> None:
+        request = ReservationRequest(waiter.id, waiter.need, waiter.level, waiter.tenant, FOREVER_S)
+        decision = store.reserve(TARGET, request)
+        match decision:
+            case Granted(reservation):
+                self.ends[QueueOutcome.GRANTED] += 1
+                self.served.append(waiter)
+                self.live.append((store, reservation))
+            case Queued(ticket):
+                self.waiting[waiter.id] = store, waiter, ticket
+            case Refused(reason):
+                self.ends[f"refused: {reason}"] += 1
+            case _:
+                assert_never(decision)
 
     def cancel(self, key: str) -> None:
         left = self.waiting.pop(key)[2].leave(QueueOutcome.CANCELLED)
@@ -116,12 +126,11 @@ class Replicas:
         store, waiter, ticket = self.waiting.pop(key)
         result = ticket.wait(HEARD_S)  # the replica has heard it too
         if what == "granted":
-            assert isinstance(result, Decision)
-            assert result.reservation is not None
+            assert isinstance(result, Granted)
             self.served.append(waiter)
             self.live.append((store, result.reservation))
         else:
-            assert result is QueueOutcome.SHED
+            assert result == Dequeued(QueueOutcome.SHED)
         self.ends[what] += 1
 
 
@@ -134,13 +143,13 @@ def main(port: int, operations: int) -> None:
         if kind < 0.5:
             level, tenant = Priority(draw.randrange(4)), draw.choice("abc")
             need = TokenCost(draw.randrange(1, 40), draw.randrange(20))
-            replicas.ask(store, Waiter(f"{number:07}", level, tenant, need, replicas.now))
+            replicas.reserve(store, Waiter(f"{number:07}", level, tenant, need, replicas.now))
             asked += 1
         elif kind < 0.6 and replicas.waiting:
             replicas.cancel(draw.choice(list(replicas.waiting)))
         elif kind < 0.8 and replicas.live:
             owner, reservation = replicas.live.pop(draw.randrange(len(replicas.live)))
-            owner.settle(reservation, TokenCost(reservation.need.input, draw.randrange(20)))
+            owner.settle(reservation, TokenCost(reservation.cost.input, draw.randrange(20)))
         else:
             store.dispatch(TARGET)
         replicas.hear()

@@ -22,7 +22,7 @@ from knowalledge.net.redis.multiplexed import MultiplexedClient  # noqa: E402
 from knowalledge.quota.domain.queue import QueueRules  # noqa: E402
 from knowalledge.quota.domain.window import Count, TokenCost, Window  # noqa: E402
 from knowalledge.quota.memory import MemoryQuotaStore  # noqa: E402
-from knowalledge.quota.ports import Decision, ReservationRequest  # noqa: E402
+from knowalledge.quota.ports import Granted, Queued, Reservation, ReservationRequest, Ticket  # noqa: E402
 from knowalledge.quota.redis import RedisQuotaStore  # noqa: E402
 from knowalledge.quota.replica import ReplicaQuotaStore  # noqa: E402
 
@@ -30,7 +30,7 @@ WINDOWS = {
     "held": (Window("held", Count.REQUESTS, 1, 600),),
     "spent": (Window("spent", Count.REQUESTS, 1, 1),),
 }
-NEED = TokenCost(1, 0)
+COST = TokenCost(1, 0)
 PAUSE_S = 0.05
 PATIENCE_S = 5000.0
 
@@ -44,20 +44,30 @@ def replica(port: int, name: str) -> ReplicaQuotaStore:
     return store
 
 
+def reserve_now(store: ReplicaQuotaStore, target: str) -> Reservation:
+    decision = store.reserve(target, ReservationRequest("first", COST))
+    assert isinstance(decision, Granted)
+    return decision.reservation
+
+
+def enqueue(store: ReplicaQuotaStore, target: str, number: int) -> Ticket:
+    decision = store.reserve(target, ReservationRequest(f"{number:05}", COST, patience_s=PATIENCE_S))
+    assert isinstance(decision, Queued)
+    return decision.ticket
+
+
 def given_back(one: ReplicaQuotaStore, other: ReplicaQuotaStore, turns: int) -> list[float]:
     """Milliseconds from a release at one replica to the grant at the other."""
-    held = one.ask("held", ReservationRequest("first", NEED)).reservation
+    held = reserve_now(one, "held")
     took = []
     for number in range(turns):
-        ticket = other.ask("held", ReservationRequest(f"{number:05}", NEED, patience_s=PATIENCE_S)).ticket
-        assert held is not None
-        assert ticket is not None
+        ticket = enqueue(other, "held", number)
         gevent.sleep(PAUSE_S)
         began = time.perf_counter()
         one.release(held)
         granted = ticket.wait(10)
         took.append((time.perf_counter() - began) * 1000)
-        assert isinstance(granted, Decision)
+        assert isinstance(granted, Granted)
         held, one, other = granted.reservation, other, one
     return took
 
@@ -65,14 +75,13 @@ def given_back(one: ReplicaQuotaStore, other: ReplicaQuotaStore, turns: int) -> 
 def come_round(one: ReplicaQuotaStore, other: ReplicaQuotaStore, turns: int) -> list[float]:
     """Milliseconds from the moment at which what was spent leaves the window to the grant."""
     took = []
-    one.ask("spent", ReservationRequest("first", NEED))
+    reserve_now(one, "spent")
     for number in range(turns):
-        decision = other.ask("spent", ReservationRequest(f"{number:05}", NEED, patience_s=PATIENCE_S))
-        began = time.perf_counter()
-        assert decision.ticket is not None
-        granted = decision.ticket.wait(10)
-        took.append((time.perf_counter() - began - decision.wait_s) * 1000)
-        assert isinstance(granted, Decision)
+        ticket = enqueue(other, "spent", number)
+        eta_s, began = ticket.eta_s, time.perf_counter()
+        granted = ticket.wait(10)
+        took.append((time.perf_counter() - began - eta_s) * 1000)
+        assert isinstance(granted, Granted)
         one, other = other, one
     return took
 

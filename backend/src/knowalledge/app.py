@@ -277,9 +277,9 @@ def quota_stats(
     """Per target and window, what is used and left; the gauges are refreshed by the same look."""
     found = {}
     for target in targets:
-        levels = quota.levels(target)
-        telemetry.quota(target, levels)
-        tally = quota.tally(target)
+        status = quota.window_status(target)
+        telemetry.quota(target, status)
+        totals = quota.totals(target)
         found[target] = {
             "windows": [
                 {
@@ -291,13 +291,13 @@ def quota_stats(
                     "reserved": it.held,
                     "resets_in_s": round(it.resets_s, 1),
                 }
-                for it in levels
+                for it in status
             ],
-            "settled": tally.settled,
-            "released": tally.released,
-            "refused": tally.refused,
-            "provider_429s": tally.limited,
-            "drift": {"input_tokens": tally.drift_input, "output_tokens": tally.drift_output},
+            "settled": totals.settled,
+            "released": totals.released,
+            "refused": totals.refused,
+            "provider_429s": totals.rejected,
+            "drift": {"input_tokens": totals.drift_input, "output_tokens": totals.drift_output},
         }
     telemetry.degraded(alone())
     return {"degraded": alone(), "targets": found}
@@ -308,7 +308,7 @@ def queue_stats(quota: QuotaStore, targets: list[str], telemetry: Telemetry) -> 
     found = {}
     for target in targets:
         levels = {}
-        for it in quota.depths(target):
+        for it in quota.queue_stats(target):
             telemetry.queue(target, it)
             tenants = {name: crowd_stats(crowd) for name, crowd in it.tenants.items()}
             levels[it.level.label] = crowd_stats(it) | {"tenants": tenants}

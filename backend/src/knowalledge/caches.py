@@ -148,7 +148,7 @@ def knowledge(
 def has_spare(quota: QuotaStore, targets: tuple[str, ...]) -> bool:
     """Whether a target has quota that nobody else will miss."""
     return any(
-        all(level.used <= SPARE * level.window.limit for level in quota.levels(target)) for target in targets
+        all(it.used <= SPARE * it.window.limit for it in quota.window_status(target)) for target in targets
     )
 
 

@@ -12,6 +12,7 @@ from knowalledge.quota.domain.window import SECOND, Count, LevelPolicy, TokenCos
 from knowalledge.quota.memory import MemoryQuotaStore
 from knowalledge.quota.ports import Decision, QuotaStore, Reservation, ReservationRequest
 from knowalledge.quota.redis import Gate, LocalUsage, RedisQuotaStore
+from tests.support.decisions import granted
 from tests.support.doubles import ManualClock
 
 WINDOWS = (
@@ -66,20 +67,18 @@ KEYS = count()
 ONE = TokenCost(1, 0)
 
 
-def ask(
+def reserve(
     store: QuotaStore,
-    need: TokenCost,
+    cost: TokenCost,
     level: Priority = Priority.HIGH,
     patience: float = 0.0,
     tenant: str = "",
 ) -> Decision:
-    return store.ask("t", ReservationRequest(f"{next(KEYS):06}", need, level, tenant, patience))
+    return store.reserve("t", ReservationRequest(f"{next(KEYS):06}", cost, level, tenant, patience))
 
 
-def take(store: QuotaStore, need: TokenCost) -> Reservation:
-    decision = ask(store, need)
-    assert decision.reservation is not None
-    return decision.reservation
+def take(store: QuotaStore, cost: TokenCost) -> Reservation:
+    return granted(reserve(store, cost))
 
 
 def pump(store: Store) -> float:
@@ -92,14 +91,14 @@ def pump(store: Store) -> float:
 
 def agree(one: QuotaStore, other: QuotaStore) -> None:
     """Both say the same of what is used, what has ended and who waits."""
-    assert one.levels("t") == other.levels("t")
-    assert one.tally("t") == other.tally("t")
-    for one_depth, other_depth in zip(one.depths("t"), other.depths("t"), strict=True):
-        assert one_depth.waiting == other_depth.waiting
-        assert one_depth.tenants.keys() == other_depth.tenants.keys()
-        for name, crowd in one_depth.tenants.items():
-            twin = other_depth.tenants[name]
-            assert (crowd.waiting, crowd.left) == (twin.waiting, twin.left)
-            assert (crowd.oldest_s, crowd.eta_s) == pytest.approx((twin.oldest_s, twin.eta_s), abs=1e-5)
-        assert one_depth.left == other_depth.left
-        assert one_depth.eta_s == pytest.approx(other_depth.eta_s, abs=1e-5)
+    assert one.window_status("t") == other.window_status("t")
+    assert one.totals("t") == other.totals("t")
+    for mine, theirs in zip(one.queue_stats("t"), other.queue_stats("t"), strict=True):
+        assert mine.waiting == theirs.waiting
+        assert mine.tenants.keys() == theirs.tenants.keys()
+        for name, tenant in mine.tenants.items():
+            twin = theirs.tenants[name]
+            assert (tenant.waiting, tenant.left) == (twin.waiting, twin.left)
+            assert (tenant.oldest_s, tenant.eta_s) == pytest.approx((twin.oldest_s, twin.eta_s), abs=1e-5)
+        assert mine.left == theirs.left
+        assert mine.eta_s == pytest.approx(theirs.eta_s, abs=1e-5)

@@ -11,9 +11,10 @@ from knowalledge.core.context import Priority
 from knowalledge.quota.domain.queue import QueueOutcome
 from knowalledge.quota.domain.window import TokenCost, Window
 from knowalledge.quota.memory import MemoryQuotaStore
-from knowalledge.quota.ports import Decision, Reservation, ReservationRequest, Ticket
+from knowalledge.quota.ports import Granted, Queued, Reservation, ReservationRequest, Ticket
 from knowalledge.quota.redis import EndedReservation, EpochMismatch, RedisQuotaStore, ReservationOutcome
 from tests.contract.quota_stores import LEARNT, RULES, WINDOWS, agree, pump, redis_store, take
+from tests.support.decisions import queued
 from tests.support.doubles import ManualClock
 
 Asked = tuple[int, int, int, int, bool]
@@ -77,16 +78,16 @@ def after(
     granted = []
     for number, it in enumerate(history):
         clock.sleep(it[2] / 1000)
-        decision: object = store.ask("t", asking(number, it))
-        assert isinstance(decision, Decision)
-        if (ticket := decision.ticket) is not None:
+        result: object = store.reserve("t", asking(number, it))
+        if isinstance(result, Queued):
             for _ in range(8):
                 clock.sleep(10.0)
                 pump(store)
-            decision = ticket.wait(0)
+            ticket = result.ticket
+            result = ticket.wait(0)
             ticket.leave(QueueOutcome.CANCELLED)
-        if isinstance(decision, Decision) and decision.reservation is not None:
-            granted.append(decision.reservation)
+        if isinstance(result, Granted):
+            granted.append(result.reservation)
     return store, granted, clock
 
 
@@ -111,7 +112,9 @@ def test_ends_in_one_call_leave_the_very_state_that_they_leave_one_by_one(
         ends = ends_of(granted, drawn)
         live = sum(store.finish("t", call) for call in ([ends] if together else [[it] for it in ends]))
         assert live == len({it.reservation.id for it in ends})
-        found.append((store.levels("t"), store.tally("t"), store.depths("t"), contents(redis_client)))
+        found.append(
+            (store.window_status("t"), store.totals("t"), store.queue_stats("t"), contents(redis_client))
+        )
     assert found[0] == found[1]
 
 
@@ -134,28 +137,28 @@ def test_whoever_waits_takes_the_room_of_all_that_ended_in_one_call(
     shared = redis_store(redis_client, clock, *windows)
     live: list[Reservation] = []
     waiting: list[tuple[Ticket, Ticket]] = []
-    alone.levels("t")  # both have seen the moment at which it begins
+    alone.window_status("t")  # both have seen the moment at which it begins
     number = 0
     for newcomers, drawn in history:
         for it in newcomers:
             number += 1
             clock.sleep(it[2] / 1000)
-            one, other = alone.ask("t", asking(number, it)), shared.ask("t", asking(number, it))
-            assert one.levels == other.levels
-            if one.reservation and other.reservation:
+            one, other = alone.reserve("t", asking(number, it)), shared.reserve("t", asking(number, it))
+            assert one.window_status == other.window_status
+            if isinstance(one, Granted) and isinstance(other, Granted):
                 live.append(other.reservation)
-            if one.ticket and other.ticket:
+            if isinstance(one, Queued) and isinstance(other, Queued):
                 waiting.append((one.ticket, other.ticket))
         ends = ends_of(live, drawn)
         ended = shared.finish("t", ends)
         for end in ends:
             match end.how:
                 case ReservationOutcome.SETTLED:
-                    alone.settle(end.reservation, end.true)
+                    alone.settle(end.reservation, end.actual)
                 case ReservationOutcome.RELEASED:
                     alone.release(end.reservation)
-                case ReservationOutcome.REFUSED:
-                    alone.refused(end.reservation)
+                case ReservationOutcome.REJECTED:
+                    alone.release_rejected(end.reservation)
         if ended:
             alone.dispatch("t")
             agree(alone, shared)  # before anything but the ends has granted
@@ -163,8 +166,7 @@ def test_whoever_waits_takes_the_room_of_all_that_ended_in_one_call(
         pump(shared)
         for tickets in list(waiting):
             mine, theirs = (ticket.wait(0) for ticket in tickets)
-            if isinstance(mine, Decision) and isinstance(theirs, Decision):
-                assert theirs.reservation is not None
+            if isinstance(mine, Granted) and isinstance(theirs, Granted):
                 live.append(theirs.reservation)
             if mine is not None:
                 waiting.remove(tickets)
@@ -176,8 +178,9 @@ def test_nothing_is_granted_that_what_ends_in_the_same_call_has_spent(
 ) -> None:
     store = redis_store(redis_client, clock, WINDOWS[1])
     released, settled = take(store, TokenCost(500, 0)), take(store, TokenCost(100, 400))
-    waits = store.ask("t", ReservationRequest("waits", TokenCost(400, 0), Priority.HIGH, "", 100.0)).ticket
-    assert waits is not None
+    waits = queued(
+        store.reserve("t", ReservationRequest("waits", TokenCost(400, 0), Priority.HIGH, "", 100.0))
+    )
     store.finish(
         "t",
         [
@@ -187,7 +190,7 @@ def test_nothing_is_granted_that_what_ends_in_the_same_call_has_spent(
     )
     store.beat("t")
     assert waits.wait(0) is None
-    assert store.levels("t")[0].used == 800
+    assert store.window_status("t")[0].used == 800
 
 
 def test_in_a_state_that_was_forgotten_nothing_of_a_call_is_done(

@@ -10,11 +10,21 @@ from redis import Redis
 
 from knowalledge.core.context import Priority
 from knowalledge.core.errors import NeverFits
-from knowalledge.quota.domain.admission import Refusal
+from knowalledge.quota.domain.admission import RefusalReason
 from knowalledge.quota.domain.queue import QueueOutcome
 from knowalledge.quota.domain.window import GUARD_S, SECOND, Count, TokenCost, Window
 from knowalledge.quota.memory import MemoryQuotaStore
-from knowalledge.quota.ports import AskAgain, Decision, QuotaStore, Reservation, ReservationRequest, Ticket
+from knowalledge.quota.ports import (
+    Dequeued,
+    Granted,
+    Queued,
+    QuotaStore,
+    Refused,
+    Requeue,
+    Reservation,
+    ReservationRequest,
+    Ticket,
+)
 from knowalledge.quota.redis import Gate, LocalUsage, RedisQuotaStore
 from tests.contract.quota_stores import (
     KEYS,
@@ -26,23 +36,24 @@ from tests.contract.quota_stores import (
     Make,
     Store,
     agree,
-    ask,
     join,
     not_joined,
     pump,
     redis_store,
+    reserve,
     take,
 )
+from tests.support.decisions import assert_equal, granted, refused
 from tests.support.doubles import ManualClock
 
 
 def used(store: QuotaStore) -> list[int]:
-    return [level.used for level in store.levels("t")]
+    return [it.used for it in store.window_status("t")]
 
 
 def test_grants_exactly_the_limit(make: Make) -> None:
     store = make(WINDOWS[0])
-    granted = [ask(store, TokenCost(1, 1)).reservation is not None for _ in range(12)]
+    granted = [isinstance(reserve(store, TokenCost(1, 1)), Granted) for _ in range(12)]
     assert granted == [True] * 10 + [False] * 2
 
 
@@ -52,10 +63,10 @@ def test_a_refusal_names_the_window_and_the_moment_at_which_it_has_room(
     store = make(*WINDOWS[:2])
     take(store, TokenCost(900, 0))
     clock.sleep(20)
-    refused = ask(store, TokenCost(200, 0))
-    assert (refused.reservation, refused.window) == (None, "tpm")
-    clock.sleep(refused.wait_s - 0.001)
-    assert ask(store, TokenCost(200, 0)).reservation is None
+    refusal = refused(reserve(store, TokenCost(200, 0)))
+    assert refusal.window == "tpm"
+    clock.sleep(refusal.wait_s - 0.001)
+    refused(reserve(store, TokenCost(200, 0)))
     clock.sleep(0.001)
     take(store, TokenCost(200, 0))
 
@@ -101,17 +112,17 @@ def test_releasing_leaves_nothing_behind(make: Make) -> None:
 def test_a_calendar_day_begins_anew_at_midnight_in_its_zone(make: Make, clock: ManualClock) -> None:
     store = make(Window("rpd", Count.REQUESTS, 1, 86_400, zone="America/Los_Angeles"))
     take(store, TokenCost(1, 1))
-    refused = ask(store, TokenCost(1, 1))
-    assert 0 < refused.wait_s <= 86_400
-    clock.sleep(refused.wait_s)
+    refusal = refused(reserve(store, TokenCost(1, 1)))
+    assert 0 < refusal.wait_s <= 86_400
+    clock.sleep(refusal.wait_s)
     take(store, TokenCost(1, 1))
 
 
 def test_a_gate_holds_for_its_time_and_a_shorter_one_does_not_open_it(make: Make, clock: ManualClock) -> None:
     store = make(*WINDOWS)
-    store.close_until("t", 33.0, "rpm")
-    store.close_until("t", 1.0, "rpm")
-    assert ask(store, TokenCost(1, 1)).wait_s == pytest.approx(33.0)
+    store.close_gate("t", 33.0, "rpm")
+    store.close_gate("t", 1.0, "rpm")
+    assert refused(reserve(store, TokenCost(1, 1))).wait_s == pytest.approx(33.0)
     clock.sleep(33.0)
     take(store, TokenCost(1, 1))
 
@@ -123,7 +134,7 @@ def test_a_clock_that_is_set_back_frees_nothing_early_and_closes_nothing_for_lon
     store = make(WINDOWS[0], WINDOWS[3])
     running = [take(store, TokenCost(1, 1)) for _ in range(10)]
     clock.sleep(-hours * 3600)
-    assert 50 < ask(store, TokenCost(1, 1)).wait_s < 61
+    assert 50 < refused(reserve(store, TokenCost(1, 1))).wait_s < 61
     store.settle(running[0], TokenCost(1, 1))
     store.release(running[1])
     assert used(store) == [9, 9]
@@ -138,9 +149,9 @@ def test_a_clock_that_is_set_back_frees_nothing_early_and_closes_nothing_for_lon
 def test_a_gate_ends_on_time_though_the_clock_is_set_back(make: Make, clock: ManualClock) -> None:
     store = make(WINDOWS[0])
     take(store, TokenCost(1, 1))
-    store.close_until("t", 30, "rpm")
+    store.close_gate("t", 30, "rpm")
     clock.sleep(10 - 3600)
-    assert ask(store, TokenCost(1, 1)).wait_s == pytest.approx(
+    assert refused(reserve(store, TokenCost(1, 1))).wait_s == pytest.approx(
         30, abs=0.001
     )  # it is not known how much has passed
     clock.sleep(30.1)
@@ -149,7 +160,7 @@ def test_a_gate_ends_on_time_though_the_clock_is_set_back(make: Make, clock: Man
 
 def test_what_can_never_fit_is_refused_for_good(make: Make) -> None:
     with pytest.raises(NeverFits):
-        ask(make(*WINDOWS), TokenCost(1001, 0))
+        reserve(make(*WINDOWS), TokenCost(1001, 0))
 
 
 def test_a_large_prediction_does_not_refuse_a_first_request(make: Make) -> None:
@@ -160,24 +171,24 @@ def test_a_target_without_windows_is_unlimited(make: Make) -> None:
     store = make()
     for _ in range(50):
         store.settle(take(store, TokenCost(10**6, 10**6)), TokenCost(1, 1))
-    assert store.levels("t") == ()
+    assert store.window_status("t") == ()
 
 
 def test_a_learnt_limit_is_probed_and_a_refusal_cuts_it_to_what_was_accepted(
     make: Make, clock: ManualClock
 ) -> None:
     store = make(LEARNT)
-    kept = []
+    kept: list[Reservation] = []
     while len(kept) < 9:  # one at a time, as an even pace has it
-        decision = ask(store, ONE)
-        if decision.reservation is None:
+        decision = reserve(store, ONE)
+        if isinstance(decision, Refused):
             clock.sleep(min(decision.wait_s, 1.0))  # it is tried again long before a place is free
         else:
-            kept.append(decision.reservation)
-    assert store.levels("t")[0].limit > 8
-    store.refused(kept[-1])
-    assert store.levels("t")[0].limit == 8
-    assert ask(store, ONE).refusal is Refusal.QUOTA
+            kept.append(granted(decision))
+    assert store.window_status("t")[0].limit > 8
+    store.release_rejected(kept[-1])
+    assert store.window_status("t")[0].limit == 8
+    assert refused(reserve(store, ONE)).reason is RefusalReason.QUOTA
 
 
 def test_what_a_replica_had_learnt_is_kept_by_a_new_state_and_not_probed_at_once(
@@ -185,15 +196,16 @@ def test_what_a_replica_had_learnt_is_kept_by_a_new_state_and_not_probed_at_once
 ) -> None:
     store = not_joined(redis_client, clock, LEARNT)
     store.join("t", lambda everything: LocalUsage(({},), (0,), (9,), (), ()), 0)
-    granted = 0
+    count = 0
     for _ in range(30):
-        granted += ask(store, ONE).reservation is not None
+        count += isinstance(reserve(store, ONE), Granted)
         clock.sleep(1.0)
-    assert (granted, store.levels("t")[0].limit) == (6, 9)  # at its pace: two at once, then one in 60 s / 9
+    # At its pace: two at once, then one in 60 s / 9.
+    assert (count, store.window_status("t")[0].limit) == (6, 9)
     for _ in range(70):
-        ask(store, ONE)
+        reserve(store, ONE)
         clock.sleep(1.0)
-    assert store.levels("t")[0].limit > 9
+    assert store.window_status("t")[0].limit > 9
 
 
 BROUGHT = (Gate(20 * SECOND, "rpm"), Gate(33 * SECOND, "rpd"), OPEN)
@@ -207,11 +219,11 @@ def test_of_the_gates_that_replicas_bring_to_an_empty_state_the_latest_stands_to
     for store, gate in zip(stores, order, strict=True):
         join(store, WINDOWS, gate)
     for store in stores:
-        refused = ask(store, ONE)
-        assert (refused.wait_s, refused.window) == (33.0, "rpd")
+        refusal = refused(reserve(store, ONE))
+        assert (refusal.wait_s, refusal.window) == (33.0, "rpd")
         assert store.beat("t").gate == Gate(33 * SECOND, "rpd")
     clock.sleep(32.999)
-    assert ask(stores[0], ONE).reservation is None
+    refused(reserve(stores[0], ONE))
     clock.sleep(0.001)
     take(stores[0], ONE)
     assert stores[0].beat("t").gate == OPEN
@@ -224,7 +236,7 @@ def test_a_gate_that_is_brought_later_is_counted_from_then_and_does_not_add_up(
     join(early, WINDOWS, Gate(33 * SECOND, "rpm"))
     clock.sleep(5)
     join(late, WINDOWS, Gate(28 * SECOND, "rpm"))
-    assert ask(early, ONE).wait_s == 28.0
+    assert refused(reserve(early, ONE)).wait_s == 28.0
 
 
 @pytest.mark.parametrize(
@@ -240,8 +252,8 @@ def test_the_pause_of_a_join_and_a_gate_do_not_shorten_each_other_and_the_pause_
 ) -> None:
     store = not_joined(empty, clock, *WINDOWS)
     join(store, WINDOWS, brought, pause_s=2.5)
-    refused = ask(store, ONE)
-    assert (refused.wait_s, refused.window) == (waits_s, window)
+    refusal = refused(reserve(store, ONE))
+    assert (refusal.wait_s, refusal.window) == (waits_s, window)
     assert store.beat("t").gate == told
 
 
@@ -295,7 +307,8 @@ def test_the_scripts_and_the_arithmetic_agree_step_by_step(
     )
     live: list[tuple[Reservation, Reservation]] = []
     waiting: list[tuple[Ticket, Ticket]] = []
-    assert pair[0].levels("t") == pair[1].levels("t")  # both have seen the moment at which it begins
+    # Both have seen the moment at which it begins.
+    assert pair[0].window_status("t") == pair[1].window_status("t")
     for number, (kind, first, second, milliseconds, who) in enumerate(history):
         if kind == "wait":
             clock.sleep(milliseconds / 1000)
@@ -304,23 +317,21 @@ def test_the_scripts_and_the_arithmetic_agree_step_by_step(
             clock.sleep(0 if windows[-1].calendar else -milliseconds / 150)
         elif kind == "gate":
             for store in pair:
-                store.close_until("t", milliseconds / 10_000, "rpm")
+                store.close_gate("t", milliseconds / 10_000, "rpm")
         elif kind in ("ask", "enter"):
             patience = 0.0 if kind == "ask" else milliseconds / 1000
-            asking = ReservationRequest(
+            request = ReservationRequest(
                 f"{number:04}",
                 TokenCost(first + 1, second),
                 Priority(who % 4),
                 ("", "light", "heavy")[who // 4],
                 patience,
             )
-            one, other = (store.ask("t", asking) for store in pair)
-            assert (one.refusal, one.window, one.levels) == (other.refusal, other.window, other.levels)
-            assert one.wait_s == pytest.approx(other.wait_s, abs=1e-5)
-            if one.reservation and other.reservation:
+            one, other = (store.reserve("t", request) for store in pair)
+            assert_equal(one, other)
+            if isinstance(one, Granted) and isinstance(other, Granted):
                 live.append((one.reservation, other.reservation))
-            if one.ticket and other.ticket:
-                assert one.ticket.position == other.ticket.position
+            if isinstance(one, Queued) and isinstance(other, Queued):
                 waiting.append((one.ticket, other.ticket))
         elif kind == "leave" and waiting:
             for ticket in waiting.pop(first % len(waiting)):
@@ -332,15 +343,13 @@ def test_the_scripts_and_the_arithmetic_agree_step_by_step(
                 elif kind == "release":
                     store.release(reservation)
                 else:
-                    store.refused(reservation)
+                    store.release_rejected(reservation)
         assert pump(pair[0]) == pytest.approx(pump(pair[1]), abs=1e-5)
         for tickets in list(waiting):
             mine, theirs = (ticket.wait(0) for ticket in tickets)
             # Nobody listens here for the message that a place was shed; the heartbeat finds only that it is gone.
-            assert type(mine) is type(theirs) or (mine, theirs) == (QueueOutcome.SHED, AskAgain.AGAIN)
-            if isinstance(mine, Decision) and isinstance(theirs, Decision):
-                assert mine.reservation is not None
-                assert theirs.reservation is not None
+            assert type(mine) is type(theirs) or (mine, theirs) == (Dequeued(QueueOutcome.SHED), Requeue())
+            if isinstance(mine, Granted) and isinstance(theirs, Granted):
                 live.append((mine.reservation, theirs.reservation))
             if mine is not None:
                 waiting.remove(tickets)
@@ -372,13 +381,12 @@ def test_the_scripts_and_the_arithmetic_learn_the_same(
     live: list[tuple[Reservation, Reservation]] = []
 
     def asked() -> bool:
-        asking = ReservationRequest(f"{next(KEYS):06}", ONE, level, "", 0.0)
-        one, other = (store.ask("t", asking) for store in pair)
-        assert (one.refusal, one.levels) == (other.refusal, other.levels)
-        assert one.wait_s == pytest.approx(other.wait_s, abs=1e-5)
-        if one.reservation and other.reservation:
+        request = ReservationRequest(f"{next(KEYS):06}", ONE, level, "", 0.0)
+        one, other = (store.reserve("t", request) for store in pair)
+        assert_equal(one, other)
+        if isinstance(one, Granted) and isinstance(other, Granted):
             live.append((one.reservation, other.reservation))
-        return one.reservation is not None
+        return isinstance(one, Granted)
 
     for kind, seconds in history:
         clock.sleep(seconds)
@@ -393,8 +401,8 @@ def test_the_scripts_and_the_arithmetic_learn_the_same(
                 if kind == "settle":
                     store.settle(reservation, ONE)
                 else:
-                    store.refused(reservation)
-        assert pair[0].levels("t") == pair[1].levels("t")
+                    store.release_rejected(reservation)
+        assert pair[0].window_status("t") == pair[1].window_status("t")
 
 
 @pytest.mark.parametrize("hours", [0, 1])
@@ -412,4 +420,4 @@ def test_the_lease_of_a_dead_replica_ends_on_time_though_the_clock_is_set_back(
     assert living.beat("t").alive == 2
     clock.sleep(5)
     pulse = living.beat("t")
-    assert (pulse.alive, [(it.used, it.held) for it in pulse.levels]) == (1, [(400, 0)])
+    assert (pulse.alive, [(it.used, it.held) for it in pulse.window_status]) == (1, [(400, 0)])

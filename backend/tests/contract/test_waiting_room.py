@@ -3,19 +3,18 @@
 import pytest
 
 from knowalledge.core.context import Priority
-from knowalledge.quota.domain.admission import Refusal
+from knowalledge.quota.domain.admission import RefusalReason
 from knowalledge.quota.domain.queue import AGED_EVERY, QueueOutcome
 from knowalledge.quota.domain.window import Count, TokenCost, Window
-from knowalledge.quota.ports import Decision, Reservation, Ticket
+from knowalledge.quota.ports import Dequeued, Granted, Reservation, Ticket
 from knowalledge.quota.redis import RedisQuotaStore
-from tests.contract.quota_stores import ONE, WINDOWS, Make, Store, ask, pump, take
+from tests.contract.quota_stores import ONE, WINDOWS, Make, Store, pump, reserve, take
+from tests.support.decisions import queued, refused
 from tests.support.doubles import ManualClock
 
 
 def enter(store: Store, level: Priority = Priority.HIGH, patience: float = 1000, tenant: str = "") -> Ticket:
-    decision = ask(store, ONE, level, patience, tenant)
-    assert decision.ticket is not None
-    return decision.ticket
+    return queued(reserve(store, ONE, level, patience, tenant))
 
 
 def full(make: Make, limit: int = 2) -> tuple[Store, list[Reservation]]:
@@ -25,8 +24,7 @@ def full(make: Make, limit: int = 2) -> tuple[Store, list[Reservation]]:
 
 
 def granted(ticket: Ticket) -> bool:
-    result = ticket.wait(0)
-    return isinstance(result, Decision) and result.reservation is not None
+    return isinstance(ticket.wait(0), Granted)
 
 
 def test_one_who_waits_is_told_its_place_and_granted_when_its_turn_comes(
@@ -52,7 +50,7 @@ def test_room_that_comes_back_goes_to_those_who_wait_and_not_to_a_newcomer(make:
     store.release(held[0])
     pump(store)
     assert granted(ticket)
-    assert ask(store, ONE).refusal is Refusal.QUOTA
+    assert refused(reserve(store, ONE)).reason is RefusalReason.QUOTA
 
 
 def test_the_more_urgent_goes_first_and_a_tenants_own_in_order(make: Make, clock: ManualClock) -> None:
@@ -93,9 +91,9 @@ def test_a_full_room_refuses_a_newcomer_that_is_below_everybody(make: Make) -> N
     store, _ = full(make)
     for _ in range(3):
         enter(store, Priority.MEDIUM)
-    refused = ask(store, ONE, Priority.LOW, 1000)
-    assert refused.refusal is Refusal.FULL
-    assert refused.wait_s > 0
+    refusal = refused(reserve(store, ONE, Priority.LOW, 1000))
+    assert refusal.reason is RefusalReason.FULL
+    assert refusal.wait_s > 0
 
 
 def test_a_room_full_of_one_tenant_makes_room_for_another_until_both_have_as_much(make: Make) -> None:
@@ -107,9 +105,9 @@ def test_a_room_full_of_one_tenant_makes_room_for_another_until_both_have_as_muc
     assert new.wait(0) is not None
     assert old.wait(0) is None
     for tenant in ("b", "a"):
-        assert ask(store, ONE, tenant=tenant, patience=1000).refusal is Refusal.FULL
+        assert refused(reserve(store, ONE, tenant=tenant, patience=1000)).reason is RefusalReason.FULL
     enter(store, tenant="heavy")  # its weight is 2: two places count as one
-    assert ask(store, ONE, tenant="a", patience=1000).refusal is Refusal.FULL
+    assert refused(reserve(store, ONE, tenant="a", patience=1000)).reason is RefusalReason.FULL
 
 
 def test_a_deadline_is_judged_by_the_turns_that_tenants_take(make: Make) -> None:
@@ -117,16 +115,16 @@ def test_a_deadline_is_judged_by_the_turns_that_tenants_take(make: Make) -> None
     for _ in range(2):
         enter(store, tenant="a")
     assert (
-        ask(store, ONE, tenant="a", patience=150).refusal is Refusal.DEADLINE
+        refused(reserve(store, ONE, tenant="a", patience=150)).reason is RefusalReason.DEADLINE
     )  # its turn would be the third
-    assert ask(store, ONE, tenant="b", patience=150).ticket is not None  # and this one's the second
+    queued(reserve(store, ONE, tenant="b", patience=150))  # and this one's the second
 
 
 def test_one_whose_turn_comes_after_its_deadline_is_refused_at_once(make: Make) -> None:
     store, _ = full(make)
-    refused = ask(store, ONE, patience=5.0)
-    assert refused.refusal is Refusal.DEADLINE
-    assert 60 <= refused.wait_s <= 61
+    refusal = refused(reserve(store, ONE, patience=5.0))
+    assert refusal.reason is RefusalReason.DEADLINE
+    assert 60 <= refusal.wait_s <= 61
 
 
 def test_the_time_to_a_turn_counts_on_what_answers_give_back(make: Make, clock: ManualClock) -> None:
@@ -137,15 +135,15 @@ def test_the_time_to_a_turn_counts_on_what_answers_give_back(make: Make, clock: 
     for _ in range(4):
         take(store, TokenCost(10, 100))
     # 840 of 1000 are spent, but of the 400 that are held 300 will come back, and 82 of each 110 after that.
-    waits = [ask(store, TokenCost(110, 110), patience=1000).wait_s for _ in range(3)]
+    waits = [queued(reserve(store, TokenCost(110, 110), patience=1000)).eta_s for _ in range(3)]
     assert waits[:2] == pytest.approx([1.0, 1.0])
     assert 50 <= waits[2] <= 51
 
 
 def test_those_before_it_in_a_paced_level_are_paced_too(make: Make) -> None:
     store = make(Window("tpm", Count.TOKENS, 6000, 60))
-    assert ask(store, TokenCost(600, 0), Priority.LOW).reservation is not None
-    waits = [ask(store, TokenCost(300, 0), Priority.LOW, 1000).wait_s for _ in range(3)]
+    assert isinstance(reserve(store, TokenCost(600, 0), Priority.LOW), Granted)
+    waits = [queued(reserve(store, TokenCost(300, 0), Priority.LOW, 1000)).eta_s for _ in range(3)]
     assert waits == pytest.approx([3.0, 6.0, 9.0], abs=0.01)
 
 
@@ -154,7 +152,7 @@ def test_leaving_makes_room_for_the_next_and_is_counted(make: Make) -> None:
     first, second = enter(store), enter(store)
     assert first.leave(QueueOutcome.CANCELLED)
     assert not first.leave(QueueOutcome.TIMED_OUT)
-    high = store.depths("t")[Priority.HIGH]
+    high = store.queue_stats("t")[Priority.HIGH]
     assert (high.waiting, high.left) == (1, {QueueOutcome.CANCELLED: 1})
     assert second.wait(0) is None
 
@@ -199,14 +197,14 @@ def test_where_the_low_were_served_in_their_turn_the_high_lose_none_of_theirs_to
     assert not granted(last)
 
 
-def test_depths_tell_who_waits_since_when_and_how_long_a_newcomer_would(
+def test_stats_tell_who_waits_since_when_and_how_long_a_newcomer_would(
     make: Make, clock: ManualClock
 ) -> None:
     store, _ = full(make)
     enter(store, tenant="a")
     clock.sleep(2)
     enter(store, tenant="b")
-    depth = store.depths("t")[Priority.HIGH]
+    depth = store.queue_stats("t")[Priority.HIGH]
     assert (depth.waiting, depth.oldest_s) == (2, 2.0)
     assert {name: (it.waiting, it.oldest_s) for name, it in depth.tenants.items()} == {
         "a": (1, 2.0),
@@ -215,7 +213,7 @@ def test_depths_tell_who_waits_since_when_and_how_long_a_newcomer_would(
     assert depth.eta_s > 58
 
 
-def test_depths_tell_by_tenant_who_waits_how_long_a_newcomer_would_and_how_others_left(
+def test_stats_tell_by_tenant_who_waits_how_long_a_newcomer_would_and_how_others_left(
     make: Make, clock: ManualClock
 ) -> None:
     store, _ = full(make)
@@ -224,7 +222,7 @@ def test_depths_tell_by_tenant_who_waits_how_long_a_newcomer_would_and_how_other
     few = enter(store, tenant="few")  # into a full room: one of the many is shed
     clock.sleep(3)
     few.leave(QueueOutcome.TIMED_OUT)
-    depth = store.depths("t")[Priority.HIGH]
+    depth = store.queue_stats("t")[Priority.HIGH]
     many, gone = depth.tenants["many"], depth.tenants["few"]
     assert (many.waiting, many.oldest_s, many.left) == (2, 3.0, {QueueOutcome.SHED: 1})
     assert (gone.waiting, gone.oldest_s, gone.left) == (0, 0.0, {QueueOutcome.TIMED_OUT: 1})
@@ -237,5 +235,5 @@ def test_shutting_down_hands_every_place_back(make: Make) -> None:
     store, _ = full(make)
     tickets = [enter(store), enter(store)]
     store.shut()
-    assert [it.wait(0) for it in tickets] == [QueueOutcome.SHUTTING_DOWN] * 2
-    assert store.depths("t")[Priority.HIGH].waiting == 0
+    assert [it.wait(0) for it in tickets] == [Dequeued(QueueOutcome.SHUTTING_DOWN)] * 2
+    assert store.queue_stats("t")[Priority.HIGH].waiting == 0

@@ -92,7 +92,7 @@ class GatewayHarness:
 
     def left(self, target: str) -> int:
         """What is still held or charged of a target's window."""
-        return self.quota.levels(target)[0].used
+        return self.quota.window_status(target)[0].used
 
 
 def test_the_lowest_tier_is_asked_first_and_the_next_takes_over_when_it_is_full() -> None:
@@ -361,9 +361,9 @@ def test_whoever_leaves_while_waiting_leaves_nothing_behind() -> None:
     house.ask()
     waiting = gevent.spawn(house.ask)
     gevent.sleep(0.05)
-    assert sum(it.waiting for it in house.quota.depths("t")) == 1
+    assert sum(it.waiting for it in house.quota.queue_stats("t")) == 1
     waiting.kill(e.ClientGone("left"))
-    assert sum(it.waiting for it in house.quota.depths("t")) == 0
+    assert sum(it.waiting for it in house.quota.queue_stats("t")) == 0
     assert house.told.records[-1].ending is QueueOutcome.CANCELLED
     assert house.left("t") == 1
 

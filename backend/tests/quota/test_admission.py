@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from bench.order import inversions
 from knowalledge.core.context import Priority
-from knowalledge.quota.domain.admission import AdmissionController, Granted, Refused, Waiting
+from knowalledge.quota.domain.admission import AdmissionController, Admitted, Enqueued, Rejected
 from knowalledge.quota.domain.calendar import moment_of
 from knowalledge.quota.domain.ledger import Charge
 from knowalledge.quota.domain.queue import QueueOutcome, QueueRules, Waiter, WaitQueue
@@ -82,11 +82,11 @@ def test_no_inversion_within_a_tenant_and_level_over_a_hundred_thousand_operatio
         if kind < 0.6:
             level, tenant = Priority(draw.randrange(4)), draw.choice("abc")
             it = waiter(number, level, tenant, TokenCost(draw.randrange(1, 40), draw.randrange(20)), now)
-            reply = desk.ask(at, it, 1e9)
-            if isinstance(reply, Granted):
+            reply = desk.admit(at, it, 1e9)
+            if isinstance(reply, Admitted):
                 log.append(it)
-                live.append(reply.entry)
-            elif isinstance(reply, Waiting):
+                live.append(reply.charge)
+            elif isinstance(reply, Enqueued):
                 arrived[it.id] = it
                 if reply.shed is not None:
                     del arrived[reply.shed.id]
@@ -122,10 +122,10 @@ def test_the_time_told_on_entering_is_the_time_waited_though_answers_give_back_h
             desk.ledger.settle(at, live.pop(0)[1], TokenCost(60, 40))
         if tick % 5 == 0:
             it = Waiter(f"{tick:05}", level, "", TokenCost(60, 100), now)
-            reply = desk.ask(at, it, 30.0)
-            if isinstance(reply, Granted):
-                live.append((now + 2 * SECOND, reply.entry))
-            elif isinstance(reply, Waiting):
+            reply = desk.admit(at, it, 30.0)
+            if isinstance(reply, Admitted):
+                live.append((now + 2 * SECOND, reply.charge))
+            elif isinstance(reply, Enqueued):
                 told[it.id] = reply.eta_s
         for it, entry in desk.dispatch(at)[0]:
             live.append((now + 2 * SECOND, entry))
@@ -162,11 +162,11 @@ class RoomMachine(RuleBasedStateMachine):
     def ask(self, level: Priority, tenant: str, need: TokenCost, patience: float) -> None:
         self.number += 1
         it = Waiter(f"{self.number:05}", level, tenant, need, self.now)
-        reply = self.desk.ask(self.at(), it, patience)
-        if isinstance(reply, Granted):
+        reply = self.desk.admit(self.at(), it, patience)
+        if isinstance(reply, Admitted):
             self.ended[it.id] += 1
-            self.live.append(reply.entry)
-        elif isinstance(reply, Refused):
+            self.live.append(reply.charge)
+        elif isinstance(reply, Rejected):
             self.ended[it.id] += 1
             assert reply.wait_s > 0 or reply.reason
         else:

@@ -9,9 +9,10 @@ from knowalledge.quota import replica
 from knowalledge.quota.domain.queue import QueueRules
 from knowalledge.quota.domain.window import SECOND, Count, TokenCost, Window
 from knowalledge.quota.memory import MemoryQuotaStore
-from knowalledge.quota.ports import AskAgain, Decision, ReservationRequest
+from knowalledge.quota.ports import Decision, Requeue, ReservationRequest
 from knowalledge.quota.redis import RedisQuotaStore
 from knowalledge.quota.replica import ReplicaQuotaStore
+from tests.support.decisions import granted, queued
 from tests.support.doubles import CuttableRedis
 
 WINDOWS = {"t": (Window("rpm", Count.REQUESTS, 4, 60),)}
@@ -56,34 +57,30 @@ def test_what_comes_free_on_the_way_back_is_granted_by_redis_and_not_unseen_by_i
     line: CuttableRedis, store: ReplicaQuotaStore
 ) -> None:
 
-    def ask(key: str, patience_s: float = 0.0) -> Decision:
-        return store.ask("t", ReservationRequest(key, TokenCost(1, 0), Priority.HIGH, "", patience_s))
+    def reserve(key: str, patience_s: float = 0.0) -> Decision:
+        return store.reserve("t", ReservationRequest(key, TokenCost(1, 0), Priority.HIGH, "", patience_s))
 
-    assert ask("1").reservation is not None
+    granted(reserve("1"))
     line.cut = True
-    alone = [ask(key).reservation for key in ("2", "3", "4")]
-    assert None not in alone
-    waiter = ask("5", patience_s=100.0).ticket
-    assert waiter is not None
-    assert alone[0] is not None
+    alone = [granted(reserve(key)) for key in ("2", "3", "4")]
+    waiter = queued(reserve("5", patience_s=100.0))
     line.meanwhile = lambda: store.release(alone[0])  # while the join is on its way
     line.cut = False
     joined(store)
-    assert waiter.wait(0) is AskAgain.AGAIN
+    assert waiter.wait(0) == Requeue()
     # What the join brought, and the end that followed it, add up to what is spent.
     store.stop()
-    assert store.levels("t")[0].used == 3
+    assert store.window_status("t")[0].used == 3
 
 
 def test_an_end_that_arrives_while_redis_is_lost_to_another_is_told_once_and_stops_nobody(
     line: CuttableRedis, store: ReplicaQuotaStore
 ) -> None:
-    ended = store.ask("t", ReservationRequest("1", TokenCost(1, 0))).reservation
-    assert ended is not None
+    ended = granted(store.reserve("t", ReservationRequest("1", TokenCost(1, 0))))
 
     def lost() -> None:
         line.cut = True
-        assert store.ask("t", ReservationRequest("2", TokenCost(1, 0))).degraded
+        assert store.reserve("t", ReservationRequest("2", TokenCost(1, 0))).degraded
         line.cut = False
 
     store.release(ended)
@@ -91,4 +88,4 @@ def test_an_end_that_arrives_while_redis_is_lost_to_another_is_told_once_and_sto
     store.stop()  # tells of the end
     joined(store)
     store.stop()
-    assert store.levels("t")[0].used == 1
+    assert store.window_status("t")[0].used == 1

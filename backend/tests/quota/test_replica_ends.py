@@ -15,6 +15,7 @@ from knowalledge.quota.memory import MemoryQuotaStore
 from knowalledge.quota.ports import Reservation, ReservationRequest
 from knowalledge.quota.redis import EndedReservation, RedisQuotaStore, RedisUnavailable
 from knowalledge.quota.replica import TOGETHER, ReplicaQuotaStore
+from tests.support.decisions import granted
 from tests.support.doubles import CuttableRedis, ManualClock
 
 LIMITS = (Window("rpm", Count.REQUESTS, 1000, 60), Window("tpm", Count.TOKENS, 100_000, 60))
@@ -77,11 +78,10 @@ class Replica:
         self.store = ReplicaQuotaStore(self.shared, mirror, WINDOWS, clock)
 
     def take(self, count: int, target: str = "t") -> list[Reservation]:
-        found = [
-            self.store.ask(target, ReservationRequest(f"{target}{it}", TokenCost(10, 20))).reservation
+        return [
+            granted(self.store.reserve(target, ReservationRequest(f"{target}{it}", TokenCost(10, 20))))
             for it in range(count)
         ]
-        return [it for it in found if it is not None]
 
     def settle(self, reservations: list[Reservation]) -> None:
         for it in reservations:
@@ -95,7 +95,7 @@ class Replica:
 
     def spent(self) -> list[tuple[int, int]]:
         """Of each window what is used and what of that is held, as Redis has it."""
-        return [(it.used, it.held) for it in self.shared.levels("t")]
+        return [(it.used, it.held) for it in self.shared.window_status("t")]
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_the_first_end_goes_at_once_and_what_gathers_meanwhile_in_one_call(it: R
     it.settle(rest[:3])
     it.store.release(rest[3])
     gevent.sleep(0)
-    it.store.refused(rest[4])
+    it.store.release_rejected(rest[4])
     it.settle([*rest[5:], *other])
     gevent.sleep(0)
     assert it.shared.calls == [["t0"], ["u0"]]  # one target does not wait for another
@@ -137,16 +137,16 @@ def test_the_first_end_goes_at_once_and_what_gathers_meanwhile_in_one_call(it: R
     gevent.sleep(0)
     gevent.sleep(0)
     assert it.shared.calls == [["t0"], ["u0"], ids(rest)]
-    tally = it.shared.tally("t")
-    assert (tally.settled, tally.released, tally.limited) == (7, 1, 1)
+    totals = it.shared.totals("t")
+    assert (totals.settled, totals.released, totals.rejected) == (7, 1, 1)
 
 
 def test_one_call_brings_no_more_than_redis_may_be_held_up_by_and_keeps_the_order(it: Replica) -> None:
-    granted = it.take(MANY)
-    it.settle(granted)
+    reservations = it.take(MANY)
+    it.settle(reservations)
     it.store.stop()
     assert [len(call) for call in it.shared.calls] == [100, 100, 50]
-    assert in_order(it.shared.calls) == ids(granted)
+    assert in_order(it.shared.calls) == ids(reservations)
     assert it.spent() == ALL
 
 
@@ -155,16 +155,16 @@ def test_one_call_brings_no_more_than_redis_may_be_held_up_by_and_keeps_the_orde
 def test_a_loss_in_the_middle_of_many_ends_loses_none_and_doubles_none(
     it: Replica, call: int, heard: bool
 ) -> None:
-    granted = it.take(MANY + 1)
-    running = granted.pop()
+    reservations = it.take(MANY + 1)
+    running = reservations.pop()
     (it.shared.after if heard else it.shared.before)[call] = _gone
-    it.settle(granted)
+    it.settle(reservations)
     it.store.stop()
     assert it.store.degraded
     it.joined()
     it.store.stop()
-    assert in_order(it.shared.calls[call + 1 :]) == ids(granted[call * TOGETHER :])
-    assert it.shared.tally("t").settled == MANY
+    assert in_order(it.shared.calls[call + 1 :]) == ids(reservations[call * TOGETHER :])
+    assert it.shared.totals("t").settled == MANY
     assert it.redis.hkeys("kn:{t}:live:a") == [running.id.encode()]
     it.store.settle(running, TRUE)
     it.store.stop()
@@ -175,8 +175,8 @@ def test_a_loss_in_the_middle_of_many_ends_loses_none_and_doubles_none(
 def test_many_ends_are_all_told_of_though_redis_is_lost_to_another_while_a_call_is_under_way(
     it: Replica, answered: str
 ) -> None:
-    granted = it.take(MANY)
-    early, late = granted[:-10], granted[-10:]
+    reservations = it.take(MANY)
+    early, late = reservations[:-10], reservations[-10:]
     joins, told = Event(), Event()
 
     def joining() -> None:
@@ -186,7 +186,7 @@ def test_many_ends_are_all_told_of_though_redis_is_lost_to_another_while_a_call_
 
     def lost() -> None:
         it.line.cut = True
-        assert it.store.ask("t", ReservationRequest("alone", TokenCost(1, 0))).degraded
+        assert it.store.reserve("t", ReservationRequest("alone", TokenCost(1, 0))).degraded
         it.line.cut = False
         if answered == "joining":
             it.line.meanwhile = joining
@@ -202,8 +202,8 @@ def test_many_ends_are_all_told_of_though_redis_is_lost_to_another_while_a_call_
     if answered != "joining":
         it.settle(late)
     it.store.stop()
-    assert in_order(it.shared.calls)[-50:] == ids(granted[-50:])
-    assert it.shared.tally("t").settled == MANY
+    assert in_order(it.shared.calls)[-50:] == ids(reservations[-50:])
+    assert it.shared.totals("t").settled == MANY
     assert it.redis.hkeys("kn:{t}:live:a") == [b"alone"]
     assert it.spent() == [(used + 1, 0) for used, _ in ALL]
 
@@ -211,13 +211,13 @@ def test_many_ends_are_all_told_of_though_redis_is_lost_to_another_while_a_call_
 def test_ends_of_which_a_state_was_forgotten_are_told_to_the_new_one_to_which_all_is_brought(
     it: Replica,
 ) -> None:
-    granted = it.take(MANY + 1)
-    running = granted.pop()
+    reservations = it.take(MANY + 1)
+    running = reservations.pop()
     it.shared.before[1] = it.redis.flushdb
-    it.settle(granted)
+    it.settle(reservations)
     it.store.stop()
     assert not it.store.degraded
-    assert in_order(it.shared.calls[2:]) == ids(granted[TOGETHER:])
+    assert in_order(it.shared.calls[2:]) == ids(reservations[TOGETHER:])
     assert it.spent() == [
         (used + more, held) for (used, _), more, held in zip(ALL, (1, 30), (0, 20), strict=True)
     ]
@@ -225,11 +225,11 @@ def test_ends_of_which_a_state_was_forgotten_are_told_to_the_new_one_to_which_al
 
 
 def test_an_end_is_told_of_twice_at_most_in_vain(it: Replica) -> None:
-    granted = it.take(3)
-    it.settle([*granted, *granted])
-    it.store.release(granted[0])
+    reservations = it.take(3)
+    it.settle([*reservations, *reservations])
+    it.store.release(reservations[0])
     it.store.stop()
-    it.settle(granted)
+    it.settle(reservations)
     it.store.stop()
-    assert it.shared.tally("t").settled == 3
+    assert it.shared.totals("t").settled == 3
     assert it.spent() == [(3, 0), (39, 0)]

@@ -12,6 +12,7 @@ from knowalledge.quota.memory import MemoryQuotaStore
 from knowalledge.quota.ports import Decision, ReservationRequest
 from knowalledge.quota.redis import HeartbeatReply, RedisQuotaStore
 from knowalledge.quota.replica import ReplicaQuotaStore
+from tests.support.decisions import granted, refused
 from tests.support.doubles import CuttableRedis
 
 WINDOWS = {"t": (Window("rpm", Count.REQUESTS, 100, 60),)}
@@ -51,9 +52,9 @@ class Replica:
         self.store = ReplicaQuotaStore(shared, mirror, WINDOWS, time)
         self._asked = 0
 
-    def ask(self) -> Decision:
+    def reserve(self) -> Decision:
         self._asked += 1
-        return self.store.ask("t", ReservationRequest(f"{id(self)}.{self._asked}", TokenCost(1, 0)))
+        return self.store.reserve("t", ReservationRequest(f"{id(self)}.{self._asked}", TokenCost(1, 0)))
 
     def beat(self) -> None:
         """Let it hear what the others know."""
@@ -106,14 +107,14 @@ def pair(redis_client: Redis, time: Time) -> tuple[Replica, Replica]:
     """Two that have joined, and know Redis' clock."""
     found = Replica(redis_client, time, "a"), Replica(redis_client, time, "b")
     for it in found:
-        assert it.ask().reservation is not None
+        granted(it.reserve())
         it.beat()
     return found
 
 
 def waits(decision: Decision) -> tuple[float, str]:
-    assert decision.reservation is None
-    return round(decision.wait_s, 3), decision.window
+    refusal = refused(decision)
+    return round(refusal.wait_s, 3), refusal.window
 
 
 REST = (CLOSED_S - PASSED_S, "rpm")
@@ -126,14 +127,14 @@ def test_a_redis_that_comes_back_empty_learns_what_is_left_of_a_gate_whatever_th
     pair: tuple[Replica, Replica], time: Time, redis_client: Redis, who: str, ours: int, redis: int
 ) -> None:
     told, heard = pair
-    told.store.close_until("t", CLOSED_S, "rpm")
+    told.store.close_gate("t", CLOSED_S, "rpm")
     heard.beat()
     redis_client.flushdb()
     time.passed += PASSED_S
     time.ours += ours
     time.redis += redis
     left = told if who == "told" else heard  # the other is gone for good
-    assert waits(left.ask()) == REST
+    assert waits(left.reserve()) == REST
     assert not left.store.degraded
 
 
@@ -141,22 +142,22 @@ def test_a_gate_is_brought_by_the_heartbeat_of_a_replica_that_nobody_asks(
     pair: tuple[Replica, Replica], time: Time, redis_client: Redis
 ) -> None:
     told, other = pair
-    told.store.close_until("t", CLOSED_S, "rpm")
+    told.store.close_gate("t", CLOSED_S, "rpm")
     redis_client.flushdb()
     time.passed += PASSED_S
     told.beat()
-    assert waits(other.ask()) == REST
+    assert waits(other.reserve()) == REST
 
 
 def test_a_replica_that_is_alone_keeps_to_a_gate_that_another_was_told_of(
     pair: tuple[Replica, Replica], time: Time
 ) -> None:
     told, heard = pair
-    told.store.close_until("t", CLOSED_S, "rpm")
+    told.store.close_gate("t", CLOSED_S, "rpm")
     heard.beat()
     time.passed += PASSED_S
     heard.line.cut = True
-    found = heard.ask()
+    found = heard.reserve()
     assert found.degraded
     assert waits(found) == REST
 
@@ -166,13 +167,13 @@ def test_what_a_replica_is_told_while_it_is_alone_holds_for_all_when_it_is_back(
 ) -> None:
     alone, other = pair
     alone.line.cut = True
-    assert alone.ask().degraded
-    alone.store.close_until("t", CLOSED_S, "rpm")
-    assert other.ask().reservation is not None
+    assert alone.reserve().degraded
+    alone.store.close_gate("t", CLOSED_S, "rpm")
+    granted(other.reserve())
     time.passed += PASSED_S
     alone.line.cut = False
     alone.joined()
-    assert waits(other.ask()) == REST
+    assert waits(other.reserve()) == REST
 
 
 def test_what_a_replica_is_told_while_its_join_is_on_the_way_is_not_lost(
@@ -180,32 +181,32 @@ def test_what_a_replica_is_told_while_its_join_is_on_the_way_is_not_lost(
 ) -> None:
     joining, other = pair
     joining.line.cut = True
-    assert joining.ask().degraded
-    joining.line.meanwhile = lambda: joining.store.close_until("t", CLOSED_S, "rpm")
+    assert joining.reserve().degraded
+    joining.line.meanwhile = lambda: joining.store.close_gate("t", CLOSED_S, "rpm")
     joining.line.cut = False
     joining.joined()
     time.passed += PASSED_S
-    assert waits(other.ask()) == REST
+    assert waits(other.reserve()) == REST
 
 
 def test_of_two_times_that_a_provider_names_the_later_is_brought(
     pair: tuple[Replica, Replica], time: Time, redis_client: Redis
 ) -> None:
     told, _ = pair
-    told.store.close_until("t", CLOSED_S, "rpm")
-    told.store.close_until("t", PASSED_S + 5, "rpd")
+    told.store.close_gate("t", CLOSED_S, "rpm")
+    told.store.close_gate("t", PASSED_S + 5, "rpd")
     redis_client.flushdb()
     time.passed += PASSED_S
-    assert waits(told.ask()) == REST
+    assert waits(told.reserve()) == REST
 
 
 def test_a_gate_that_is_over_is_brought_to_nobody(
     pair: tuple[Replica, Replica], time: Time, redis_client: Redis
 ) -> None:
     told, _ = pair
-    told.store.close_until("t", CLOSED_S, "rpm")
+    told.store.close_gate("t", CLOSED_S, "rpm")
     time.passed += CLOSED_S
     redis_client.flushdb()
-    assert waits(told.ask()) == (replica.GATE_S, "")  # so that all may join
+    assert waits(told.reserve()) == (replica.GATE_S, "")  # so that all may join
     time.passed += replica.GATE_S
-    assert told.ask().reservation is not None
+    granted(told.reserve())

@@ -107,11 +107,11 @@ def test_a_caller_that_is_struck_while_it_asks_leaves_neither_a_reservation_nor_
     store = RedisQuotaStore(client, {"t": (window,)}, QueueRules(), SystemClock(), "a", pumps=False)
     store.join("t", lambda _: LocalUsage(({},), (0,), (10,), (), ()), 0)
     for _ in range(taken):  # then the caller waits, else it is granted at once
-        store.ask("t", ReservationRequest("first", TokenCost(4, 4)))
-    before = store.levels("t")[0]
+        store.reserve("t", ReservationRequest("first", TokenCost(4, 4)))
+    before = store.window_status("t")[0]
     client.strikes = True
     with pytest.raises(gevent.GreenletExit):
-        store.ask("t", ReservationRequest("second", TokenCost(4, 4), patience_s=30.0))
+        store.reserve("t", ReservationRequest("second", TokenCost(4, 4), patience_s=30.0))
     gevent.sleep(0.05)
-    assert (store.levels("t")[0].used, store.levels("t")[0].held) == (before.used, before.held)
-    assert not any(depth.waiting for depth in store.depths("t"))
+    assert (store.window_status("t")[0].used, store.window_status("t")[0].held) == (before.used, before.held)
+    assert not any(depth.waiting for depth in store.queue_stats("t"))

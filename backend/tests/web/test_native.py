@@ -8,7 +8,7 @@ from flask.testing import FlaskClient
 from knowalledge import app as wiring
 from knowalledge.config.settings import Settings
 from knowalledge.core import errors as e
-from knowalledge.quota.ports import Decision, Reservation
+from knowalledge.quota.ports import Granted, Reservation
 from tests.support.web_app import Scripted
 
 
@@ -153,10 +153,10 @@ def test_a_tenant_is_who_a_trusted_front_says_and_nobody_else_may_say(
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(
-        "knowalledge.quota.memory.MemoryQuotaStore.ask",
-        lambda self, target, asking: (
-            asked.append(asking.tenant),
-            Decision(Reservation(target, "i", asking.need)),
+        "knowalledge.quota.memory.MemoryQuotaStore.reserve",
+        lambda self, target, wanted: (
+            asked.append(wanted.tenant),
+            Granted(Reservation(target, "i", wanted.cost)),
         )[1],
     )
     monkeypatch.setattr(wiring.providers, "build", lambda *_: provider)

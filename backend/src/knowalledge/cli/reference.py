@@ -12,7 +12,7 @@ from knowalledge.config.settings import PREFIX, TABLE
 from knowalledge.core import errors
 from knowalledge.gateway.domain.outcomes import Outcome
 from knowalledge.observability.metrics import METRICS
-from knowalledge.quota.domain.admission import Refusal
+from knowalledge.quota.domain.admission import RefusalReason
 from knowalledge.quota.domain.queue import QueueOutcome
 from knowalledge.web.problems import TITLES, status_of_kind
 
@@ -75,7 +75,7 @@ def metrics() -> Iterator[str]:
     for title, values in (
         ("outcome", Outcome),
         ("ending (of a wait)", QueueOutcome),
-        ("reason (of a refusal)", Refusal),
+        ("reason (of a refusal)", RefusalReason),
     ):
         yield from ("", f"`{title}` is one of {', '.join(f'`{it.value}`' for it in values)}.")
 

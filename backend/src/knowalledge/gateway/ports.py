@@ -12,7 +12,7 @@ from knowalledge.gateway.domain.events import Event
 from knowalledge.gateway.domain.outcomes import Outcome
 from knowalledge.gateway.domain.prompt import Prompt
 from knowalledge.gateway.domain.request import Request
-from knowalledge.quota.domain.admission import Refusal
+from knowalledge.quota.domain.admission import RefusalReason
 from knowalledge.quota.domain.queue import QueueOutcome
 from knowalledge.quota.domain.window import TokenCost
 
@@ -92,7 +92,7 @@ class Telemetry(Protocol):
 
     def upstream(self, target: str, outcome: Outcome, seconds: float) -> None: ...
 
-    def refused(self, target: str, reason: Refusal) -> None:
+    def refused(self, target: str, reason: RefusalReason) -> None:
         """The quota of a target gave neither a grant nor a place."""
         ...
 

@@ -9,7 +9,7 @@ import structlog
 
 from knowalledge.gateway.domain.outcomes import Outcome
 from knowalledge.gateway.ports import Record, Telemetry
-from knowalledge.quota.domain.admission import Refusal
+from knowalledge.quota.domain.admission import RefusalReason
 from knowalledge.quota.domain.window import TokenCost
 
 _encode = msgspec.json.Encoder().encode
@@ -71,7 +71,7 @@ class LoggedTelemetry:
     def upstream(self, target: str, outcome: Outcome, seconds: float) -> None:
         self._inner.upstream(target, outcome, seconds)
 
-    def refused(self, target: str, reason: Refusal) -> None:
+    def refused(self, target: str, reason: RefusalReason) -> None:
         self._inner.refused(target, reason)
 
     def settled(self, target: str, estimate: TokenCost, true: TokenCost) -> None:

@@ -15,7 +15,7 @@ from knowalledge.caching.domain import CacheEntry
 from knowalledge.caching.ports import LayerSize
 from knowalledge.gateway.domain.outcomes import Outcome
 from knowalledge.gateway.ports import Record
-from knowalledge.quota.domain.admission import Refusal
+from knowalledge.quota.domain.admission import RefusalReason
 from knowalledge.quota.domain.window import TokenCost, WindowStatus
 from knowalledge.quota.ports import QueueStats
 
@@ -210,7 +210,7 @@ class Telemetry:
             if sample.name == name
         }
 
-    def refused(self, target: str, reason: Refusal) -> None:
+    def refused(self, target: str, reason: RefusalReason) -> None:
         self._child("knowalledge_quota_refused_total", target, reason).inc()
 
     def settled(self, target: str, estimate: TokenCost, true: TokenCost) -> None:

@@ -5,6 +5,7 @@ store cannot be asked (``record``, ``part``, ``join``).
 """
 
 from collections.abc import Mapping
+from typing import assert_never
 
 import gevent
 from gevent.event import Event
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 
 from knowalledge.core.clock import Clock
 from knowalledge.core.context import Priority
-from knowalledge.quota.domain.admission import AdmissionController, Granted, Refused, Waiting
+from knowalledge.quota.domain.admission import AdmissionController, Admitted, Enqueued, Rejected
 from knowalledge.quota.domain.calendar import Days
 from knowalledge.quota.domain.ledger import Charge
 from knowalledge.quota.domain.queue import QueueOutcome, QueueRules, Waiter
@@ -26,7 +27,18 @@ from knowalledge.quota.domain.window import (
     cap,
     refuse_what_never_fits,
 )
-from knowalledge.quota.ports import AskAgain, Decision, QueueStats, Reservation, ReservationRequest, Tally
+from knowalledge.quota.ports import (
+    Decision,
+    Dequeued,
+    Granted,
+    Queued,
+    QueueStats,
+    QuotaTotals,
+    Refused,
+    Requeue,
+    Reservation,
+    ReservationRequest,
+)
 from knowalledge.quota.ticket import WaitingTicket
 
 REFRESH_S = 1.0  # how often waiters' positions are brought up to date
@@ -36,7 +48,7 @@ class Live(Struct, frozen=True):
     """A reservation that has not ended."""
 
     waiter: Waiter
-    entry: Charge
+    charge: Charge
 
 
 class _Target:
@@ -48,7 +60,7 @@ class _Target:
         self.desk = AdmissionController(windows, rules)
         self.live: dict[str, Live] = {}
         self.tickets: dict[str, WaitingTicket] = {}
-        self.tally = Tally()
+        self.totals = QuotaTotals()
         self.changed = Event()  # something that the pump did not know when it went to sleep
 
 
@@ -64,44 +76,46 @@ class MemoryQuotaStore:
         self._clock = clock
         self.skew_us = 0  # by how much the shared store's clock is ahead of this machine's
 
-    def ask(self, target: str, asking: ReservationRequest) -> Decision:
+    def reserve(self, target: str, request: ReservationRequest) -> Decision:
         it = self._targets[target]
-        refuse_what_never_fits(target, it.windows, asking.need)
+        refuse_what_never_fits(target, it.windows, request.cost)
         at = self._at(it)
-        need = cap(it.windows, asking.need)
-        waiter = Waiter(asking.id, asking.level, asking.tenant, need, asking.arrived or at.now)
-        reply = it.desk.ask(at, waiter, asking.patience_s)
-        levels = it.desk.ledger.levels(at)
-        match reply:
-            case Granted(entry):
-                it.live[asking.id] = Live(waiter, entry)
-                return Decision(Reservation(target, asking.id, need), levels=levels)
-            case Refused(reason, wait_s, window):
-                it.tally = replace(it.tally, refused=it.tally.refused + 1)
-                return Decision(refusal=reason, wait_s=wait_s, window=window, levels=levels)
-            case Waiting(position, eta_s, shed):
+        cost = cap(it.windows, request.cost)
+        waiter = Waiter(request.id, request.level, request.tenant, cost, request.arrived or at.now)
+        admission = it.desk.admit(at, waiter, request.patience_s)
+        status = it.desk.ledger.levels(at)
+        match admission:
+            case Admitted(charge):
+                it.live[request.id] = Live(waiter, charge)
+                return Granted(Reservation(target, request.id, cost), status)
+            case Rejected(reason, wait_s, window):
+                it.totals = replace(it.totals, refused=it.totals.refused + 1)
+                return Refused(reason, wait_s, window, status)
+            case Enqueued(position, eta_s, shed):
                 if shed is not None:
-                    it.tickets.pop(shed.id).end(QueueOutcome.SHED)
-                ticket = WaitingTicket(lambda ending: self._give_up(target, asking.id, ending))
+                    it.tickets.pop(shed.id).end(Dequeued(QueueOutcome.SHED))
+                ticket = WaitingTicket(lambda outcome: self._give_up(target, request.id, outcome))
                 ticket.position, ticket.eta_s, ticket.arrived = position, eta_s, waiter.arrived
                 if not it.tickets and self._pumps:
                     gevent.spawn(self._pump, target)
-                it.tickets[asking.id] = ticket
+                it.tickets[request.id] = ticket
                 it.changed.set()
-                return Decision(ticket=ticket, wait_s=eta_s, levels=levels)
+                return Queued(ticket, status)
+            case _:
+                assert_never(admission)
 
-    def settle(self, reservation: Reservation, true: TokenCost) -> None:
+    def settle(self, reservation: Reservation, actual: TokenCost) -> None:
         it = self._targets[reservation.target]
         live = it.live.pop(reservation.id, None)
         if live is not None:
             at = self._at(it)
-            it.desk.ledger.settle(at, live.entry, true)
-            it.desk.room.correct(live.waiter, true)
-            it.tally = replace(
-                it.tally,
-                settled=it.tally.settled + 1,
-                drift_input=it.tally.drift_input + true.input - live.entry.need.input,
-                drift_output=it.tally.drift_output + true.output - live.entry.need.output,
+            it.desk.ledger.settle(at, live.charge, actual)
+            it.desk.room.correct(live.waiter, actual)
+            it.totals = replace(
+                it.totals,
+                settled=it.totals.settled + 1,
+                drift_input=it.totals.drift_input + actual.input - live.charge.need.input,
+                drift_output=it.totals.drift_output + actual.output - live.charge.need.output,
             )
             self._freed(reservation.target)
 
@@ -109,30 +123,30 @@ class MemoryQuotaStore:
         it = self._targets[reservation.target]
         live = it.live.pop(reservation.id, None)
         if live is not None:
-            it.desk.ledger.release(self._at(it), live.entry)
-            it.tally = replace(it.tally, released=it.tally.released + 1)
+            it.desk.ledger.release(self._at(it), live.charge)
+            it.totals = replace(it.totals, released=it.totals.released + 1)
             self._freed(reservation.target)
 
-    def refused(self, reservation: Reservation) -> None:
+    def release_rejected(self, reservation: Reservation) -> None:
         it = self._targets[reservation.target]
         live = it.live.pop(reservation.id, None)
         if live is not None:
-            it.desk.ledger.refused(self._at(it), live.entry)
-            it.tally = replace(it.tally, limited=it.tally.limited + 1)
+            it.desk.ledger.refused(self._at(it), live.charge)
+            it.totals = replace(it.totals, rejected=it.totals.rejected + 1)
             self._freed(reservation.target)
 
-    def close_until(self, target: str, seconds: float, window: str) -> None:
+    def close_gate(self, target: str, seconds: float, window: str) -> None:
         it = self._targets[target]
         it.desk.ledger.close_until(self._at(it).now + int(seconds * SECOND), window)
 
-    def levels(self, target: str) -> tuple[WindowStatus, ...]:
+    def window_status(self, target: str) -> tuple[WindowStatus, ...]:
         it = self._targets[target]
         return it.desk.ledger.levels(self._at(it))
 
-    def tally(self, target: str) -> Tally:
-        return self._targets[target].tally
+    def totals(self, target: str) -> QuotaTotals:
+        return self._targets[target].totals
 
-    def depths(self, target: str) -> tuple[QueueStats, ...]:
+    def queue_stats(self, target: str) -> tuple[QueueStats, ...]:
         it = self._targets[target]
         at = self._at(it)
         room = it.desk.room
@@ -161,12 +175,10 @@ class MemoryQuotaStore:
         it = self._targets[target]
         at = self._at(it)
         granted, wait = it.desk.dispatch(at)
-        for waiter, entry in granted:
-            it.live[waiter.id] = Live(waiter, entry)
+        for waiter, charge in granted:
+            it.live[waiter.id] = Live(waiter, charge)
             ticket = it.tickets.pop(waiter.id)
-            ticket.end(
-                Decision(Reservation(target, waiter.id, waiter.need), levels=it.desk.ledger.levels(at))
-            )
+            ticket.end(Granted(Reservation(target, waiter.id, waiter.need), it.desk.ledger.levels(at)))
         return wait
 
     def _freed(self, target: str) -> None:
@@ -226,7 +238,7 @@ class MemoryQuotaStore:
         for key, ticket in list(it.tickets.items()):
             it.tickets.pop(key)
             it.desk.room.leave(key, None)
-            ticket.end(AskAgain.AGAIN)
+            ticket.end(Requeue())
         it.changed.set()
 
     def charges(self, target: str) -> tuple[dict[int, int], ...]:

@@ -1,40 +1,77 @@
 """What the gateway needs of a quota, as Protocols."""
 
 from collections.abc import Mapping
-from enum import Enum
 from typing import Protocol
 
 from msgspec import Struct
 
 from knowalledge.core.context import Priority
-from knowalledge.quota.domain.admission import Refusal
+from knowalledge.quota.domain.admission import RefusalReason
 from knowalledge.quota.domain.queue import QueueOutcome, TenantQueueStats
 from knowalledge.quota.domain.window import TokenCost, WindowStatus
 
 
 class ReservationRequest(Struct, frozen=True):
-    """One request that asks for quota."""
+    """One request for quota of one target."""
 
     id: str
-    need: TokenCost
+    cost: TokenCost  # estimated
     level: Priority = Priority.MEDIUM
     tenant: str = ""
-    patience_s: float = 0.0  # how long it would wait for its turn; 0: not at all
-    arrived: int = 0  # microseconds; of one that asks again and keeps its place by it, else 0
-
-
-class AskAgain(Enum):
-    """The room that a place was in is gone, the place is not: ask again with the moment of arrival."""
-
-    AGAIN = "again"
+    patience_s: float = 0.0  # longest acceptable wait in the queue; 0: does not queue
+    arrived: int = (
+        0  # microseconds; 0: now. A request that reserves again after ``Requeue`` keeps its order by this
+    )
 
 
 class Reservation(Struct, frozen=True):
-    """Quota that was granted; it ends in exactly one way: settled, released, or its holder dies."""
+    """Quota in hand. It ends in exactly one way: settled, released, or its lease ends with its replica."""
 
     target: str
     id: str
-    need: TokenCost
+    cost: TokenCost  # as charged
+
+
+class Granted(Struct, frozen=True):
+    """The request may be sent now; whoever holds the reservation must end it."""
+
+    reservation: Reservation
+    window_status: tuple[WindowStatus, ...] = ()  # every window after the decision; () if not known
+    degraded: bool = False  # decided by this replica's share alone
+
+
+class Queued(Struct, frozen=True):
+    """The request has a place in the waiting room."""
+
+    ticket: "Ticket"
+    window_status: tuple[WindowStatus, ...] = ()
+    degraded: bool = False
+
+
+class Refused(Struct, frozen=True):
+    """Neither quota nor a place."""
+
+    reason: RefusalReason
+    wait_s: float  # seconds until an equal request would be granted
+    window: str  # the window that it would wait for; "" if the provider closed the target without naming one
+    window_status: tuple[WindowStatus, ...] = ()
+    degraded: bool = False
+
+
+Decision = Granted | Queued | Refused
+
+
+class Dequeued(Struct, frozen=True):
+    """The place was lost without a grant."""
+
+    outcome: QueueOutcome
+
+
+class Requeue(Struct, frozen=True):
+    """The queue that held the place is gone. Reserve again with the ticket's ``arrived`` to keep the order."""
+
+
+WaitResult = Granted | Dequeued | Requeue
 
 
 class Ticket(Protocol):
@@ -42,83 +79,87 @@ class Ticket(Protocol):
 
     @property
     def position(self) -> int:
-        """From 1; kept up to date while it waits."""
+        """From 1; refreshed about once a second while the request waits."""
         ...
 
     @property
-    def eta_s(self) -> float: ...
+    def eta_s(self) -> float:
+        """Estimated seconds until the grant; refreshed with ``position``."""
+        ...
 
     @property
     def arrived(self) -> int:
-        """Microseconds, by the room's clock."""
+        """Moment of arrival in microseconds, by the store's clock."""
         ...
 
-    def wait(self, timeout: float) -> "Decision | QueueOutcome | AskAgain | None":
-        """The grant, or how the place was lost; None when the timeout (seconds) passed and it still waits."""
+    def wait(self, timeout: float) -> WaitResult | None:
+        """Wait up to ``timeout`` seconds; None if the request still waits then."""
         ...
 
-    def leave(self, ending: QueueOutcome) -> bool:
-        """Give the place up. False if it was over already: then ``wait`` tells how, perhaps by a grant."""
+    def leave(self, outcome: QueueOutcome) -> bool:
+        """Give the place up. False if the wait had ended already: ``wait`` then returns its result, perhaps a grant."""
         ...
-
-
-class Decision(Struct, frozen=True):
-    """The quota's answer: granted, a place in the room, or when. Never a bare bool."""
-
-    reservation: Reservation | None = None
-    ticket: Ticket | None = None
-    refusal: Refusal | None = None
-    wait_s: float = 0.0  # unless granted: seconds until its turn
-    window: str = ""  # unless granted: the window that it waits for
-    levels: tuple[WindowStatus, ...] = ()  # every window as it stands after the decision
-    degraded: bool = False  # decided by this replica's share alone
 
 
 class QueueStats(Struct, frozen=True):
-    """One level of one room."""
+    """One priority level of one target's queue."""
 
     level: Priority
     waiting: int
-    oldest_s: float
+    oldest_s: float  # seconds that the longest waiting request has waited
     eta_s: float  # for a newcomer
     tenants: Mapping[str, TenantQueueStats]  # bounded
-    left: Mapping[QueueOutcome, int]  # since the room was opened
+    left: Mapping[QueueOutcome, int]  # since the state began
 
 
-class Tally(Struct, frozen=True):
-    """What has happened to one target's quota since its state began, over all replicas."""
+class QuotaTotals(Struct, frozen=True):
+    """Counters of one target over all replicas, since its state began."""
 
     settled: int = 0
     released: int = 0
-    refused: int = 0  # those who asked and got neither quota nor a place
-    limited: int = 0  # 429s of the provider
-    drift_input: int = 0  # tokens: the truth less the estimate, summed
+    refused: int = 0  # requests that got neither quota nor a place
+    rejected: int = 0  # 429s of the provider
+    drift_input: int = 0  # tokens: actual less estimated, summed
     drift_output: int = 0
 
 
 class QuotaStore(Protocol):
-    """The one quota of each target, and its waiting room, shared by every replica that asks the same store.
+    """The quota of each target and its queue, one for all replicas that use the same store.
 
-    ``ask`` raises ``NeverFits`` when a need is larger than a whole window. If the shared store is gone, a replica
-    decides by its own share and says ``degraded``; no method raises for it.
+    If the shared store is lost, a replica decides by its own share and marks its decisions ``degraded``; no method
+    raises for it.
     """
 
-    def ask(self, target: str, asking: ReservationRequest) -> Decision: ...
+    def reserve(self, target: str, request: ReservationRequest) -> Decision:
+        """Charge every window of the target, or queue, or refuse, in one atomic step.
 
-    def settle(self, reservation: Reservation, true: TokenCost) -> None: ...
-
-    def release(self, reservation: Reservation) -> None: ...
-
-    def refused(self, reservation: Reservation) -> None:
-        """The provider answered 429: released, and what is learnt of its limits comes down."""
+        Raises ``NeverFits`` when the cost is larger than a whole window.
+        """
         ...
 
-    def close_until(self, target: str, seconds: float, window: str) -> None:
-        """Grant nothing for this target for ``seconds``: the provider said so."""
+    def settle(self, reservation: Reservation, actual: TokenCost) -> None:
+        """The call is complete: replace the estimated cost by the actual one."""
         ...
 
-    def levels(self, target: str) -> tuple[WindowStatus, ...]: ...
+    def release(self, reservation: Reservation) -> None:
+        """Nothing was sent: undo the charge."""
+        ...
 
-    def tally(self, target: str) -> Tally: ...
+    def release_rejected(self, reservation: Reservation) -> None:
+        """The provider answered 429: undo the charge, and lower the learnt limits."""
+        ...
 
-    def depths(self, target: str) -> tuple[QueueStats, ...]: ...
+    def close_gate(self, target: str, seconds: float, window: str) -> None:
+        """Grant nothing for this target for ``seconds``: the provider asked for it, naming ``window`` or "".
+
+        Closing never shortens a gate that is closed for longer.
+        """
+        ...
+
+    def window_status(self, target: str) -> tuple[WindowStatus, ...]: ...
+
+    def totals(self, target: str) -> QuotaTotals: ...
+
+    def queue_stats(self, target: str) -> tuple[QueueStats, ...]:
+        """One for each priority level, the most urgent first."""
+        ...

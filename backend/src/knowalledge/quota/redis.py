@@ -23,7 +23,7 @@ from redis.exceptions import RedisError, ResponseError
 from knowalledge.core.clock import Clock
 from knowalledge.core.context import Priority
 from knowalledge.net.redis.scripts import Executes, Script
-from knowalledge.quota.domain.admission import Places, Refusal
+from knowalledge.quota.domain.admission import Places, RefusalReason
 from knowalledge.quota.domain.calendar import Days
 from knowalledge.quota.domain.queue import QueueOutcome, QueueRules, TenantQueueStats, Waiter, part_in_turns
 from knowalledge.quota.domain.window import (
@@ -38,7 +38,18 @@ from knowalledge.quota.domain.window import (
     refuse_what_never_fits,
     window_status,
 )
-from knowalledge.quota.ports import AskAgain, Decision, QueueStats, Reservation, ReservationRequest, Tally
+from knowalledge.quota.ports import (
+    Decision,
+    Dequeued,
+    Granted,
+    Queued,
+    QueueStats,
+    QuotaTotals,
+    Refused,
+    Requeue,
+    Reservation,
+    ReservationRequest,
+)
 from knowalledge.quota.ticket import WaitingTicket
 
 _ASK = Script("knowalledge.quota", "ask", "_ledger", "_room")
@@ -140,7 +151,7 @@ class HeartbeatReply(Struct, frozen=True):
     clock_us: int  # Redis' own
     alive: int  # replicas
     gate: Gate
-    levels: tuple[WindowStatus, ...]  # by all replicas
+    window_status: tuple[WindowStatus, ...]  # by all replicas
 
 
 class LocalUsage(Struct, frozen=True):
@@ -160,7 +171,7 @@ class ReservationOutcome(StrEnum):
 
     SETTLED = "xs"
     RELEASED = "xr"
-    REFUSED = "xl"  # by the provider
+    REJECTED = "xl"  # by the provider
 
 
 class EndedReservation(Struct, frozen=True):
@@ -168,7 +179,7 @@ class EndedReservation(Struct, frozen=True):
 
     reservation: Reservation
     how: ReservationOutcome
-    true: TokenCost = TokenCost(0, 0)
+    actual: TokenCost = TokenCost(0, 0)
 
 
 class RedisQuotaStore:
@@ -197,63 +208,63 @@ class RedisQuotaStore:
         self._by_prefix = {it.prefix: it for it in self._targets.values()}
         self.on_grant: Callable[[str, Waiter], None] = lambda target, waiter: None  # noqa: ARG005
 
-    def ask(self, target: str, asking: ReservationRequest) -> Decision:
+    def reserve(self, target: str, request: ReservationRequest) -> Decision:
         it = self._targets[target]
         if not it.windows:
-            return Decision(Reservation(target, asking.id, asking.need))
-        refuse_what_never_fits(target, it.windows, asking.need)
-        need = cap(it.windows, asking.need)
-        waiter = Waiter(asking.id, asking.level, asking.tenant, need, asking.arrived)
-        ticket = WaitingTicket(lambda ending: self._give_up(it, waiter, ending))
-        if asking.patience_s > 0:
+            return Granted(Reservation(target, request.id, request.cost))
+        refuse_what_never_fits(target, it.windows, request.cost)
+        cost = cap(it.windows, request.cost)
+        waiter = Waiter(request.id, request.level, request.tenant, cost, request.arrived)
+        ticket = WaitingTicket(lambda outcome: self._give_up(it, waiter, outcome))
+        if request.patience_s > 0:
             # Before the script runs: the grant may be published before its reply is read.
-            it.tickets[asking.id], it.waiters[asking.id] = ticket, waiter
+            it.tickets[request.id], it.waiters[request.id] = ticket, waiter
         try:
             what, first, second, third, *rest = self._run(
                 _ASK,
                 it,
-                asking.id,
-                int(asking.level),
-                need.input,
-                need.output,
-                int(asking.patience_s * SECOND),
+                request.id,
+                int(request.level),
+                cost.input,
+                cost.output,
+                int(request.patience_s * SECOND),
                 self._replica,
-                self._rules.weights.get(asking.tenant, 1.0),
-                asking.tenant,
-                asking.arrived,
+                self._rules.weights.get(request.tenant, 1.0),
+                request.tenant,
+                request.arrived,
                 it.epoch,
             )
         except (RedisUnavailable, EpochMismatch):
-            self._forget(it, asking.id)
+            self._forget(it, request.id)
             raise
         except BaseException:
             # The caller was interrupted, and the script may yet run: what it takes, nobody will use.
             gevent.spawn(self._give_up, it, waiter, QueueOutcome.CANCELLED)
             raise
-        levels = self._levels(it, rest)
+        status = self._status(it, rest)
         if what == 1:
             ticket.position, ticket.eta_s, ticket.arrived = first, second / SECOND, third
-            if not ticket.over:
+            if not ticket.ended:
                 if self._pumps and not it.pumping:
                     it.pumping = True
                     gevent.spawn(self._pump, it)
                 it.changed.set()
-            return Decision(ticket=ticket, wait_s=second / SECOND, levels=levels)
-        self._forget(it, asking.id)
+            return Queued(ticket, status)
+        self._forget(it, request.id)
         if what == 0:
             self.on_grant(target, waiter)
-            return Decision(Reservation(target, asking.id, need), levels=levels)
+            return Granted(Reservation(target, request.id, cost), status)
         window = third.decode() if isinstance(third, bytes) else it.windows[third - 1].name if third else ""
-        return Decision(refusal=Refusal(first.decode()), wait_s=second / SECOND, window=window, levels=levels)
+        return Refused(RefusalReason(first.decode()), second / SECOND, window, status)
 
-    def settle(self, reservation: Reservation, true: TokenCost) -> None:
-        self.finish(reservation.target, (EndedReservation(reservation, ReservationOutcome.SETTLED, true),))
+    def settle(self, reservation: Reservation, actual: TokenCost) -> None:
+        self.finish(reservation.target, (EndedReservation(reservation, ReservationOutcome.SETTLED, actual),))
 
     def release(self, reservation: Reservation) -> None:
         self.finish(reservation.target, (EndedReservation(reservation, ReservationOutcome.RELEASED),))
 
-    def refused(self, reservation: Reservation) -> None:
-        self.finish(reservation.target, (EndedReservation(reservation, ReservationOutcome.REFUSED),))
+    def release_rejected(self, reservation: Reservation) -> None:
+        self.finish(reservation.target, (EndedReservation(reservation, ReservationOutcome.REJECTED),))
 
     def finish(self, target: str, ends: Sequence[EndedReservation]) -> int:
         """End reservations of one target in this order, in one step; then those who wait are granted what is free.
@@ -265,23 +276,23 @@ class RedisQuotaStore:
             return 0
         args: list[str | int] = [it.epoch, self._replica]
         for end in ends:
-            args += end.reservation.id, end.true.input, end.true.output, end.how
+            args += end.reservation.id, end.actual.input, end.actual.output, end.how
         return int(self._run(_FINISH, it, *args))
 
-    def close_until(self, target: str, seconds: float, window: str) -> None:
+    def close_gate(self, target: str, seconds: float, window: str) -> None:
         self._run(_GATE, self._targets[target], int(seconds * SECOND), window)
 
-    def levels(self, target: str) -> tuple[WindowStatus, ...]:
+    def window_status(self, target: str) -> tuple[WindowStatus, ...]:
         it = self._targets[target]
-        return self._levels(it, self._run(_LEVELS, it)) if it.windows else ()
+        return self._status(it, self._run(_LEVELS, it)) if it.windows else ()
 
-    def tally(self, target: str) -> Tally:
+    def totals(self, target: str) -> QuotaTotals:
         found = self._client_command(
             "HMGET", self._targets[target].keys[0], "xs", "xr", "xd", "xl", "xi", "xo"
         )
-        return Tally(*(int(it or 0) for it in found))
+        return QuotaTotals(*(int(it or 0) for it in found))
 
-    def depths(self, target: str) -> tuple[QueueStats, ...]:
+    def queue_stats(self, target: str) -> tuple[QueueStats, ...]:
         found = []
         above = 0
         rows = self._run(_DEPTHS, self._targets[target])
@@ -320,7 +331,7 @@ class RedisQuotaStore:
         except RedisError as error:
             raise RedisUnavailable from error
 
-    def _levels(self, it: _Target, rest: list[int]) -> tuple[WindowStatus, ...]:
+    def _status(self, it: _Target, rest: list[int]) -> tuple[WindowStatus, ...]:
         at = it.days.at(self._now())
         return tuple(
             window_status(window, used, held, limit, at, end)
@@ -350,9 +361,9 @@ class RedisQuotaStore:
     def _grant(self, it: _Target, key: str) -> None:
         ticket, waiter = it.tickets.get(key), it.waiters.get(key)
         self._forget(it, key)
-        if ticket is not None and waiter is not None and not ticket.over:
+        if ticket is not None and waiter is not None and not ticket.ended:
             self.on_grant(it.name, waiter)
-            ticket.end(Decision(Reservation(it.name, key, waiter.need)))
+            ticket.end(Granted(Reservation(it.name, key, waiter.need)))
 
     def _pump(self, it: _Target) -> None:
         """Dispatch whenever the head's turn comes, for as long as somebody waits here."""
@@ -408,7 +419,7 @@ class RedisQuotaStore:
             ticket = it.tickets.get(key)
             self._forget(it, key)
             if ticket is not None:
-                ticket.end(QueueOutcome.SHED)
+                ticket.end(Dequeued(QueueOutcome.SHED))
 
     def beat(self, target: str) -> HeartbeatReply:
         """Say that this replica lives; find grants whose message was lost; sweep the dead."""
@@ -425,8 +436,8 @@ class RedisQuotaStore:
                 self._grant(it, name)
             elif ticket is not None:
                 self._forget(it, name)
-                ticket.end(AskAgain.AGAIN)
-        return HeartbeatReply(int(now), alive, Gate(left, window.decode()), self._levels(it, seen))
+                ticket.end(Requeue())
+        return HeartbeatReply(int(now), alive, Gate(left, window.decode()), self._status(it, seen))
 
     def join(self, target: str, spent: Callable[[bool], LocalUsage], gate_s: float) -> bool:
         """Join the state that Redis has, or begin one; whether it was new to this replica.
@@ -474,7 +485,7 @@ class RedisQuotaStore:
                 it.epoch = joined
                 for key, ticket in list(it.tickets.items()):
                     self._forget(it, key)
-                    ticket.end(AskAgain.AGAIN)
+                    ticket.end(Requeue())
                 return new
 
     def scatter(self) -> None:
@@ -482,7 +493,7 @@ class RedisQuotaStore:
         for it in self._targets.values():
             for key, ticket in list(it.tickets.items()):
                 self._forget(it, key)
-                ticket.end(AskAgain.AGAIN)
+                ticket.end(Requeue())
 
     def ping(self) -> None:
         """Raises ``RedisUnavailable``."""

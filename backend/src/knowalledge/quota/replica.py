@@ -20,11 +20,12 @@ import structlog
 from gevent.event import Event
 from gevent.lock import RLock
 from msgspec import Struct
+from msgspec.structs import replace
 
 from knowalledge.core.clock import Clock
 from knowalledge.quota.domain.window import PACED_SPAN_S, SECOND, TokenCost, Window, WindowStatus
 from knowalledge.quota.memory import MemoryQuotaStore
-from knowalledge.quota.ports import Decision, QueueStats, Reservation, ReservationRequest, Tally
+from knowalledge.quota.ports import Decision, QueueStats, QuotaTotals, Reservation, ReservationRequest
 from knowalledge.quota.redis import (
     BEAT_S,
     EndedReservation,
@@ -111,7 +112,7 @@ class ReplicaQuotaStore:
         self._ended: deque[tuple[str, str]] = deque(maxlen=ENDED)
         self._before: dict[str, tuple[dict[int, int], ...]] = {}  # charges at the moment of the loss
         self._seen: dict[str, tuple[WindowStatus, ...]] = {
-            target: mirror.levels(target) for target in windows
+            target: mirror.window_status(target) for target in windows
         }
         # What the provider has said, to whichever replica.
         self._closed = dict.fromkeys(self._windows, _Closed(0.0, ""))
@@ -139,7 +140,7 @@ class ReplicaQuotaStore:
         """Whether this replica decides by its own part alone."""
         return self._state is not State.JOINED
 
-    def ask(self, target: str, asking: ReservationRequest) -> Decision:
+    def reserve(self, target: str, request: ReservationRequest) -> Decision:
         if target in self._windows:
             for _ in range(2):
                 if self._state is State.JOINING and self._lock.acquire(timeout=PATIENCE_S):
@@ -149,32 +150,28 @@ class ReplicaQuotaStore:
                 try:
                     if target not in self._joined:
                         self._join(target)
-                    decision = self._shared.ask(target, asking)
+                    decision = self._shared.reserve(target, request)
                 except EpochMismatch:
                     self._joined.discard(target)
                 except RedisUnavailable:
                     self._lose()
                 else:
-                    self._look(target, decision.levels)
+                    self._look(target, decision.window_status)
                     return decision
-        found = self._mirror.ask(target, asking)
-        if target not in self._windows:
-            return found
-        return Decision(
-            found.reservation, found.ticket, found.refusal, found.wait_s, found.window, found.levels, True
-        )
+        decision = self._mirror.reserve(target, request)
+        return replace(decision, degraded=True) if target in self._windows else decision
 
-    def settle(self, reservation: Reservation, true: TokenCost) -> None:
-        self._mirror.settle(reservation, true)
-        self._end(EndedReservation(reservation, ReservationOutcome.SETTLED, true))
+    def settle(self, reservation: Reservation, actual: TokenCost) -> None:
+        self._mirror.settle(reservation, actual)
+        self._end(EndedReservation(reservation, ReservationOutcome.SETTLED, actual))
 
     def release(self, reservation: Reservation) -> None:
         self._mirror.release(reservation)
         self._end(EndedReservation(reservation, ReservationOutcome.RELEASED))
 
-    def refused(self, reservation: Reservation) -> None:
-        self._mirror.refused(reservation)
-        self._end(EndedReservation(reservation, ReservationOutcome.REFUSED))
+    def release_rejected(self, reservation: Reservation) -> None:
+        self._mirror.release_rejected(reservation)
+        self._end(EndedReservation(reservation, ReservationOutcome.REJECTED))
 
     def _end(self, end: EndedReservation) -> None:
         target = end.reservation.target
@@ -183,41 +180,41 @@ class ReplicaQuotaStore:
         elif target in self._windows:
             self._ended.append((target, end.reservation.id))
 
-    def close_until(self, target: str, seconds: float, window: str) -> None:
-        self._mirror.close_until(target, seconds, window)
+    def close_gate(self, target: str, seconds: float, window: str) -> None:
+        self._mirror.close_gate(target, seconds, window)
         if target not in self._windows:
             return
         self._heard_gate(target, self._clock.monotonic() + seconds, window)
         # While it joins, what it brings may be on its way already.
         if self._state is State.JOINED or target in self._joined:
             try:
-                self._shared.close_until(target, seconds, window)
+                self._shared.close_gate(target, seconds, window)
             except RedisUnavailable:
                 self._lose()
 
-    def levels(self, target: str) -> tuple[WindowStatus, ...]:
+    def window_status(self, target: str) -> tuple[WindowStatus, ...]:
         if self._state is State.JOINED:
             try:
-                return self._shared.levels(target)
+                return self._shared.window_status(target)
             except RedisUnavailable:
                 self._lose()
-        return self._mirror.levels(target)
+        return self._mirror.window_status(target)
 
-    def tally(self, target: str) -> Tally:
+    def totals(self, target: str) -> QuotaTotals:
         if self._state is State.JOINED and target in self._windows:
             try:
-                return self._shared.tally(target)
+                return self._shared.totals(target)
             except RedisUnavailable:
                 self._lose()
-        return self._mirror.tally(target)
+        return self._mirror.totals(target)
 
-    def depths(self, target: str) -> tuple[QueueStats, ...]:
+    def queue_stats(self, target: str) -> tuple[QueueStats, ...]:
         if self._state is State.JOINED and target in self._windows:
             try:
-                return self._shared.depths(target)
+                return self._shared.queue_stats(target)
             except RedisUnavailable:
                 self._lose()
-        return self._mirror.depths(target)
+        return self._mirror.queue_stats(target)
 
     def shut(self) -> None:
         self._shared.shut()
@@ -241,7 +238,7 @@ class ReplicaQuotaStore:
             self._mirror.part(target, self._seen[target], self._alive)
             gate = self._gate(target)
             if gate.left_us:
-                self._mirror.close_until(target, gate.left_us / SECOND, gate.window)
+                self._mirror.close_gate(target, gate.left_us / SECOND, gate.window)
         self._forget()
         self._shared.scatter()
         gevent.spawn(self._return)
@@ -311,7 +308,7 @@ class ReplicaQuotaStore:
                 }
                 for now, then in zip(charges, self._before.get(target, charges), strict=True)
             )
-        live = tuple((it.waiter, it.entry.buckets) for it in self._mirror.live(target).values())
+        live = tuple((it.waiter, it.charge.buckets) for it in self._mirror.live(target).values())
         ended = tuple(key for of, key in self._ended if of == target)
         pending = tuple(it.reservation.id for it in self._out[target].pending)
         limits = tuple(it.limit for it in self._seen[target])
@@ -347,7 +344,7 @@ class ReplicaQuotaStore:
                         break
                     else:
                         self._alive = pulse.alive
-                        self._look(target, pulse.levels)
+                        self._look(target, pulse.window_status)
                         self._heard_clock(pulse.clock_us)
                         # Counted from before it was asked: not a moment later than what the provider said.
                         self._heard_gate(target, asked + pulse.gate.left_us / SECOND, pulse.gate.window)

@@ -6,39 +6,39 @@ from gevent import Timeout
 from gevent.event import AsyncResult
 
 from knowalledge.quota.domain.queue import QueueOutcome
-from knowalledge.quota.ports import AskAgain, Decision
+from knowalledge.quota.ports import Dequeued, WaitResult
 
 
 class WaitingTicket:
-    """Implements ``Ticket`` for both stores: the store ends it, once; the waiter waits for that."""
+    """Implements ``Ticket`` for both stores: the store ends the wait once; the waiting greenlet gets the result."""
 
     def __init__(self, give_up: Callable[[QueueOutcome], None]) -> None:
-        """``give_up`` takes the place back, and releases a grant that is on its way."""
+        """``give_up`` removes the place from the store, and releases a grant that is under way."""
         self.position = 0
         self.eta_s = 0.0
         self.arrived = 0
         self._give_up = give_up
-        self._end: AsyncResult[Decision | QueueOutcome | AskAgain] = AsyncResult()
+        self._result: AsyncResult[WaitResult] = AsyncResult()
 
     @property
-    def over(self) -> bool:
-        return self._end.ready()
+    def ended(self) -> bool:
+        return self._result.ready()
 
-    def end(self, result: Decision | QueueOutcome | AskAgain) -> bool:
-        """The store's word on it; False if it was over already."""
-        if self._end.ready():
+    def end(self, result: WaitResult) -> bool:
+        """End the wait with the store's result; False if it had ended already."""
+        if self._result.ready():
             return False
-        self._end.set(result)
+        self._result.set(result)
         return True
 
-    def wait(self, timeout: float) -> Decision | QueueOutcome | AskAgain | None:
+    def wait(self, timeout: float) -> WaitResult | None:
         try:
-            return self._end.get(timeout=max(0.0, timeout))
+            return self._result.get(timeout=max(0.0, timeout))
         except Timeout:
             return None
 
-    def leave(self, ending: QueueOutcome) -> bool:
-        mine = self.end(ending)
+    def leave(self, outcome: QueueOutcome) -> bool:
+        mine = self.end(Dequeued(outcome))
         if mine:
-            self._give_up(ending)
+            self._give_up(outcome)
         return mine

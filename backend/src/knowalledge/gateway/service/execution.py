@@ -8,7 +8,7 @@ to try with.
 from collections.abc import Callable, Generator, Iterable, Mapping
 from difflib import get_close_matches
 from types import TracebackType
-from typing import Self, TypeVar, cast
+from typing import Self, TypeVar, assert_never, cast
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,16 +19,29 @@ from knowalledge.core.context import RequestContext
 from knowalledge.core.limits import Allowance
 from knowalledge.gateway.domain.answer import Answer, CacheInfo, Completion, Finish, QueueInfo, Usage
 from knowalledge.gateway.domain.estimate import Estimate, Estimator
-from knowalledge.gateway.domain.events import Delta, Event, Queued, Started
+from knowalledge.gateway.domain.events import Delta, Event, Started
+from knowalledge.gateway.domain.events import Queued as QueuePosition
 from knowalledge.gateway.domain.outcomes import Outcome, outcome_of
 from knowalledge.gateway.domain.prompt import Text, ToolCall
 from knowalledge.gateway.domain.request import CacheMode, Request
 from knowalledge.gateway.domain.routing import Breaker, Candidate, RetryBudget, headroom, order
 from knowalledge.gateway.ports import Provider, Record, Telemetry
-from knowalledge.quota.domain.admission import Refusal
+from knowalledge.quota.domain.admission import RefusalReason
 from knowalledge.quota.domain.queue import QueueOutcome
 from knowalledge.quota.domain.window import TokenCost, WindowStatus
-from knowalledge.quota.ports import AskAgain, Decision, QuotaStore, Reservation, ReservationRequest, Ticket
+from knowalledge.quota.ports import (
+    Decision,
+    Dequeued,
+    Granted,
+    Queued,
+    QuotaStore,
+    Refused,
+    Requeue,
+    Reservation,
+    ReservationRequest,
+    Ticket,
+    WaitResult,
+)
 
 # A 429 without a hint closes the target this long: long enough not to hammer, short enough to lose little.
 BARE_429_S = 1.0
@@ -93,7 +106,7 @@ class Grant(Struct, frozen=True):
     route: Target
     reservation: Reservation
     guess: Estimate
-    decision: Decision
+    decision: Granted
     reason: str
     began: float  # monotonic
 
@@ -142,7 +155,7 @@ class RequestExecution:
         self._answer: Answer | None = None
         self._waited = 0.0  # seconds in the waiting room
         self._position = 0  # the place it entered at
-        self._passed: list[tuple[_Candidate, Decision]] = []  # targets without room, at the last try
+        self._passed: list[tuple[_Candidate, Refused]] = []  # targets without room, at the last try
         self._ending: QueueOutcome | None = None
         self.grant: Grant | None = None
 
@@ -192,7 +205,7 @@ class RequestExecution:
                 context.priority,
                 self._position if waited else 0,
                 waited,
-                passed=tuple(f"{it.route.name}: {decision.refusal}" for it, decision in self._passed),
+                passed=tuple(f"{it.route.name}: {refused.reason}" for it, refused in self._passed),
                 degraded=grant.decision.degraded if grant else False,
                 error=code,
             )
@@ -215,8 +228,10 @@ class RequestExecution:
         for options in models:
             try:
                 option, decision = self._best(options)
-                if decision.reservation is None:
-                    option, decision = yield from self._queue(option, decision)
+                if isinstance(decision, Granted):
+                    granted = decision
+                else:
+                    option, granted = yield from self._queue(option, decision)
                 break
             except (e.Limited, e.NeverFits, e.ProviderError) as error:
                 refused = refused or error
@@ -226,12 +241,10 @@ class RequestExecution:
                 or self._failure
                 or e.CircuitOpen("every target of this model is resting after failures", retry_after=resting)
             )
-        if decision.reservation is None:
-            raise AssertionError("a wait ended without a grant")
         now = deck.clock.monotonic()
         deck.breakers[option.route.name].asked(now)
         self.grant = Grant(
-            option.model, option.route, decision.reservation, option.guess, decision, option.reason, now
+            option.model, option.route, granted.reservation, option.guess, granted, option.reason, now
         )
         return self.grant, self._deadline - now
 
@@ -267,7 +280,7 @@ class RequestExecution:
 
     def _best(self, options: list["_Candidate"]) -> tuple["_Candidate", Decision]:
         """The first in order that has room, else the one whose turn comes soonest; and what it said."""
-        refusals: list[tuple[_Candidate, Decision]] = []
+        refusals: list[tuple[_Candidate, Refused]] = []
         never: e.NeverFits | None = None
         for option in options:
             try:
@@ -276,17 +289,17 @@ class RequestExecution:
             except e.NeverFits as error:
                 never = never or error
                 continue
-            if decision.refusal is None:
+            if not isinstance(decision, Refused):
                 return asked, decision
-            self._deck.telemetry.refused(asked.route.name, decision.refusal)
+            self._deck.telemetry.refused(asked.route.name, decision.reason)
             refusals.append((asked, decision))
         self._passed.extend(refusals)
         if not refusals:
             raise never or AssertionError("no target was asked")
-        soonest, decision = min(refusals, key=lambda it: it[1].wait_s)
-        if decision.refusal is Refusal.QUOTA and self._patience() > 0:
+        soonest, refused = min(refusals, key=lambda it: it[1].wait_s)
+        if refused.reason is RefusalReason.QUOTA and self._patience() > 0:
             return self._ask(soonest, self._patience())
-        return soonest, decision
+        return soonest, refused
 
     def _ask(
         self, option: "_Candidate", patience_s: float, arrived: int = 0
@@ -307,7 +320,7 @@ class RequestExecution:
 
     def _asked(self, option: "_Candidate", patience_s: float, arrived: int) -> Decision:
         context = self._context
-        asking = ReservationRequest(
+        reservation_request = ReservationRequest(
             self._deck.new_id(),  # never the request's own id, which the caller may have chosen
             option.guess.need,
             context.priority,
@@ -315,40 +328,42 @@ class RequestExecution:
             max(0.0, patience_s),
             arrived,
         )
-        decision = self._deck.quota.ask(option.route.name, asking)
-        if decision.levels:
-            self._deck.headroom[option.route.name] = headroom(decision.levels)
+        decision = self._deck.quota.reserve(option.route.name, reservation_request)
+        if decision.window_status:
+            self._deck.headroom[option.route.name] = headroom(decision.window_status)
         return decision
 
     def _queue(
-        self, option: "_Candidate", decision: Decision
-    ) -> Generator[list[Event], None, tuple["_Candidate", Decision]]:
+        self, option: "_Candidate", decision: Queued | Refused
+    ) -> Generator[list[Event], None, tuple["_Candidate", Granted]]:
         """Wait for the turn; the decision that grants it. Raises how the place was lost."""
         clock = self._deck.clock
         began = clock.monotonic()
+        current: Decision = decision
         try:
-            while decision.reservation is None:
-                ticket = decision.ticket
-                if ticket is None:
-                    raise self._failure or _refused(decision)
+            while not isinstance(current, Granted):
+                if isinstance(current, Refused):
+                    raise self._failure or _refused(current)
+                ticket = current.ticket
                 self._position = self._position or ticket.position
                 result = yield from self._wait(ticket, began)
-                if isinstance(result, QueueOutcome):
-                    self._ending = result
-                    raise _ENDED[result](ticket.eta_s)
-                if isinstance(result, AskAgain):
-                    patience = self._patience() - (clock.monotonic() - began)
-                    option, decision = self._ask(option, patience, ticket.arrived)
-                else:
-                    decision = result
+                match result:
+                    case Granted():
+                        current = result
+                    case Requeue():
+                        patience = self._patience() - (clock.monotonic() - began)
+                        option, current = self._ask(option, patience, ticket.arrived)
+                    case Dequeued(outcome):
+                        self._ending = outcome
+                        raise _ENDED[outcome](ticket.eta_s)
+                    case _:
+                        assert_never(result)
             self._ending = QueueOutcome.GRANTED
-            return option, decision
+            return option, current
         finally:
             self._waited += clock.monotonic() - began
 
-    def _wait(
-        self, ticket: Ticket, began: float
-    ) -> Generator[list[Event], None, Decision | QueueOutcome | AskAgain]:
+    def _wait(self, ticket: Ticket, began: float) -> Generator[list[Event], None, WaitResult]:
         """Until the ticket is over; tells its place whenever that changes."""
         clock = self._deck.clock
         told = None
@@ -357,8 +372,8 @@ class RequestExecution:
             while True:
                 left = until - clock.monotonic()
                 if left <= 0 and ticket.leave(QueueOutcome.TIMED_OUT):
-                    return QueueOutcome.TIMED_OUT
-                place = Queued(ticket.position, round(ticket.eta_s, 1))
+                    return Dequeued(QueueOutcome.TIMED_OUT)
+                place = QueuePosition(ticket.position, round(ticket.eta_s, 1))
                 if place != told:
                     told = place
                     yield [place]
@@ -370,7 +385,7 @@ class RequestExecution:
             self._ending = QueueOutcome.CANCELLED
             if not ticket.leave(QueueOutcome.CANCELLED):
                 result = ticket.wait(0)
-                if isinstance(result, Decision) and result.reservation is not None:
+                if isinstance(result, Granted):
                     self._deck.quota.release(result.reservation)
             raise
 
@@ -412,7 +427,7 @@ class RequestExecution:
         return Started(
             grant.model,
             grant.route.name,
-            allowances(grant.decision.levels),
+            allowances(grant.decision.window_status),
             self._second_best(grant),
             grant.reason,
             self._cache(),
@@ -439,7 +454,7 @@ class RequestExecution:
             degraded=self._second_best(grant),
             queue=QueueInfo(round(self._waited * 1000), self._position),
             reason=grant.reason,
-            allowances=allowances(grant.decision.levels),
+            allowances=allowances(grant.decision.window_status),
         )
         return self._answer
 
@@ -456,10 +471,10 @@ class RequestExecution:
             hint = min(hint, LONGEST_HINT_S)
             # Closed first, or the place that comes free would send the next one into the same wall.
             try:
-                quota.close_until(name, hint, error.quota_id)
+                quota.close_gate(name, hint, error.quota_id)
             finally:
                 began = deck.clock.monotonic()
-                quota.refused(grant.reservation)  # what it refuses, the provider does not count
+                quota.release_rejected(grant.reservation)  # what it refuses, the provider does not count
                 self._context.trace.settled(began, name, "refused", grant.guess.need)
             breaker.succeeded()
         elif isinstance(error, e.ProviderRejected | e.ProviderAuth):
@@ -546,18 +561,18 @@ def _code(error: BaseException) -> str:
     return code
 
 
-_REFUSED: dict[Refusal, tuple[type[e.Limited], str]] = {
-    Refusal.QUOTA: (e.QuotaExhausted, "the quota is spent"),
-    Refusal.DEADLINE: (e.DeadlineTooShort, "its turn would come after its deadline"),
-    Refusal.FULL: (e.QueueFull, "the waiting room is full"),
+_REFUSED: dict[RefusalReason, tuple[type[e.Limited], str]] = {
+    RefusalReason.QUOTA: (e.QuotaExhausted, "the quota is spent"),
+    RefusalReason.DEADLINE: (e.DeadlineTooShort, "its turn would come after its deadline"),
+    RefusalReason.FULL: (e.QueueFull, "the waiting room is full"),
 }
 
 
-def _refused(decision: Decision) -> e.Limited:
-    kind, why = _REFUSED[decision.refusal or Refusal.QUOTA]
-    window = decision.window or "closed by the provider"
-    error = kind(f"{why}: {window}", retry_after=decision.wait_s)
-    error.allowances = allowances(decision.levels)
+def _refused(refused: Refused) -> e.Limited:
+    kind, why = _REFUSED[refused.reason]
+    window = refused.window or "closed by the provider"
+    error = kind(f"{why}: {window}", retry_after=refused.wait_s)
+    error.allowances = allowances(refused.window_status)
     return error
 
 

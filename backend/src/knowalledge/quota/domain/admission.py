@@ -31,7 +31,7 @@ SOON = SECOND
 BATCH = 64
 
 
-class Refusal(StrEnum):
+class RefusalReason(StrEnum):
     """Why a newcomer got neither quota nor a place."""
 
     QUOTA = "quota"  # it would not wait
@@ -39,25 +39,29 @@ class Refusal(StrEnum):
     FULL = "full"  # nobody below it to make room
 
 
-class Granted(Struct, frozen=True):
-    entry: Charge
+class Admitted(Struct, frozen=True):
+    """Charged now."""
+
+    charge: Charge
 
 
-class Waiting(Struct, frozen=True):
-    """A place in the room. ``shed`` had to go for it."""
+class Enqueued(Struct, frozen=True):
+    """A place in the queue."""
 
     position: int  # from 1
     eta_s: float
-    shed: Waiter | None = None
+    shed: Waiter | None = None  # removed to make room
 
 
-class Refused(Struct, frozen=True):
-    reason: Refusal
-    wait_s: float  # when a newcomer like this one would have its turn
+class Rejected(Struct, frozen=True):
+    """Neither quota nor a place."""
+
+    reason: RefusalReason
+    wait_s: float  # seconds until an equal request would be granted
     window: str
 
 
-Reply = Granted | Waiting | Refused
+Admission = Admitted | Enqueued | Rejected
 
 
 class Places(Struct, frozen=True):
@@ -78,28 +82,28 @@ class AdmissionController:
         self.ledger = Ledger(windows)
         self.room = WaitQueue(rules)
 
-    def ask(self, at: Moment, waiter: Waiter, patience_s: float) -> Reply:
+    def admit(self, at: Moment, waiter: Waiter, patience_s: float) -> Admission:
         """Quota now, a place in the room, or a refusal. Without patience nobody waits."""
         lane = self.room.rules.lane(waiter.level)
         if self.room.passes(at.now, waiter.level):
             verdict = self.ledger.reserve(at, waiter.need, lane)
             if verdict.entry is not None:
                 self.room.passed(at.now, waiter.level)
-                return Granted(verdict.entry)
+                return Admitted(verdict.entry)
         else:
             self.ledger.advance(at)
         before = self.room.before(waiter)
         eta, window = self._eta(at, waiter, *before)
         if patience_s <= 0:
-            return Refused(Refusal.QUOTA, eta, window)
+            return Rejected(RefusalReason.QUOTA, eta, window)
         if eta > patience_s:
             turns = self.room.before_in_turns(waiter)
             if turns == before or self._eta(at, waiter, *turns)[0] > patience_s:
-                return Refused(Refusal.DEADLINE, eta, window)
+                return Rejected(RefusalReason.DEADLINE, eta, window)
         admitted, shed = self.room.enter(waiter)
         if not admitted:
-            return Refused(Refusal.FULL, eta, window)
-        return Waiting(before[0] + 1, eta, shed)
+            return Rejected(RefusalReason.FULL, eta, window)
+        return Enqueued(before[0] + 1, eta, shed)
 
     def place(self, at: Moment, waiter: Waiter) -> tuple[int, float, str]:
         """Position from 1, seconds until its turn, and the window that it waits for."""

@@ -7,13 +7,14 @@ time per output token, both drawn by the caller, and the output is what the trac
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from heapq import heappop, heappush
+from typing import assert_never
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from knowalledge.core.context import Priority
 from knowalledge.core.errors import NeverFits
-from knowalledge.quota.domain.admission import AdmissionController, Granted, Refused
+from knowalledge.quota.domain.admission import AdmissionController, Admitted, Enqueued, Rejected
 from knowalledge.quota.domain.calendar import Days
 from knowalledge.quota.domain.ledger import Charge
 from knowalledge.quota.domain.queue import QueueOutcome, QueueRules, Waiter
@@ -96,19 +97,22 @@ class _Simulation:
         scenario = self.scenario
         self.number += 1
         waiter = Waiter(str(self.number), arrival.level, arrival.tenant, need, now)
-        reply = self.desk.ask(self.days.at(now), waiter, scenario.patience_s)
-        if isinstance(reply, Granted):
-            self._begin(now, arrival, waiter, reply.entry)
-        elif isinstance(reply, Refused):
-            self.refused[reply.reason] += 1
-        else:
-            if reply.shed is not None:
-                self.waiting.pop(reply.shed.id)
-                self.refused[QueueOutcome.SHED] += 1
-            self.waiting[waiter.id] = arrival, waiter
-            heappush(self.deadlines, (now + int(scenario.patience_s * SECOND), waiter.id))
-            if not self.turn:
-                self.turn = now + 1
+        admission = self.desk.admit(self.days.at(now), waiter, scenario.patience_s)
+        match admission:
+            case Admitted(charge):
+                self._begin(now, arrival, waiter, charge)
+            case Rejected(reason):
+                self.refused[reason] += 1
+            case Enqueued(shed=shed):
+                if shed is not None:
+                    self.waiting.pop(shed.id)
+                    self.refused[QueueOutcome.SHED] += 1
+                self.waiting[waiter.id] = arrival, waiter
+                heappush(self.deadlines, (now + int(scenario.patience_s * SECOND), waiter.id))
+                if not self.turn:
+                    self.turn = now + 1
+            case _:
+                assert_never(admission)
 
     def _asked(self, inputs: int) -> TokenCost | None:
         """What a request of so many input tokens asks for; None: more than any wait could give."""
