@@ -127,7 +127,7 @@ class Own(Client):
         from knowalledge.net.http.connection import header_lines
 
         http.MAX_CONNECTIONS = size
-        self._http = http.Http(url, SystemClock())
+        self._http = http.HttpClient(url, SystemClock())
         self._headers = header_lines({"content-type": "application/json"})
 
     def call(self, path: str, timeout: float, body: bytes = ASK) -> bytes:

@@ -363,5 +363,5 @@ def test_a_rejection_names_googles_word_for_it(server: Loopback) -> None:
     provider = gemini(server)
     with pytest.raises(e.ProviderRejected) as caught:
         provider.complete(PROMPT, S)
-    assert str(caught.value) == "the provider does not take this request (400 INVALID_ARGUMENT)"
+    assert str(caught.value) == "the provider rejected the request (400 INVALID_ARGUMENT)"
     provider.close()

@@ -17,7 +17,7 @@ from knowalledge.core import errors as e
 from knowalledge.core.clock import Clock, SystemClock
 from knowalledge.net.http import client
 from knowalledge.net.http import connection as wire
-from knowalledge.net.http.client import IDLE_S, RACE_S, Http
+from knowalledge.net.http.client import IDLE_S, RACE_S, HttpClient
 from knowalledge.net.http.connection import Endpoint, header_lines
 from tests.support.doubles import ManualClock
 from tests.support.loopback import Loopback, Talk, listening, replies, serving, until
@@ -32,17 +32,17 @@ def server() -> Iterator[Loopback]:
         yield found
 
 
-def get(http: Http, timeout: float = S) -> bytes:
+def get(http: HttpClient, timeout: float = S) -> bytes:
     return http.get("/", b"", timeout).body
 
 
 @pytest.fixture
-def client_of() -> Iterator[Callable[..., Http]]:
+def client_of() -> Iterator[Callable[..., HttpClient]]:
     """Makes clients, and closes them."""
-    made: list[Http] = []
+    made: list[HttpClient] = []
 
-    def make(url: str, clock: Clock | None = None, **options: Any) -> Http:
-        made.append(Http(url, clock or SystemClock(), **options))
+    def make(url: str, clock: Clock | None = None, **options: Any) -> HttpClient:
+        made.append(HttpClient(url, clock or SystemClock(), **options))
         return made[-1]
 
     yield make
@@ -53,7 +53,7 @@ def client_of() -> Iterator[Callable[..., Http]]:
 # -- what is sent ------------------------------------------------------------------------------------------------------
 
 
-def test_a_request_is_sent_as_it_must_be(client_of: Callable[..., Http], server: Loopback) -> None:
+def test_a_request_is_sent_as_it_must_be(client_of: Callable[..., HttpClient], server: Loopback) -> None:
     http = client_of(server.url + "/v1/")
     http.post("/x?alt=sse", b"body", header_lines({"a": "b"}), S)
     asked = server.asked[0]
@@ -87,7 +87,9 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
         Endpoint(url)
 
 
-def test_a_large_request_meets_the_deadline_though_nobody_reads_it(client_of: Callable[..., Http]) -> None:
+def test_a_large_request_meets_the_deadline_though_nobody_reads_it(
+    client_of: Callable[..., HttpClient],
+) -> None:
     with listening(lambda _: gevent.sleep(S)) as port:
         http = client_of(f"http://127.0.0.1:{port}")
         with pytest.raises(e.ProviderTimeout):
@@ -98,7 +100,7 @@ def test_a_large_request_meets_the_deadline_though_nobody_reads_it(client_of: Ca
 
 
 def test_headers_have_lower_case_names_and_may_be_empty_or_odd(
-    client_of: Callable[..., Http], server: Loopback
+    client_of: Callable[..., HttpClient], server: Loopback
 ) -> None:
     server.behaviour = lambda talk: talk.say(
         b"HTTP/1.1 200 OK\r\nEmpty:\r\nX-One: 1\r\nX-Odd: \xff\r\nTwo: a\r\ntwo: b\r\ncontent-length: 0\r\n\r\n"
@@ -107,7 +109,7 @@ def test_headers_have_lower_case_names_and_may_be_empty_or_odd(
     assert found == {"empty": "", "x-one": "1", "x-odd": "ÿ", "two": "b", "content-length": "0"}
 
 
-def test_interim_answers_are_passed_over(client_of: Callable[..., Http], server: Loopback) -> None:
+def test_interim_answers_are_passed_over(client_of: Callable[..., HttpClient], server: Loopback) -> None:
     server.behaviour = lambda talk: talk.say(
         b"HTTP/1.1 100 Continue\r\nx: y\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: z\r\n\r\n"
         b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nyes"
@@ -117,7 +119,7 @@ def test_interim_answers_are_passed_over(client_of: Callable[..., Http], server:
 
 
 def test_an_answer_of_unknown_length_ends_with_its_connection(
-    client_of: Callable[..., Http], server: Loopback
+    client_of: Callable[..., HttpClient], server: Loopback
 ) -> None:
     def behave(talk: Talk) -> None:
         talk.say(b"HTTP/1.1 200 OK\r\n\r\nye")
@@ -131,7 +133,7 @@ def test_an_answer_of_unknown_length_ends_with_its_connection(
     assert server.connections == 2
 
 
-def test_trailers_are_not_headers(client_of: Callable[..., Http], server: Loopback) -> None:
+def test_trailers_are_not_headers(client_of: Callable[..., HttpClient], server: Loopback) -> None:
     server.behaviour = lambda talk: talk.say(
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nyes\r\n0\r\nretry-after: 9\r\nx: y\r\n\r\n"
     )
@@ -142,7 +144,7 @@ def test_trailers_are_not_headers(client_of: Callable[..., Http], server: Loopba
 
 
 def test_a_second_answer_to_one_request_is_never_read_as_the_next_one(
-    client_of: Callable[..., Http], server: Loopback
+    client_of: Callable[..., HttpClient], server: Loopback
 ) -> None:
     """Else one caller would be given the answer of another."""
     one = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n"
@@ -167,7 +169,7 @@ def test_a_second_answer_to_one_request_is_never_read_as_the_next_one(
 
 
 def test_a_connection_that_the_server_will_close_is_not_kept(
-    client_of: Callable[..., Http], server: Loopback
+    client_of: Callable[..., HttpClient], server: Loopback
 ) -> None:
     server.behaviour = replies(b"yes", connection="close")
     http = client_of(server.url)
@@ -176,7 +178,7 @@ def test_a_connection_that_the_server_will_close_is_not_kept(
 
 
 def test_an_early_answer_is_read_though_the_request_was_not(
-    client_of: Callable[..., Http], server: Loopback
+    client_of: Callable[..., HttpClient], server: Loopback
 ) -> None:
     """As servers do with a body that is too large."""
 
@@ -195,7 +197,7 @@ def test_an_early_answer_is_read_though_the_request_was_not(
 
 
 def test_the_pool_has_a_size_and_waiting_for_it_a_deadline(
-    client_of: Callable[..., Http], server: Loopback, monkeypatch: pytest.MonkeyPatch
+    client_of: Callable[..., HttpClient], server: Loopback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "MAX_CONNECTIONS", 2)
     http = client_of(server.url)
@@ -211,7 +213,7 @@ def test_the_pool_has_a_size_and_waiting_for_it_a_deadline(
 
 
 def test_no_way_of_failing_costs_the_pool_a_slot(
-    client_of: Callable[..., Http], server: Loopback, monkeypatch: pytest.MonkeyPatch
+    client_of: Callable[..., HttpClient], server: Loopback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "MAX_CONNECTIONS", 1)
     http = client_of(server.url)
@@ -232,7 +234,7 @@ def test_no_way_of_failing_costs_the_pool_a_slot(
 
 
 def test_connections_that_idle_too_long_are_given_up(
-    client_of: Callable[..., Http], server: Loopback
+    client_of: Callable[..., HttpClient], server: Loopback
 ) -> None:
     clock = ManualClock()
     http = client_of(server.url, clock)
@@ -243,7 +245,7 @@ def test_connections_that_idle_too_long_are_given_up(
     until(lambda: server.open == 1)
 
 
-def test_a_deadline_ends_with_its_call(client_of: Callable[..., Http], server: Loopback) -> None:
+def test_a_deadline_ends_with_its_call(client_of: Callable[..., HttpClient], server: Loopback) -> None:
     http = client_of(server.url)
     get(http, SHORT)
     server.behaviour = lambda talk: (gevent.sleep(2 * SHORT), talk.reply(b"later"))
@@ -251,7 +253,9 @@ def test_a_deadline_ends_with_its_call(client_of: Callable[..., Http], server: L
     assert server.connections == 1
 
 
-def test_closing_the_client_closes_what_is_idle(client_of: Callable[..., Http], server: Loopback) -> None:
+def test_closing_the_client_closes_what_is_idle(
+    client_of: Callable[..., HttpClient], server: Loopback
+) -> None:
     http = client_of(server.url)
     gevent.joinall([gevent.spawn(get, http) for _ in range(3)], raise_error=True)
     http.close()
@@ -259,7 +263,7 @@ def test_closing_the_client_closes_what_is_idle(client_of: Callable[..., Http], 
 
 
 def test_an_end_that_comes_late_on_a_kept_connection_is_a_failure_not_a_race(
-    client_of: Callable[..., Http], server: Loopback
+    client_of: Callable[..., HttpClient], server: Loopback
 ) -> None:
     """The server may have been at work on the request, and have charged it."""
     clock = ManualClock()
@@ -279,7 +283,7 @@ def test_an_end_that_comes_late_on_a_kept_connection_is_a_failure_not_a_race(
     assert len(server.asked) == 2
 
 
-def test_threads_do_not_share_connections(client_of: Callable[..., Http], server: Loopback) -> None:
+def test_threads_do_not_share_connections(client_of: Callable[..., HttpClient], server: Loopback) -> None:
     """A gevent socket belongs to the hub of its thread. gevent's own pool of threads makes real ones."""
     http = client_of(server.url)
     get(http)
@@ -292,7 +296,7 @@ def test_threads_do_not_share_connections(client_of: Callable[..., Http], server
 
 
 def test_the_next_address_is_tried_when_one_refuses(
-    client_of: Callable[..., Http], server: Loopback, monkeypatch: pytest.MonkeyPatch
+    client_of: Callable[..., HttpClient], server: Loopback, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def two(host: str, port: int, family: int, kind: int) -> list[object]:
         return [(2, 1, 6, "", ("127.0.0.2", 1)), (2, 1, 6, "", ("127.0.0.1", port))]
@@ -301,7 +305,7 @@ def test_the_next_address_is_tried_when_one_refuses(
     assert get(client_of(f"http://somewhere:{server.port}")) == b"yes"
 
 
-def test_an_address_in_the_new_form_works(client_of: Callable[..., Http]) -> None:
+def test_an_address_in_the_new_form_works(client_of: Callable[..., HttpClient]) -> None:
     try:
         with serving(replies(b"yes"), family="::1") as server:
             assert get(client_of(server.url)) == b"yes"
@@ -311,7 +315,7 @@ def test_an_address_in_the_new_form_works(client_of: Callable[..., Http]) -> Non
 
 
 def test_a_silent_address_ends_as_unavailable_while_there_is_patience_for_another(
-    client_of: Callable[..., Http],
+    client_of: Callable[..., HttpClient],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def slow(*_: object) -> list[object]:
@@ -319,9 +323,9 @@ def test_a_silent_address_ends_as_unavailable_while_there_is_patience_for_anothe
         return []
 
     monkeypatch.setattr(wire, "getaddrinfo", slow)
-    monkeypatch.setattr(wire, "CONNECT_S", SHORT)
+    monkeypatch.setattr(wire, "CONNECT_TIMEOUT_S", SHORT)
     http = client_of("http://somewhere")
-    with pytest.raises(e.ProviderUnavailable, match="takes no connection"):
+    with pytest.raises(e.ProviderUnavailable, match="accepts no connection"):
         get(http, S)
     with pytest.raises(e.ProviderTimeout):
         get(http, SHORT / 2)
@@ -350,7 +354,7 @@ def trust(certificate: Path) -> SSLContext:
 
 
 def test_tls_connections_are_checked_kept_and_cut_like_plain_ones(
-    client_of: Callable[..., Http], secure: Loopback, trust: SSLContext
+    client_of: Callable[..., HttpClient], secure: Loopback, trust: SSLContext
 ) -> None:
     http = client_of(secure.url, tls=trust)
     assert [get(http) for _ in range(5)] == [b"yes"] * 5
@@ -368,14 +372,14 @@ def test_tls_connections_are_checked_kept_and_cut_like_plain_ones(
 
 
 def test_of_a_full_record_of_tls_nothing_is_left_inside_where_no_event_tells_of_it(
-    client_of: Callable[..., Http], secure: Loopback, trust: SSLContext
+    client_of: Callable[..., HttpClient], secure: Loopback, trust: SSLContext
 ) -> None:
     secure.behaviour = replies(bytes(16_000))
     assert len(get(client_of(secure.url, tls=trust), S)) == 16_000
 
 
 def test_a_certificate_that_nobody_vouches_for_is_refused(
-    client_of: Callable[..., Http], secure: Loopback
+    client_of: Callable[..., HttpClient], secure: Loopback
 ) -> None:
     with pytest.raises(e.ProviderUnavailable, match="no secure connection"):
         get(client_of(secure.url))
@@ -383,7 +387,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(
 
 
 def test_a_certificate_for_another_name_is_refused(
-    client_of: Callable[..., Http], secure: Loopback, trust: SSLContext
+    client_of: Callable[..., HttpClient], secure: Loopback, trust: SSLContext
 ) -> None:
     with pytest.raises(e.ProviderUnavailable, match="no secure connection"):
         get(client_of(f"https://localhost:{secure.port}", tls=trust))
@@ -391,7 +395,7 @@ def test_a_certificate_for_another_name_is_refused(
 
 
 def test_a_server_that_does_not_speak_tls_is_unavailable_or_late(
-    client_of: Callable[..., Http], trust: SSLContext
+    client_of: Callable[..., HttpClient], trust: SSLContext
 ) -> None:
     def deaf(sock: socket) -> None:
         gevent.sleep(S)
@@ -456,7 +460,7 @@ BASIC = b"proxy-authorization: Basic dXMgZXI6cEBzcw==\r\n"  # us er:p@ss
 
 
 def test_a_plain_request_goes_through_a_proxy_with_its_whole_address(
-    client_of: Callable[..., Http], server: Loopback
+    client_of: Callable[..., HttpClient], server: Loopback
 ) -> None:
     with proxying() as proxy:
         http = client_of(server.url + "/v1", proxy=proxy.url)
@@ -468,7 +472,7 @@ def test_a_plain_request_goes_through_a_proxy_with_its_whole_address(
 
 
 def test_a_tls_request_goes_through_a_tunnel_that_does_not_see_it(
-    client_of: Callable[..., Http], secure: Loopback, trust: SSLContext
+    client_of: Callable[..., HttpClient], secure: Loopback, trust: SSLContext
 ) -> None:
     with proxying() as proxy:
         http = client_of(secure.url, proxy=proxy.url, tls=trust)
@@ -490,14 +494,16 @@ def test_a_tls_request_goes_through_a_tunnel_that_does_not_see_it(
     ],
 )
 def test_a_proxy_that_opens_no_way_is_unavailable(
-    client_of: Callable[..., Http], answer: bytes, secure: Loopback, trust: SSLContext
+    client_of: Callable[..., HttpClient], answer: bytes, secure: Loopback, trust: SSLContext
 ) -> None:
     with proxying(answer) as proxy, pytest.raises(e.ProviderUnavailable, match="the proxy") as caught:
         get(client_of(secure.url, proxy=proxy.url, tls=trust))
     assert "p@ss" not in str(caught.value)
 
 
-def test_a_proxy_that_hangs_meets_the_deadline(client_of: Callable[..., Http], trust: SSLContext) -> None:
+def test_a_proxy_that_hangs_meets_the_deadline(
+    client_of: Callable[..., HttpClient], trust: SSLContext
+) -> None:
     with listening(lambda _: gevent.sleep(S)) as port:
         http = client_of("https://127.0.0.1:1", proxy=f"http://127.0.0.1:{port}", tls=trust)
         with pytest.raises(e.ProviderTimeout):
@@ -505,7 +511,7 @@ def test_a_proxy_that_hangs_meets_the_deadline(client_of: Callable[..., Http], t
 
 
 @pytest.mark.parametrize("proxy", ["socks5://x:1", "x:1", "https://x:1", "http://"])
-def test_a_proxy_that_is_none_is_refused_at_once(client_of: Callable[..., Http], proxy: str) -> None:
+def test_a_proxy_that_is_none_is_refused_at_once(client_of: Callable[..., HttpClient], proxy: str) -> None:
     with pytest.raises(ValueError, match="proxy"):
         client_of("http://x", proxy=proxy)
 
@@ -548,7 +554,7 @@ def test_whatever_a_server_says_is_an_answer_or_a_typed_error(said: list[bytes],
         talk.end()
 
     with serving(behave) as server:
-        http = Http(server.url, SystemClock())
+        http = HttpClient(server.url, SystemClock())
         for ask in (get, lambda http: list(http.events("/", b"", b"", S))):
             try:
                 ask(http)

@@ -52,11 +52,11 @@ class Waiting:
 
 
 def turns_on(loop: Loop) -> Any:
-    return wire._Turns(SimpleNamespace(loop=loop))
+    return wire.FairScheduler(SimpleNamespace(loop=loop))
 
 
 def test_of_many_that_have_news_a_few_are_resumed_before_somebody_new_is_heard() -> None:
-    turns = wire._Turns(gevent.get_hub())
+    turns = wire.FairScheduler(gevent.get_hub())
     waiters: list[Waiter[None]] = []
     order: list[str] = []
 
@@ -72,11 +72,13 @@ def test_of_many_that_have_news_a_few_are_resumed_before_somebody_new_is_heard()
 
     def come() -> None:
         for waiter in waiters:
-            turns.add(waiter, begun=True)
+            turns.resume(waiter, started=True)
 
     ours, theirs = socketpair()
     try:
-        greenlets = [gevent.spawn(stream) for _ in range(10 * wire.BEGUN_AT_ONCE)] + [gevent.spawn(newcomer)]
+        greenlets = [gevent.spawn(stream) for _ in range(10 * wire.STARTED_PER_ROUND)] + [
+            gevent.spawn(newcomer)
+        ]
         gevent.sleep(SHORT)
         theirs.send(b"?")
         gevent.get_hub().loop.run_callback(come)
@@ -84,43 +86,43 @@ def test_of_many_that_have_news_a_few_are_resumed_before_somebody_new_is_heard()
     finally:
         ours.close()
         theirs.close()
-    assert order.index("new") <= 2 * wire.BEGUN_AT_ONCE
+    assert order.index("new") <= 2 * wire.STARTED_PER_ROUND
     assert order.count("stream") == len(waiters)
 
 
 def test_with_nobody_in_the_way_the_event_is_the_turn_of_one_that_has_begun() -> None:
     loop, resumed = Loop(), list[str]()
     turns = turns_on(loop)
-    assert not turns.add(Waiting("begun", resumed), begun=True)
+    assert not turns.resume(Waiting("begun", resumed), started=True)
     assert (resumed, loop.next) == (["begun"], None)
 
 
 def test_a_few_go_on_and_fewer_begin_in_each_round() -> None:
     loop, resumed = Loop(), list[str]()
     turns = turns_on(loop)
-    for _ in range(3 * wire.BEGUN_AT_ONCE):
-        turns.add(Waiting("begun", resumed), begun=True)
+    for _ in range(3 * wire.STARTED_PER_ROUND):
+        turns.resume(Waiting("begun", resumed), started=True)
     for times in (1, 2, 3):
-        assert len(resumed) == times * wire.BEGUN_AT_ONCE
+        assert len(resumed) == times * wire.STARTED_PER_ROUND
         loop.round()
     assert loop.next is None
     resumed.clear()
-    for _ in range(3 * wire.NEW_AT_ONCE):
-        turns.add(Waiting("new", resumed), begun=False)
+    for _ in range(3 * wire.NEW_PER_ROUND):
+        turns.resume(Waiting("new", resumed), started=False)
     for times in (1, 2, 3):
         loop.round()
-        assert len(resumed) == times * wire.NEW_AT_ONCE
+        assert len(resumed) == times * wire.NEW_PER_ROUND
     assert loop.next is None
 
 
 def test_a_round_in_which_all_have_had_their_turn_has_no_second_turn() -> None:
     loop, resumed = Loop(), list[str]()
     turns = turns_on(loop)
-    for _ in range(2 * wire.BEGUN_AT_ONCE):
-        turns.add(Waiting("begun", resumed), begun=True)
+    for _ in range(2 * wire.STARTED_PER_ROUND):
+        turns.resume(Waiting("begun", resumed), started=True)
     loop.round()
-    turns.add(Waiting("late", resumed), begun=True)
-    assert resumed == ["begun"] * (2 * wire.BEGUN_AT_ONCE)
+    turns.resume(Waiting("late", resumed), started=True)
+    assert resumed == ["begun"] * (2 * wire.STARTED_PER_ROUND)
     loop.round()
     assert resumed[-1] == "late"
 
@@ -129,20 +131,20 @@ def busy(resumed: list[str]) -> tuple[Loop, Any]:
     """Turns in whose first round nobody may go on any more."""
     loop = Loop()
     turns = turns_on(loop)
-    for _ in range(wire.BEGUN_AT_ONCE):
-        turns.add(Waiting("begun", []), begun=True)
-    turns.add(Waiting("begun", resumed), begun=True)
+    for _ in range(wire.STARTED_PER_ROUND):
+        turns.resume(Waiting("begun", []), started=True)
+    turns.resume(Waiting("begun", resumed), started=True)
     return loop, turns
 
 
 def test_answers_that_have_begun_go_before_those_that_have_not() -> None:
     resumed: list[str] = []
     loop, turns = busy(resumed)
-    turns.add(Waiting("new", resumed), begun=False)
-    for _ in range(wire.BEGUN_AT_ONCE):
-        turns.add(Waiting("begun", resumed), begun=True)
+    turns.resume(Waiting("new", resumed), started=False)
+    for _ in range(wire.STARTED_PER_ROUND):
+        turns.resume(Waiting("begun", resumed), started=True)
     loop.round()
-    assert resumed == ["begun"] * wire.BEGUN_AT_ONCE
+    assert resumed == ["begun"] * wire.STARTED_PER_ROUND
     loop.round()
     assert resumed[-2:] == ["begun", "new"]
     assert loop.next is None
@@ -151,10 +153,10 @@ def test_answers_that_have_begun_go_before_those_that_have_not() -> None:
 def test_while_others_take_all_the_time_one_that_is_overdue_begins_in_each_round() -> None:
     resumed: list[str] = []
     loop, turns = busy(resumed)
-    turns.add(Waiting("first", resumed), begun=False)
-    turns.add(Waiting("second", resumed), begun=False)
-    for _ in range(2 * wire.BEGUN_AT_ONCE):
-        turns.add(Waiting("begun", resumed, lambda it: turns.add(it, begun=True)), begun=True)
+    turns.resume(Waiting("first", resumed), started=False)
+    turns.resume(Waiting("second", resumed), started=False)
+    for _ in range(2 * wire.STARTED_PER_ROUND):
+        turns.resume(Waiting("begun", resumed, lambda it: turns.resume(it, started=True)), started=True)
     for _ in range(5):
         loop.round()
     assert set(resumed) == {"begun"}

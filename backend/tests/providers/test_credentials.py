@@ -18,8 +18,8 @@ from google.oauth2 import credentials as user
 from knowalledge.core import errors as e
 from knowalledge.core.clock import SystemClock
 from knowalledge.gateway.domain.prompt import Message, Prompt, Text
-from knowalledge.net.http.client import Http
-from knowalledge.providers.credentials import GoogleAuth, Token, headers_for
+from knowalledge.net.http.client import HttpClient
+from knowalledge.providers.credentials import GoogleAuth, TokenHeaders, headers_for
 from knowalledge.providers.descriptor import ProviderSpec
 from knowalledge.providers.gemini import Gemini
 from knowalledge.providers.registry import build
@@ -59,8 +59,8 @@ def mint(clock: ManualClock) -> Mint:
 
 
 @pytest.fixture
-def token(mint: Mint, clock: ManualClock) -> Token:
-    return Token(mint, clock)
+def token(mint: Mint, clock: ManualClock) -> TokenHeaders:
+    return TokenHeaders(mint, clock)
 
 
 def line(number: int) -> bytes:
@@ -74,7 +74,7 @@ def rest() -> None:
 # -- renewing ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_hundred_first_callers_share_one_token(token: Token, mint: Mint) -> None:
+def test_a_hundred_first_callers_share_one_token(token: TokenHeaders, mint: Mint) -> None:
     callers = [gevent.spawn(token.lines, S) for _ in range(100)]
     gevent.joinall(callers, raise_error=True)
     assert {caller.value for caller in callers} == {line(1)}
@@ -82,7 +82,7 @@ def test_a_hundred_first_callers_share_one_token(token: Token, mint: Mint) -> No
 
 
 def test_a_token_is_renewed_ahead_of_its_end_while_the_old_one_serves(
-    token: Token, mint: Mint, clock: ManualClock
+    token: TokenHeaders, mint: Mint, clock: ManualClock
 ) -> None:
     assert token.lines(S) == line(1)
     clock.time += HOUR - 299
@@ -93,7 +93,7 @@ def test_a_token_is_renewed_ahead_of_its_end_while_the_old_one_serves(
 
 
 def test_a_renewal_that_fails_leaves_the_old_token_in_force_and_is_not_hammered(
-    token: Token, mint: Mint, clock: ManualClock
+    token: TokenHeaders, mint: Mint, clock: ManualClock
 ) -> None:
     token.lines(S)
     clock.time += HOUR - 200
@@ -110,7 +110,7 @@ def test_a_renewal_that_fails_leaves_the_old_token_in_force_and_is_not_hammered(
 
 
 def test_without_a_token_everyone_is_told_why_and_soon_it_is_tried_again(
-    token: Token, mint: Mint, clock: ManualClock
+    token: TokenHeaders, mint: Mint, clock: ManualClock
 ) -> None:
     mint.error = e.ProviderAuth("no")
     callers = [gevent.spawn(token.lines, S) for _ in range(20)]
@@ -124,14 +124,16 @@ def test_without_a_token_everyone_is_told_why_and_soon_it_is_tried_again(
     assert token.lines(S) == line(2)
 
 
-def test_a_fault_of_the_library_reaches_those_who_wait(token: Token, mint: Mint) -> None:
+def test_a_fault_of_the_library_reaches_those_who_wait(token: TokenHeaders, mint: Mint) -> None:
     mint.error = KeyError("secret")
     with pytest.raises(e.ProviderAuth) as caught:
         token.lines(S)
     assert "secret" not in str(caught.value)
 
 
-def test_waiting_for_a_token_has_a_deadline_and_does_not_end_the_renewal(token: Token, mint: Mint) -> None:
+def test_waiting_for_a_token_has_a_deadline_and_does_not_end_the_renewal(
+    token: TokenHeaders, mint: Mint
+) -> None:
     mint.pause = 2 * SHORT
     with pytest.raises(e.ProviderTimeout):
         token.lines(SHORT)
@@ -139,7 +141,7 @@ def test_waiting_for_a_token_has_a_deadline_and_does_not_end_the_renewal(token: 
     assert mint.made == 1
 
 
-def test_a_caller_that_is_killed_takes_the_renewal_from_nobody(token: Token, mint: Mint) -> None:
+def test_a_caller_that_is_killed_takes_the_renewal_from_nobody(token: TokenHeaders, mint: Mint) -> None:
     first = gevent.spawn(token.lines, S)
     second = gevent.spawn(token.lines, S)
     gevent.sleep(0)
@@ -148,18 +150,18 @@ def test_a_caller_that_is_killed_takes_the_renewal_from_nobody(token: Token, min
 
 
 def test_a_token_that_is_refused_is_renewed_once_not_in_a_storm(
-    token: Token, mint: Mint, clock: ManualClock
+    token: TokenHeaders, mint: Mint, clock: ManualClock
 ) -> None:
     token.lines(S)
-    token.refused()  # just renewed: another one would be refused as well
+    token.invalidate()  # just renewed: another one would be refused as well
     assert token.lines(S) == line(1)
     clock.time += 60
-    token.refused()
+    token.invalidate()
     assert token.lines(S) == line(2)
     assert mint.made == 2
 
 
-def test_a_token_that_ends_at_once_is_still_used(token: Token, mint: Mint) -> None:
+def test_a_token_that_ends_at_once_is_still_used(token: TokenHeaders, mint: Mint) -> None:
     mint.life = 0.0
     assert token.lines(S) == line(1)
 
@@ -392,7 +394,7 @@ def test_the_time_that_a_token_takes_is_part_of_the_call(clock: ManualClock, ser
             clock.time += 3
             return b""
 
-        def refused(self) -> None: ...
+        def invalidate(self) -> None: ...
 
     def behave(talk: Talk) -> None:
         clock.time += 3
@@ -401,7 +403,7 @@ def test_the_time_that_a_token_takes_is_part_of_the_call(clock: ManualClock, ser
         talk.say(b"whatever.")
 
     server.behaviour = behave
-    provider = Gemini(Http(server.url, clock), "m", Slow())
+    provider = Gemini(HttpClient(server.url, clock), "m", Slow())
     for ask in (provider.complete, provider.stream):
         with pytest.raises(e.ProviderTimeout):
             list(ask(PROMPT, 5.0))  # type: ignore[call-overload]

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from knowalledge.core.clock import Clock
 from knowalledge.gateway.ports import Provider
-from knowalledge.net.http.client import Http
+from knowalledge.net.http.client import HttpClient
 from knowalledge.quota.domain.window import Count
 
 REST = "rest"
@@ -89,6 +89,6 @@ def proxy_for(url: str, proxy: str) -> str:
     return "" if is_loopback(url) else proxy
 
 
-def http_client(spec: ProviderSpec, url: str, clock: Clock) -> Http:
+def http_client(spec: ProviderSpec, url: str, clock: Clock) -> HttpClient:
     """A pooled client of ``url``, through the spec's proxy."""
-    return Http(url, clock, proxy=proxy_for(url, spec.proxy))
+    return HttpClient(url, clock, proxy=proxy_for(url, spec.proxy))

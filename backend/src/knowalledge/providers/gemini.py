@@ -11,58 +11,58 @@ from knowalledge.core.errors import ProviderGarbage
 from knowalledge.gateway.domain.answer import Embeddings
 from knowalledge.gateway.domain.prompt import Prompt
 from knowalledge.gateway.ports import Provider
-from knowalledge.net.http.client import Http
+from knowalledge.net.http.client import HttpClient
 from knowalledge.providers import google
 from knowalledge.providers.credentials import headers_for
 from knowalledge.providers.descriptor import ProviderDescriptor, ProviderSpec, SpecFault, http_client
-from knowalledge.providers.google_rest import MODEL_SAFE, GoogleRest, Headers, encode
+from knowalledge.providers.google_rest import MODEL_SAFE, AuthHeaders, GoogleRest, encode
 from knowalledge.quota.domain.window import Count
 
 URL = "https://generativelanguage.googleapis.com"
 
 
-class _Values(Struct):
+class _ContentEmbedding(Struct):
     values: tuple[float, ...]
 
 
-class _Embedded(Struct):
-    embeddings: tuple[_Values, ...]
+class _BatchEmbedContentsResponse(Struct):
+    embeddings: tuple[_ContentEmbedding, ...]
 
 
-_read = msgspec.json.Decoder(_Embedded).decode
+_read_embeddings = msgspec.json.Decoder(_BatchEmbedContentsResponse).decode
 
 
 class Gemini(GoogleRest):
-    """Implements ``Provider``."""
+    """Implements ``Provider``. ``model`` is quoted for a URL path."""
 
-    def __init__(self, http: Http, model: str, headers: Headers) -> None:
+    def __init__(self, http: HttpClient, model: str, headers: AuthHeaders) -> None:
         super().__init__(http, f"/v1beta/models/{model}", headers)
         self._name = f"models/{model}"
 
     def count_tokens(self, prompt: Prompt, timeout: float) -> int:
-        body = google.question(prompt)
-        if len(body) > 1:  # at its top level this API takes contents alone
+        body = google.input_fields(prompt)
+        if len(body) > 1:  # the top level takes contents only
             body = {"generateContentRequest": {"model": self._name, **body}}
-        return self.counted(body, timeout)
+        return self._count_tokens(body, timeout)
 
     def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings:
-        """This API does not say what embeddings cost."""
+        """One call for all inputs. ``usage`` is None: this API does not report tokens of embeddings."""
         extra = {} if dimensions is None else {"outputDimensionality": dimensions}
         requests = [{"model": self._name, "content": {"parts": [{"text": text}]}, **extra} for text in inputs]
-        body = self.ask(f"{self._path}:batchEmbedContents", encode({"requests": requests}), timeout)
+        body = self._call(f"{self._path}:batchEmbedContents", encode({"requests": requests}), timeout)
         try:
-            found = _read(body).embeddings
+            embeddings = _read_embeddings(body).embeddings
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ProviderGarbage("the provider's embeddings are not vectors") from error
-        if len(found) != len(inputs):
+        if len(embeddings) != len(inputs):
             raise ProviderGarbage("the provider answered with another number of embeddings")
-        return Embeddings(tuple(it.values for it in found))
+        return Embeddings(tuple(it.values for it in embeddings))
 
     def ping(self, timeout: float) -> None:
-        """The model's description: authenticated, and charged to no quota of tokens."""
-        reply = self._http.get(self._path, *self._introduced(timeout))
-        if reply.status != 200:
-            self._refused(reply)
+        """Fetch the model's description: needs valid credentials and uses no token quota."""
+        response = self._http.get(self._path, *self._authenticate(timeout))
+        if response.status != 200:
+            self._raise_error(response)
 
 
 def _create(spec: ProviderSpec, url: str, clock: Clock) -> Provider:

@@ -1,7 +1,7 @@
-"""Google's GenerateContent dialect, both ways, as pure functions.
+"""The messages of Google's APIs as pure functions: requests from a Prompt, responses and errors to typed values.
 
 Source: ai.google.dev/api/generate-content and the REST reference of Vertex AI, which share these messages.
-Answers are read into typed values: what has the wrong type is refused, and what is not named here is skipped unread.
+Responses are decoded strictly: a field of the wrong type is ``ProviderGarbage``, an unknown field is skipped.
 """
 
 import re
@@ -24,7 +24,7 @@ from knowalledge.gateway.domain.prompt import (
     ToolCall,
     ToolResult,
 )
-from knowalledge.net.http.client import Reply
+from knowalledge.net.http.client import Response
 
 _encode = msgspec.json.Encoder().encode
 
@@ -39,18 +39,19 @@ _FINISH = {
     "IMAGE_SAFETY": Finish.SAFETY,
     "MODEL_ARMOR": Finish.SAFETY,
 }
-# More tokens than any context window has: such a count is a fault of the provider, not a fact.
-ABSURD_TOKENS = 100_000_000
+# No context window is larger, so a larger count is a fault of the provider and is not used.
+MAX_PLAUSIBLE_TOKENS = 100_000_000
+# The prompt of a ping: its tokens are counted.
 PING = Prompt((Message("user", (Text("ping"),)),))
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 
 
-# -- asking ----------------------------------------------------------------------------------------------------------
+# -- requests ----------------------------------------------------------------------------------------------------------
 
 
 def request_body(prompt: Prompt) -> bytes:
     """A Prompt as the body of generateContent."""
-    body = question(prompt)
+    body = input_fields(prompt)
     config: dict[str, Any] = {
         name: value
         for name, value in (
@@ -74,14 +75,14 @@ def request_body(prompt: Prompt) -> bytes:
     if config:
         body["generationConfig"] = config
     if prompt.tools and prompt.tool_choice:
-        body["toolConfig"] = {"functionCallingConfig": _choice(prompt.tool_choice)}
+        body["toolConfig"] = {"functionCallingConfig": _calling_config(prompt.tool_choice)}
     if prompt.safety:
         body["safetySettings"] = _raw(prompt.safety)
     return _encode(body)
 
 
-def question(prompt: Prompt) -> dict[str, Any]:
-    """What of a Prompt is counted as input."""
+def input_fields(prompt: Prompt) -> dict[str, Any]:
+    """The fields of a request whose tokens count as input: contents, system instruction and tools."""
     body: dict[str, Any] = {"contents": [_content(message) for message in prompt.messages]}
     if prompt.system:
         body["systemInstruction"] = {"parts": [{"text": prompt.system}]}
@@ -91,7 +92,7 @@ def question(prompt: Prompt) -> dict[str, Any]:
 
 
 def _raw(text: str) -> Raw:
-    """JSON text as it is, once it is known to be JSON: it goes into the middle of our own."""
+    """JSON text, validated, to be embedded unchanged in a request. Raises ``ProviderRejected``."""
     try:
         return msgspec.json.decode(text, type=Raw)
     except msgspec.DecodeError as error:
@@ -119,7 +120,7 @@ def _part(part: Part) -> dict[str, Any]:
 
 
 def _as_object(text: str, key: str) -> Any:
-    """JSON text as the object that Google wants; what is none, such as plain text, becomes one under ``key``."""
+    """JSON text as the object that Google requires; any other value or plain text is wrapped as ``{key: text}``."""
     try:
         raw = msgspec.json.decode(text, type=Raw)
     except msgspec.DecodeError:
@@ -128,28 +129,28 @@ def _as_object(text: str, key: str) -> Any:
 
 
 def _declaration(tool: Tool) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": tool.name}
+    declaration: dict[str, Any] = {"name": tool.name}
     if tool.description:
-        found["description"] = tool.description
+        declaration["description"] = tool.description
     if tool.parameters:
-        found["parametersJsonSchema"] = _raw(tool.parameters)
-    return found
+        declaration["parametersJsonSchema"] = _raw(tool.parameters)
+    return declaration
 
 
-def _choice(choice: str) -> dict[str, Any]:
+def _calling_config(choice: str) -> dict[str, Any]:
     modes = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
     if choice in modes:
         return {"mode": modes[choice]}
     return {"mode": "ANY", "allowedFunctionNames": [choice]}
 
 
-# -- being answered --------------------------------------------------------------------------------------------------
+# -- responses ---------------------------------------------------------------------------------------------------------
 
 
 _NULL = Raw(b"null")
 
 
-class _Call(Struct):
+class _FunctionCall(Struct):
     name: str = ""
     args: Raw = Raw(b"{}")
     id: str = ""
@@ -158,7 +159,7 @@ class _Call(Struct):
 class _Part(Struct, rename="camel"):
     text: str | None = None
     thought: bool = False
-    function_call: _Call | None = None
+    function_call: _FunctionCall | None = None
     thought_signature: str = ""
 
 
@@ -171,30 +172,30 @@ class _Candidate(Struct, rename="camel"):
     finish_reason: str | None = None
 
 
-class _Feedback(Struct, rename="camel"):
+class _PromptFeedback(Struct, rename="camel"):
     block_reason: str | None = None
 
 
-class _Document(Struct, rename="camel"):
+class _GenerateContentResponse(Struct, rename="camel"):
     candidates: list[_Candidate] = []
-    prompt_feedback: _Feedback | None = None
+    prompt_feedback: _PromptFeedback | None = None
     usage_metadata: Any = None
     model_version: str | None = None
     error: Raw = _NULL  # msgspec has no optional Raw
 
 
-class _Count(Struct, rename="camel"):
+class _CountTokensResponse(Struct, rename="camel"):
     total_tokens: int = -1
 
 
-_read_document = msgspec.json.Decoder(_Document).decode
-_read_count = msgspec.json.Decoder(_Count).decode
-# A stream that failed before it began is answered with its error in a list by some front ends.
-_read_any = msgspec.json.Decoder(dict[str, Any] | list[Any]).decode
+_decode_response = msgspec.json.Decoder(_GenerateContentResponse).decode
+_decode_count = msgspec.json.Decoder(_CountTokensResponse).decode
+# Some front ends wrap the error of a stream in a list.
+_decode_error = msgspec.json.Decoder(dict[str, Any] | list[Any]).decode
 
 
 def read_completion(body: bytes) -> Completion:
-    """The answer of generateContent. Raises ``ContentBlocked``, or ``ProviderGarbage`` if there is no answer in it."""
+    """The response of generateContent. Raises ``ContentBlocked``, or ``ProviderGarbage`` if it has no answer."""
     chunk = read_chunk(body)
     if chunk.finish is None:
         raise e.ProviderGarbage("the provider answered without a candidate")
@@ -206,21 +207,21 @@ def read_completion(body: bytes) -> Completion:
 
 
 def is_empty(chunk: Chunk) -> bool:
-    """Whether a model says that it is done, having said nothing. Cut off or blocked it may well have said nothing."""
+    """Whether a chunk ends an answer normally but has no content. Truncated or blocked answers may have none."""
     return chunk.finish is Finish.STOP and not chunk.text and not chunk.tool_calls
 
 
 def read_chunk(data: bytes) -> Chunk:
-    """One event of streamGenerateContent. Raises the error that it carries, if it carries one."""
+    """One event of streamGenerateContent. Raises the event's error, if it has one."""
     try:
-        document = _read_document(data)
+        document = _decode_response(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise e.ProviderGarbage("the provider's answer is not of the form agreed on") from error
+        raise e.ProviderGarbage("the provider's response does not match its API") from error
     if document.error != _NULL:
-        raise_error(Reply(0, {}, data))
+        raise_error(Response(0, {}, data))
     feedback = document.prompt_feedback
     if feedback is not None and feedback.block_reason:
-        raise e.ContentBlocked(f"the provider blocked the prompt: {_word(feedback.block_reason)}")
+        raise e.ContentBlocked(f"the provider blocked the prompt: {_sanitize(feedback.block_reason)}")
     text, calls, finish = "", [], None
     if document.candidates:
         candidate = document.candidates[0]
@@ -235,23 +236,23 @@ def read_chunk(data: bytes) -> Chunk:
     return Chunk(text, tuple(calls), usage, finish, (document.model_version or "")[:200])
 
 
-def _tool_call(call: _Call, signature: str) -> ToolCall:
+def _tool_call(call: _FunctionCall, signature: str) -> ToolCall:
     return ToolCall(call.name, "{}" if call.args == _NULL else bytes(call.args).decode(), call.id, signature)
 
 
-def _word(text: object) -> str:
-    """A constant of Google's, fit for a message: nothing else is let through."""
+def _sanitize(text: object) -> str:
+    """One of Google's constants, safe to quote in an error message: other characters are removed."""
     return re.sub(r"[^A-Za-z0-9_ -]", "", str(text))[:120]
 
 
-def read_usage(found: object) -> Usage | None:
-    """usageMetadata, or None where it is missing or absurd: then our own estimate stands.
+def read_usage(usage: object) -> Usage | None:
+    """The counts of ``usageMetadata``; None if missing or implausible, then the estimate is charged.
 
     ``promptTokenCount`` includes cached tokens; tool-use prompt tokens come on top of it.
     """
-    if not isinstance(found, dict):
+    if not isinstance(usage, dict):
         return None
-    get = found.get
+    get = usage.get
     counts = (
         get("promptTokenCount") or 0,
         get("candidatesTokenCount") or 0,
@@ -260,47 +261,48 @@ def read_usage(found: object) -> Usage | None:
         get("toolUsePromptTokenCount") or 0,
     )
     for count in counts:
-        if type(count) is not int or not 0 <= count <= ABSURD_TOKENS:
+        if type(count) is not int or not 0 <= count <= MAX_PLAUSIBLE_TOKENS:
             return None
     prompt, output, thinking, cached, tool = counts
     return Usage(prompt + tool, output, thinking, min(cached, prompt), tool) if prompt else None
 
 
 def read_count(body: bytes) -> int:
+    """The response of countTokens, in tokens. Raises ``ProviderGarbage``."""
     try:
-        found = _read_count(body).total_tokens
+        tokens = _decode_count(body).total_tokens
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise e.ProviderGarbage("the provider's token count is not a count") from error
-    if not 0 <= found <= ABSURD_TOKENS:
-        raise e.ProviderGarbage("the provider's token count is not a count")
-    return found
+        raise e.ProviderGarbage("the provider's token count is not valid") from error
+    if not 0 <= tokens <= MAX_PLAUSIBLE_TOKENS:
+        raise e.ProviderGarbage("the provider's token count is not valid")
+    return tokens
 
 
-# -- embeddings of Vertex AI ------------------------------------------------------------------------------------------
+# -- embeddings of Vertex AI -------------------------------------------------------------------------------------------
 
 
-class _Statistics(Struct, frozen=True):
+class _PredictStatistics(Struct, frozen=True):
     token_count: Any = 0
 
 
-class _Vector(Struct):
+class _PredictEmbedding(Struct):
     values: tuple[float, ...]
-    statistics: _Statistics = _Statistics()
+    statistics: _PredictStatistics = _PredictStatistics()
 
 
 class _Prediction(Struct):
-    embeddings: _Vector
+    embeddings: _PredictEmbedding
 
 
-class _Predicted(Struct):
+class _PredictResponse(Struct):
     predictions: tuple[_Prediction, ...]
 
 
-_read_predicted = msgspec.json.Decoder(_Predicted).decode
+_decode_predict = msgspec.json.Decoder(_PredictResponse).decode
 
 
-def embed_body(inputs: tuple[str, ...], dimensions: int | None) -> dict[str, Any]:
-    """The body of predict, one instance a text."""
+def predict_body(inputs: tuple[str, ...], dimensions: int | None) -> dict[str, Any]:
+    """The body of Vertex AI's predict for embeddings, one instance per text."""
     body: dict[str, Any] = {"instances": [{"content": text} for text in inputs]}
     if dimensions is not None:
         body["parameters"] = {"outputDimensionality": dimensions}
@@ -308,58 +310,56 @@ def embed_body(inputs: tuple[str, ...], dimensions: int | None) -> dict[str, Any
 
 
 def read_embeddings(body: bytes, count: int) -> Embeddings:
-    """The answer of predict to ``count`` texts."""
+    """The response of predict to ``count`` texts. Raises ``ProviderGarbage``."""
     try:
-        found = _read_predicted(body).predictions
+        predictions = _decode_predict(body).predictions
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise e.ProviderGarbage("the provider's embeddings are not vectors") from error
-    if len(found) != count:
+    if len(predictions) != count:
         raise e.ProviderGarbage("the provider answered with another number of embeddings")
-    counts = [it.embeddings.statistics.token_count for it in found]
-    # A count in tokens, though some versions write it as 7.0.
-    usable = all(isinstance(it, int | float) and 0 <= it <= ABSURD_TOKENS for it in counts)
+    counts = [it.embeddings.statistics.token_count for it in predictions]
+    # Some API versions write the count as a float, 7.0.
+    usable = all(isinstance(it, int | float) and 0 <= it <= MAX_PLAUSIBLE_TOKENS for it in counts)
     usage = Usage(int(sum(counts))) if usable and sum(counts) else None
-    return Embeddings(tuple(it.embeddings.values for it in found), usage)
+    return Embeddings(tuple(it.embeddings.values for it in predictions), usage)
 
 
-# -- being refused ---------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
-def raise_error(reply: Reply) -> NoReturn:
-    """An error answer as its typed error. Status 0: the error came inside a stream and names its own code."""
-    error = _error_of(reply.body)
+def raise_error(response: Response) -> NoReturn:
+    """Raise the typed error of an error response. Status 0: the error arrived inside a stream and has its own code."""
+    error = _error_object(response.body)
     code = error.get("code")
-    status = reply.status or (code if type(code) is int else 500)
-    hint = _retry_delay(error)
-    if hint is None:
-        hint = reply.retry_after()
+    status = response.status or (code if type(code) is int else 500)
+    retry_after = _retry_delay(error)
+    if retry_after is None:
+        retry_after = response.retry_after()
     if status == 429:
         raise e.ProviderRateLimited(
-            "the provider's quota is spent", retry_after=hint, quota_id=_quota_id(error)
+            "the provider's quota is exhausted", retry_after=retry_after, quota_id=_quota_id(error)
         )
     if status in (401, 403) or any(
         info.get("reason") == "API_KEY_INVALID" for info in _details(error, "google.rpc.ErrorInfo")
     ):
-        raise e.ProviderAuth("the provider does not accept our credentials")
+        raise e.ProviderAuth("the provider rejected our credentials")
     if status in (408, 504):
-        raise e.ProviderTimeout("the provider gave up: its own deadline passed")
+        raise e.ProviderTimeout("the provider timed out")
     if 400 <= status < 499:
-        name = _word(error.get("status") or "")
-        raise e.ProviderRejected(
-            f"the provider does not take this request ({status}{' ' * bool(name)}{name})"
-        )
-    raise e.ProviderUnavailable(f"the provider failed ({status})", retry_after=hint)
+        name = _sanitize(error.get("status") or "")
+        raise e.ProviderRejected(f"the provider rejected the request ({status}{' ' * bool(name)}{name})")
+    raise e.ProviderUnavailable(f"the provider failed ({status})", retry_after=retry_after)
 
 
-def _error_of(body: bytes) -> dict[str, Any]:
+def _error_object(body: bytes) -> dict[str, Any]:
     try:
-        document = _read_any(body)
+        document = _decode_error(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return {}
     if isinstance(document, list):
         document = document[0] if document and isinstance(document[0], dict) else {}
-    found = document.get("error")
-    return found if isinstance(found, dict) else {}
+    error = document.get("error")
+    return error if isinstance(error, dict) else {}
 
 
 def _details(error: dict[str, Any], kind: str) -> list[dict[str, Any]]:
@@ -382,5 +382,5 @@ def _quota_id(error: dict[str, Any]) -> str:
         violations = failure.get("violations")
         for violation in violations if isinstance(violations, list) else []:
             if isinstance(violation, dict) and violation.get("quotaId"):
-                return _word(violation["quotaId"])
+                return _sanitize(violation["quotaId"])
     return ""

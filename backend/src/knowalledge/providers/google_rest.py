@@ -1,4 +1,4 @@
-"""What Google's two REST APIs share: the calls of one model, over the pooled client."""
+"""Calls of one Google model over REST, as the Gemini API and Vertex AI share them."""
 
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
@@ -8,84 +8,88 @@ import msgspec
 from knowalledge.core.errors import KnowalledgeError, ProviderAuth, ProviderGarbage
 from knowalledge.gateway.domain.answer import Chunk, Completion, Finish
 from knowalledge.gateway.domain.prompt import Prompt
-from knowalledge.net.http.client import Http, Reply
+from knowalledge.net.http.client import HttpClient, Response
 from knowalledge.providers import google
 
 encode = msgspec.json.Encoder().encode
-# Characters of a model's name that stand in a path as they are.
+# Characters that need no quoting when a model's name is part of a URL path.
 MODEL_SAFE = "-._~@:/"
 
 
-class Headers(Protocol):
-    """Who we are, as header lines."""
+class AuthHeaders(Protocol):
+    """The request headers that authenticate a call."""
 
     def lines(self, timeout: float) -> bytes:
-        """Raises ``ProviderAuth``, or ``ProviderTimeout`` if they cannot be had in time."""
+        """The headers in wire format. ``timeout``: seconds to wait for a token.
+
+        Raises ``ProviderAuth``, or ``ProviderTimeout`` if no token arrives in time.
+        """
         ...
 
-    def refused(self) -> None:
-        """The provider did not accept them: make new ones if that can help."""
+    def invalidate(self) -> None:
+        """The provider rejected them (401): renew them before the next call, if they can be renewed."""
         ...
 
 
-Messages = Generator[Sequence[bytes], None, Reply | None]
+# The data of server-sent events in the batches in which they arrive; returns the response if its status is not 200.
+EventBatches = Generator[Sequence[bytes], None, Response | None]
 
 
-def follow(
-    begin: Callable[[], Messages], refused: Callable[[Reply], None]
+def stream_chunks(
+    open_events: Callable[[], EventBatches], raise_error: Callable[[Response], None]
 ) -> Generator[list[Chunk], None, None]:
-    """The chunks of a stream of messages, those that have come together; closing it closes them.
+    """The chunks of a streamed response, in the batches in which they arrive. Closing it closes the events.
 
-    ``refused`` raises what the messages were refused with, if they return that.
+    ``raise_error`` raises the typed error of a response whose status is not 200.
     """
-    # The chunk that finishes is held until the stream ends: older models say of each that it finishes.
+    # The finishing chunk is held until the stream ends: older models set a finish reason on every chunk.
     last: Chunk | None = None
-    said = called = False
-    messages = begin()
+    has_text = has_calls = False
+    events = open_events()
     try:
         while True:
             try:
-                came = next(messages)
+                batch = next(events)
             except StopIteration as end:
                 if end.value is not None:
-                    refused(end.value)
+                    raise_error(end.value)
                 break
             chunks = []
             try:
-                for data in came:
+                for data in batch:
                     chunk = google.read_chunk(data)
                     if last is not None:
                         chunks.append(msgspec.structs.replace(last, finish=None))
                         last = None
                     if chunk.text:
-                        said = True
+                        has_text = True
                     if chunk.tool_calls:
-                        called = True
+                        has_calls = True
                     if chunk.finish is not None:
                         last = chunk
                     elif chunk.text or chunk.tool_calls or chunk.usage is not None:
                         chunks.append(chunk)
             except KnowalledgeError:
-                if chunks:  # what came before it is an answer all the same
+                if chunks:  # chunks before the failure are delivered first
                     yield chunks
                 raise
             if chunks:
                 yield chunks
     finally:
-        messages.close()
+        events.close()
     if last is None:
         raise ProviderGarbage("the provider's stream ended in the middle")
-    if last.finish is Finish.STOP and called:
+    if last.finish is Finish.STOP and has_calls:
         last = msgspec.structs.replace(last, finish=Finish.TOOL_CALLS)
-    elif google.is_empty(last) and not said:
+    elif google.is_empty(last) and not has_text:
         raise ProviderGarbage("the provider answered with an empty candidate")
     yield [last]
 
 
 class GoogleRest:
-    """``path`` is the model's resource, e.g. ``/v1beta/models/gemini-2.5-flash``."""
+    """The calls common to both APIs. ``path``: the model's resource, e.g. ``/v1beta/models/gemini-2.5-flash``."""
 
-    def __init__(self, http: Http, path: str, headers: Headers) -> None:
+    def __init__(self, http: HttpClient, path: str, headers: AuthHeaders) -> None:
         self._http = http
         self._generate = f"{path}:generateContent"
         self._stream = f"{path}:streamGenerateContent?alt=sse"
@@ -93,39 +97,39 @@ class GoogleRest:
         self._headers = headers
 
     def complete(self, prompt: Prompt, timeout: float) -> Completion:
-        return google.read_completion(self.ask(self._generate, google.request_body(prompt), timeout))
+        return google.read_completion(self._call(self._generate, google.request_body(prompt), timeout))
 
     def stream(self, prompt: Prompt, timeout: float) -> Generator[list[Chunk], None, None]:
-        def begin() -> Messages:
+        def open_events() -> EventBatches:
             body = google.request_body(prompt)
-            return self._http.events(self._stream, body, *self._introduced(timeout))
+            return self._http.events(self._stream, body, *self._authenticate(timeout))
 
-        return follow(begin, self._refused)
+        return stream_chunks(open_events, self._raise_error)
 
     def close(self) -> None:
         self._http.close()
 
-    def ask(self, path: str, body: bytes, timeout: float) -> bytes:
-        """One call and the body of its answer. Raises the error that it is answered with."""
-        reply = self._http.post(path, body, *self._introduced(timeout))
-        if reply.status != 200:
-            self._refused(reply)
-        return reply.body
+    def _call(self, path: str, body: bytes, timeout: float) -> bytes:
+        """The body of the response to one POST. Raises the typed error of a status other than 200."""
+        response = self._http.post(path, body, *self._authenticate(timeout))
+        if response.status != 200:
+            self._raise_error(response)
+        return response.body
 
-    def _introduced(self, timeout: float) -> tuple[bytes, float]:
-        """Who we are, and what is left of the time after finding that out."""
+    def _authenticate(self, timeout: float) -> tuple[bytes, float]:
+        """The headers of a call, and the seconds that remain of ``timeout`` once they are known."""
         clock = self._http.clock
-        began = clock.monotonic()
+        started = clock.monotonic()
         lines = self._headers.lines(timeout)
-        return lines, timeout - (clock.monotonic() - began)
+        return lines, timeout - (clock.monotonic() - started)
 
-    def counted(self, body: Any, timeout: float) -> int:
-        return google.read_count(self.ask(f"{self._path}:countTokens", encode(body), timeout))
+    def _count_tokens(self, body: Any, timeout: float) -> int:
+        return google.read_count(self._call(f"{self._path}:countTokens", encode(body), timeout))
 
-    def _refused(self, reply: Reply) -> None:
+    def _raise_error(self, response: Response) -> None:
         try:
-            google.raise_error(reply)
+            google.raise_error(response)
         except ProviderAuth:
-            if reply.status == 401:
-                self._headers.refused()
+            if response.status == 401:
+                self._headers.invalidate()
             raise

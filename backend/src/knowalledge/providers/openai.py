@@ -1,7 +1,7 @@
-"""OpenAI's chat dialect, towards any server that speaks it: OpenAI, vLLM, Ollama, llama.cpp.
+"""OpenAI's API, as a client of any server that implements it: OpenAI, vLLM, Ollama, llama.cpp.
 
-Source: platform.openai.com/docs/api-reference/chat. Fields that only newer servers know are not sent unless asked for.
-Answers are read into typed values: what has the wrong type is refused, and what is not named here is skipped unread.
+Source: platform.openai.com/docs/api-reference/chat. Fields that only newer servers know are sent only if a prompt sets
+them. Responses are decoded strictly: a field of the wrong type is ``ProviderGarbage``, an unknown field is skipped.
 """
 
 from base64 import b64encode
@@ -18,22 +18,23 @@ from knowalledge.gateway.domain.answer import Chunk, Completion, Embeddings, Fin
 from knowalledge.gateway.domain.estimate import weigh
 from knowalledge.gateway.domain.prompt import Blob, FileRef, Message, Prompt, Text, ToolCall, ToolResult
 from knowalledge.gateway.ports import Provider
-from knowalledge.net.http.client import Http, Reply
+from knowalledge.net.http.client import HttpClient, Response
 from knowalledge.net.http.connection import header_lines
 from knowalledge.providers.descriptor import ProviderDescriptor, ProviderSpec, http_client
 
 URL = "https://api.openai.com/v1"
 _encode = msgspec.json.Encoder().encode
-_FINISH = {
+_FINISH_REASONS = {
     "stop": Finish.STOP,
     "length": Finish.LENGTH,
     "tool_calls": Finish.TOOL_CALLS,
     "function_call": Finish.TOOL_CALLS,
     "content_filter": Finish.SAFETY,
 }
-ABSURD_TOKENS = 100_000_000
-# How servers name, in the body, what the status of an error inside a stream cannot say.
-_NAMED = {
+# No context window is larger, so a larger count is a fault of the server and is not used.
+MAX_PLAUSIBLE_TOKENS = 100_000_000
+# The status that an error inside a stream would have, by its `code` or `type`.
+_STATUS_BY_NAME = {
     "rate_limit_exceeded": 429,
     "rate_limit_error": 429,
     "insufficient_quota": 429,
@@ -41,16 +42,16 @@ _NAMED = {
     "authentication_error": 401,
     "invalid_api_key": 401,
 }
-_BLOCKED = {"content_filter", "content_policy_violation", "moderation_blocked"}
-# An account without money says 429 like any other limit; no short wait helps it.
-_NO_CREDIT_S = 60.0
+_BLOCK_CODES = {"content_filter", "content_policy_violation", "moderation_blocked"}
+# An account without credit answers 429 like any exceeded limit, but a short wait does not help.
+_NO_CREDIT_WAIT_S = 60.0
 
 
-# -- asking ----------------------------------------------------------------------------------------------------------
+# -- requests ----------------------------------------------------------------------------------------------------------
 
 
 def request_body(model: str, prompt: Prompt, stream: bool, limit_name: str = "max_tokens") -> bytes:
-    """A Prompt as the body of chat/completions. ``limit_name``: what this server calls ``max_output_tokens``."""
+    """A Prompt as the body of chat/completions. ``limit_name``: the server's field for ``max_output_tokens``."""
     messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
     for message in prompt.messages:
         messages.extend(_messages(message))
@@ -94,7 +95,7 @@ def request_body(model: str, prompt: Prompt, stream: bool, limit_name: str = "ma
 
 
 def _raw(text: str) -> Raw:
-    """JSON text as it is, once it is known to be JSON: it goes into the middle of our own."""
+    """JSON text, validated, to be embedded unchanged in a request. Raises ``ProviderRejected``."""
     try:
         return msgspec.json.decode(text, type=Raw)
     except msgspec.DecodeError as error:
@@ -102,8 +103,8 @@ def _raw(text: str) -> Raw:
 
 
 def _messages(message: Message) -> list[dict[str, Any]]:
-    """Tool results are messages of their own in this dialect, and come before what else the message says."""
-    found: list[dict[str, Any]] = [
+    """One message in this dialect's form. Its tool results become messages of their own, ahead of its other parts."""
+    results: list[dict[str, Any]] = [
         {"role": "tool", "tool_call_id": it.id or it.name, "content": it.content}
         for it in message.parts
         if isinstance(it, ToolResult)
@@ -117,20 +118,20 @@ def _messages(message: Message) -> list[dict[str, Any]]:
         for it in message.parts
         if isinstance(it, ToolCall)
     ]
-    content = [_piece(part) for part in message.parts if isinstance(part, Text | Blob | FileRef)]
-    if not content and not calls and found:
-        return found
-    plain: Any = content
-    if all(piece["type"] == "text" for piece in content):
-        plain = "".join(piece["text"] for piece in content)
+    content = [_content_part(part) for part in message.parts if isinstance(part, Text | Blob | FileRef)]
+    if not content and not calls and results:
+        return results
+    compact: Any = content
+    if all(part["type"] == "text" for part in content):
+        compact = "".join(part["text"] for part in content)
     role = "user" if message.role == "tool" else message.role
-    said: dict[str, Any] = {"role": role, "content": plain or (None if calls else "")}
+    converted: dict[str, Any] = {"role": role, "content": compact or (None if calls else "")}
     if calls:
-        said["tool_calls"] = calls
-    return [*found, said]
+        converted["tool_calls"] = calls
+    return [*results, converted]
 
 
-def _piece(part: Text | Blob | FileRef) -> dict[str, Any]:
+def _content_part(part: Text | Blob | FileRef) -> dict[str, Any]:
     match part:
         case Text(text):
             return {"type": "text", "text": text}
@@ -141,82 +142,82 @@ def _piece(part: Text | Blob | FileRef) -> dict[str, Any]:
             return {"type": "image_url", "image_url": {"url": uri}}
 
 
-# -- being answered --------------------------------------------------------------------------------------------------
+# -- responses ---------------------------------------------------------------------------------------------------------
 
 
 _NULL = Raw(b"null")
 
 
-class _Function(Struct):
+class _FunctionDelta(Struct):
     name: str | None = None
     arguments: str | None = None
 
 
-class _Call(Struct):
+class _ToolCallDelta(Struct):
     index: int | None = None
     id: str | None = None
-    function: _Function | None = None
+    function: _FunctionDelta | None = None
 
 
-class _Said(Struct):
+class _Message(Struct):
     content: str | None = None
     refusal: str | None = None
-    tool_calls: list[_Call] | None = None
+    tool_calls: list[_ToolCallDelta] | None = None
 
 
 class _Choice(Struct):
-    message: _Said | None = None
-    delta: _Said | None = None
+    message: _Message | None = None
+    delta: _Message | None = None
     finish_reason: str | None = None
 
 
-class _Document(Struct):
+class _ChatResponse(Struct):
     choices: list[_Choice] | None = None
     usage: Any = None
     model: str | None = None
     error: Raw = _NULL  # msgspec has no optional Raw
 
 
-class _Row(Struct):
+class _Embedding(Struct):
     embedding: tuple[float, ...]
     index: int = 0
 
 
-class _Rows(Struct):
-    data: list[_Row]
+class _EmbeddingsResponse(Struct):
+    data: list[_Embedding]
     usage: Any = None
 
 
-_read_document = msgspec.json.Decoder(_Document).decode
-_read_rows = msgspec.json.Decoder(_Rows).decode
-_read_object = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_response = msgspec.json.Decoder(_ChatResponse).decode
+_decode_embeddings = msgspec.json.Decoder(_EmbeddingsResponse).decode
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-def _document(body: bytes) -> _Document:
+def _read_response(body: bytes) -> _ChatResponse:
     try:
-        return _read_document(body)
+        return _decode_response(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise e.ProviderGarbage("the provider's answer is not of the form agreed on") from error
+        raise e.ProviderGarbage("the provider's response does not match its API") from error
 
 
 def read_completion(body: bytes) -> Completion:
-    """The answer of chat/completions. Raises ``ProviderGarbage`` if there is no answer in it."""
-    document = _document(body)
-    choice = document.choices[0] if document.choices else None
+    """The response of chat/completions. Raises ``ProviderGarbage`` if it has no answer."""
+    response = _read_response(body)
+    choice = response.choices[0] if response.choices else None
     if choice is None or choice.message is None:
         raise e.ProviderGarbage("the provider answered without a choice")
-    gathered = _Gathered()
-    text = gathered.add(choice)
+    answer = _AnswerBuilder()
+    text = answer.add(choice)
     return Completion(
-        ((Text(text),) if text else ()) + gathered.calls(),
-        gathered.end(),
-        read_usage(document.usage),
-        (document.model or "")[:200],
+        ((Text(text),) if text else ()) + answer.tool_calls(),
+        answer.finish(),
+        read_usage(response.usage),
+        (response.model or "")[:200],
     )
 
 
-class _Assembly(Struct):
-    """A tool call while its pieces arrive."""
+class _PartialCall(Struct):
+    """A tool call of which some deltas have arrived."""
 
     index: int | None
     id: str = ""
@@ -224,109 +225,110 @@ class _Assembly(Struct):
     arguments: list[str] = []
 
 
-class _Gathered:
-    """What the deltas of one choice come to. Tool calls arrive in pieces and are given on when they are whole."""
+class _AnswerBuilder:
+    """Accumulates the deltas of one choice. Tool calls arrive in parts and are complete at the end."""
 
     def __init__(self) -> None:
-        self._calls: list[_Assembly] = []
-        self._said = self._refused = False
-        self._finish: str | None = None
+        self._calls: list[_PartialCall] = []
+        self._has_text = self._has_refusal = False
+        self._finish_reason: str | None = None
 
     def add(self, choice: _Choice) -> str:
-        """Returns the text that this piece adds."""
-        said = choice.delta or choice.message or _Said()
-        self._finish = choice.finish_reason or self._finish
-        for piece in said.tool_calls or ():
-            call = self._assembly(piece)
-            call.id = call.id or piece.id or ""
-            if piece.function is not None:
-                call.names.append(piece.function.name or "")
-                call.arguments.append(piece.function.arguments or "")
-        self._refused = self._refused or bool(said.refusal)
-        text = (said.content or "") + (said.refusal or "")
-        self._said = self._said or bool(text)
+        """Add one delta, or a whole message. Returns its text."""
+        message = choice.delta or choice.message or _Message()
+        self._finish_reason = choice.finish_reason or self._finish_reason
+        for delta in message.tool_calls or ():
+            call = self._call_of(delta)
+            call.id = call.id or delta.id or ""
+            if delta.function is not None:
+                call.names.append(delta.function.name or "")
+                call.arguments.append(delta.function.arguments or "")
+        self._has_refusal = self._has_refusal or bool(message.refusal)
+        text = (message.content or "") + (message.refusal or "")
+        self._has_text = self._has_text or bool(text)
         return text
 
-    def _assembly(self, piece: _Call) -> _Assembly:
-        """The call that a piece belongs to. Some servers give all the same index; then a new id begins a new one."""
+    def _call_of(self, delta: _ToolCallDelta) -> _PartialCall:
+        """The call that a delta belongs to. Some servers use one index for all calls: then a new id starts a call."""
         for call in reversed(self._calls):
-            if call.index == piece.index and (not piece.id or piece.id == call.id):
+            if call.index == delta.index and (not delta.id or delta.id == call.id):
                 return call
-        self._calls.append(_Assembly(piece.index))
+        self._calls.append(_PartialCall(delta.index))
         return self._calls[-1]
 
-    def calls(self) -> tuple[ToolCall, ...]:
+    def tool_calls(self) -> tuple[ToolCall, ...]:
         return tuple(ToolCall("".join(it.names), "".join(it.arguments) or "{}", it.id) for it in self._calls)
 
-    def end(self) -> Finish:
-        """Why the model stopped. Raises ``ProviderGarbage`` if it did not, or stopped having said nothing."""
-        if self._finish is None:
+    def finish(self) -> Finish:
+        """Why the model stopped. Raises ``ProviderGarbage`` for an answer that did not end, or that is empty."""
+        if self._finish_reason is None:
             raise e.ProviderGarbage("the provider's answer ended in the middle")
-        finish = _FINISH.get(self._finish, Finish.OTHER)
-        if self._refused:
+        finish = _FINISH_REASONS.get(self._finish_reason, Finish.OTHER)
+        if self._has_refusal:
             return Finish.SAFETY
         if self._calls:
             return Finish.TOOL_CALLS if finish is Finish.STOP else finish
-        if finish is Finish.STOP and not self._said:
+        if finish is Finish.STOP and not self._has_text:
             raise e.ProviderGarbage("the provider answered with an empty choice")
         return finish
 
 
-def read_usage(found: object) -> Usage | None:
-    """usage, or None where it is missing or absurd. Reasoning tokens are part of completion_tokens here."""
-    if not isinstance(found, dict):
+def read_usage(usage: object) -> Usage | None:
+    """The counts of ``usage``; None if missing or implausible. ``completion_tokens`` includes reasoning tokens."""
+    if not isinstance(usage, dict):
         return None
-    completion = found.get("completion_tokens_details")
-    prompt = found.get("prompt_tokens_details")
+    completion = usage.get("completion_tokens_details")
+    prompt = usage.get("prompt_tokens_details")
     counts = (
-        found.get("prompt_tokens") or 0,
-        found.get("completion_tokens") or 0,
+        usage.get("prompt_tokens") or 0,
+        usage.get("completion_tokens") or 0,
         (completion.get("reasoning_tokens") or 0) if isinstance(completion, dict) else 0,
         (prompt.get("cached_tokens") or 0) if isinstance(prompt, dict) else 0,
     )
     for count in counts:
-        if type(count) is not int or not 0 <= count <= ABSURD_TOKENS:
+        if type(count) is not int or not 0 <= count <= MAX_PLAUSIBLE_TOKENS:
             return None
-    given, output, thinking, cached = counts
-    if not given:
+    input_, output, thinking, cached = counts
+    if not input_:
         return None
-    return Usage(given, max(0, output - thinking), min(thinking, output), min(cached, given))
+    return Usage(input_, max(0, output - thinking), min(thinking, output), min(cached, input_))
 
 
-# -- being refused ---------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
-def raise_error(reply: Reply) -> NoReturn:
-    """An error answer as its typed error. Status 0: the error came inside a stream and names its own kind."""
-    error = _error_of(reply.body)
-    names = {error.get("code"), error.get("type")} if _plain(error) else set()
-    status = reply.status or _status_of(error, names)
-    hint = reply.retry_after()
+def raise_error(response: Response) -> NoReturn:
+    """Raise the typed error of an error response. Status 0: the error arrived inside a stream."""
+    error = _error_object(response.body)
+    names = {error.get("code"), error.get("type")} if _has_names(error) else set()
+    status = response.status or _status_of(error, names)
+    retry_after = response.retry_after()
     if status == 429:
         if "insufficient_quota" in names:
-            hint = max(hint or 0.0, _NO_CREDIT_S)
-        raise e.ProviderRateLimited("the provider's quota is spent", retry_after=hint)
+            retry_after = max(retry_after or 0.0, _NO_CREDIT_WAIT_S)
+        raise e.ProviderRateLimited("the provider's quota is exhausted", retry_after=retry_after)
     if status in (401, 403):
-        raise e.ProviderAuth("the provider does not accept our credentials")
+        raise e.ProviderAuth("the provider rejected our credentials")
     if status in (408, 504):
-        raise e.ProviderTimeout("the provider gave up: its own deadline passed")
-    if status == 400 and names & _BLOCKED:
+        raise e.ProviderTimeout("the provider timed out")
+    if status == 400 and names & _BLOCK_CODES:
         raise e.ContentBlocked("the provider blocked the prompt")
     if 400 <= status < 499:
-        raise e.ProviderRejected(f"the provider does not take this request ({status})")
-    raise e.ProviderUnavailable(f"the provider failed ({status})", retry_after=hint)
+        raise e.ProviderRejected(f"the provider rejected the request ({status})")
+    raise e.ProviderUnavailable(f"the provider failed ({status})", retry_after=retry_after)
 
 
-def _error_of(body: bytes) -> dict[str, Any]:
+def _error_object(body: bytes) -> dict[str, Any]:
+    """The ``error`` of a body, or the body itself, as some servers send it; empty if it is not JSON."""
     try:
-        found = _read_object(body)
+        document = _decode_object(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return {}
-    inner = found.get("error")
-    return inner if isinstance(inner, dict) else found
+    error = document.get("error")
+    return error if isinstance(error, dict) else document
 
 
-def _plain(error: dict[str, Any]) -> bool:
+def _has_names(error: dict[str, Any]) -> bool:
     return all(isinstance(error.get(name), str | int | None) for name in ("code", "type"))
 
 
@@ -334,13 +336,13 @@ def _status_of(error: dict[str, Any], names: set[Any]) -> int:
     code = error.get("code")
     if isinstance(code, int):
         return code
-    return next((_NAMED[name] for name in names if name in _NAMED), 500)
+    return next((_STATUS_BY_NAME[name] for name in names if name in _STATUS_BY_NAME), 500)
 
 
 class OpenAi:
-    """Implements ``Provider``. The base URL ends before ``/chat/completions``."""
+    """Implements ``Provider``. The client's base URL ends before ``/chat/completions``."""
 
-    def __init__(self, http: Http, model: str, api_key: str, limit_name: str = "max_tokens") -> None:
+    def __init__(self, http: HttpClient, model: str, api_key: str, limit_name: str = "max_tokens") -> None:
         self._http = http
         self._model = model
         self._limit_name = limit_name
@@ -356,72 +358,72 @@ class OpenAi:
     def stream(self, prompt: Prompt, timeout: float) -> Generator[list[Chunk], None, None]:
         body = request_body(self._model, prompt, True, self._limit_name)
         events = self._http.events("/chat/completions", body, self._headers, timeout, last=b"[DONE]")
-        gathered, usage, version = _Gathered(), None, ""
+        answer, usage, version = _AnswerBuilder(), None, ""
         try:
             while True:
                 try:
-                    came = next(events)
+                    batch = next(events)
                 except StopIteration as end:
-                    reply: Reply | None = end.value
+                    failure: Response | None = end.value
                     break
                 chunks = []
                 try:
-                    for data in came:
-                        document = _document(data)
-                        if document.error != _NULL:
-                            raise_error(Reply(0, {}, data))
-                        usage = read_usage(document.usage) or usage
-                        version = (document.model or version)[:200]
-                        text = gathered.add(document.choices[0]) if document.choices else ""
+                    for data in batch:
+                        event = _read_response(data)
+                        if event.error != _NULL:
+                            raise_error(Response(0, {}, data))
+                        usage = read_usage(event.usage) or usage
+                        version = (event.model or version)[:200]
+                        text = answer.add(event.choices[0]) if event.choices else ""
                         if text:
                             chunks.append(Chunk(text, model_version=version))
                 except e.KnowalledgeError:
-                    if chunks:  # what came before it is an answer all the same
+                    if chunks:  # chunks before the failure are delivered first
                         yield chunks
                     raise
                 if chunks:
                     yield chunks
         finally:
             events.close()
-        if reply is not None:
-            raise_error(reply)
-        finish = gathered.end()
-        yield [Chunk("", gathered.calls(), usage, finish, version)]
+        if failure is not None:
+            raise_error(failure)
+        finish = answer.finish()
+        yield [Chunk("", answer.tool_calls(), usage, finish, version)]
 
     def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings:
         extra = {} if dimensions is None else {"dimensions": dimensions}
         body = _encode({"model": self._model, "input": inputs, "encoding_format": "float", **extra})
         try:
-            found = _read_rows(self._post("/embeddings", body, timeout))
+            response = _decode_embeddings(self._post("/embeddings", body, timeout))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise e.ProviderGarbage("the provider's embeddings are not vectors") from error
-        rows = sorted(found.data, key=lambda row: row.index)
-        if len(rows) != len(inputs):
+        embeddings = sorted(response.data, key=lambda it: it.index)
+        if len(embeddings) != len(inputs):
             raise e.ProviderGarbage("the provider answered with another number of embeddings")
-        return Embeddings(tuple(row.embedding for row in rows), read_usage(found.usage))
+        return Embeddings(tuple(it.embedding for it in embeddings), read_usage(response.usage))
 
     def count_tokens(self, prompt: Prompt, timeout: float) -> int:  # noqa: ARG002 - the port's
-        """This dialect has no such call: the offline estimate."""
+        """An estimate made here: this API cannot count tokens."""
         return ceil(sum(map(weigh, prompt.texts())) + 4 * len(prompt.messages))
 
     def ping(self, timeout: float) -> None:
-        """The list of models: authenticated, and charged to no quota of tokens."""
-        reply = self._http.get("/models", self._headers, timeout)
-        if reply.status != 200:
-            raise_error(reply)
+        """List the models: needs valid credentials and uses no token quota."""
+        response = self._http.get("/models", self._headers, timeout)
+        if response.status != 200:
+            raise_error(response)
 
     def close(self) -> None:
         self._http.close()
 
     def _post(self, path: str, body: bytes, timeout: float) -> bytes:
-        reply = self._http.post(path, body, self._headers, timeout)
-        if reply.status != 200:
-            raise_error(reply)
-        return reply.body
+        response = self._http.post(path, body, self._headers, timeout)
+        if response.status != 200:
+            raise_error(response)
+        return response.body
 
 
 def _create(spec: ProviderSpec, url: str, clock: Clock) -> Provider:
-    # OpenAI's newer models refuse the old name, and servers of other makers know no other.
+    # Newer models of OpenAI reject max_tokens; other servers know only that.
     limit_name = "max_completion_tokens" if url == URL else "max_tokens"
     return OpenAi(http_client(spec, url, clock), spec.model, spec.api_key, limit_name)
 

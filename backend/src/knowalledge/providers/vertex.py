@@ -8,7 +8,7 @@ from knowalledge.core.clock import Clock
 from knowalledge.gateway.domain.answer import Embeddings
 from knowalledge.gateway.domain.prompt import Prompt
 from knowalledge.gateway.ports import Provider
-from knowalledge.net.http.client import Http
+from knowalledge.net.http.client import HttpClient
 from knowalledge.providers import google
 from knowalledge.providers.aiplatform import AiPlatform
 from knowalledge.providers.credentials import headers_for
@@ -20,39 +20,41 @@ from knowalledge.providers.descriptor import (
     http_client,
     proxy_for,
 )
-from knowalledge.providers.google_rest import MODEL_SAFE, GoogleRest, Headers, encode
+from knowalledge.providers.google_rest import MODEL_SAFE, AuthHeaders, GoogleRest, encode
 
 _AIPLATFORM = "aiplatform"
 
 
 def url(location: str) -> str:
-    """The endpoint of a location; ``global`` and express mode have one without a prefix."""
+    """The endpoint of a location; ``global`` and express mode (no location) have one without a prefix."""
     prefix = "" if location in ("", "global") else f"{location}-"
     return f"https://{prefix}aiplatform.googleapis.com"
 
 
 def resource(model: str, project: str, location: str) -> str:
-    """A model's name as Vertex AI knows it; without a project, the one of express mode."""
+    """The resource name of a Google model; without a project, that of express mode."""
     name = f"publishers/google/models/{model}"
     return f"projects/{project}/locations/{location}/{name}" if project else name
 
 
 class Vertex(GoogleRest):
-    """Implements ``Provider``."""
+    """Implements ``Provider``. ``model``, ``project`` and ``location`` are quoted for a URL path."""
 
-    def __init__(self, http: Http, model: str, project: str, location: str, headers: Headers) -> None:
+    def __init__(
+        self, http: HttpClient, model: str, project: str, location: str, headers: AuthHeaders
+    ) -> None:
         super().__init__(http, f"/v1/{resource(model, project, location)}", headers)
 
     def count_tokens(self, prompt: Prompt, timeout: float) -> int:
-        return self.counted(google.question(prompt), timeout)
+        return self._count_tokens(google.input_fields(prompt), timeout)
 
     def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings:
-        """One call for all inputs. Some models take only one at a time, and refuse more."""
-        body = encode(google.embed_body(inputs, dimensions))
-        return google.read_embeddings(self.ask(f"{self._path}:predict", body, timeout), len(inputs))
+        """One call for all inputs. Models that take one input a call reject more (``ProviderRejected``)."""
+        body = encode(google.predict_body(inputs, dimensions))
+        return google.read_embeddings(self._call(f"{self._path}:predict", body, timeout), len(inputs))
 
     def ping(self, timeout: float) -> None:
-        """A count of one word: it needs the same rights and model as a real call, and is charged to nothing."""
+        """Count the tokens of one word: needs the rights and the model of a real call, and uses no quota."""
         self.count_tokens(google.PING, timeout)
 
 
@@ -77,7 +79,7 @@ def _faults(spec: ProviderSpec) -> Iterator[SpecFault]:
 def _installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package around it
+    except ModuleNotFoundError:  # the parent package is missing
         return False
 
 

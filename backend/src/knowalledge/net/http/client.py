@@ -1,13 +1,14 @@
-"""The pooled HTTP client that every REST dialect speaks through.
+"""The pooled HTTP client of every provider over REST.
 
-- A call has one deadline from the connection to the last byte; bytes that trickle in do not extend it.
-- Giving up, by closing a stream or by any exception, closes the connection: that is how a provider learns that
-  nobody listens any more. Only a connection whose answer was read to its end is kept.
-- Nothing is retried. Once, a request is sent again: if a kept connection turns out to have ended, without a byte of
-  an answer, within ``RACE_S`` of the request. Servers end idle connections whenever they like, and such an end crosses
-  our request on its way. One that comes later may come from a server that was at work on a request that it has
-  charged, and is reported as a failure.
-- Answers are not asked for compressed (they are small, and unzipping costs more than carrying them), but understood.
+- A call has one deadline, from connecting to the last byte; arriving bytes do not extend it.
+- Abandoning a call, by closing a stream or by an exception, closes the connection, so the provider can stop working.
+  Only a connection whose response was read to its end goes back to the pool.
+- Nothing is retried, with one exception: a request is sent once more if a pooled connection turns out to be closed,
+  without a byte of a response, within ``RACE_S`` of the request. Servers close idle connections at any time, and such a
+  close can cross our request. A later close may come from a server that has worked on the request and charged it, and
+  is reported as a failure.
+- Compression is not requested: responses are small, and decompressing them costs more CPU than it saves in transfer.
+  Compressed responses are decompressed all the same.
 """
 
 from collections import deque
@@ -27,58 +28,64 @@ from msgspec import Struct
 from knowalledge.core.clock import Clock
 from knowalledge.core.errors import ProviderError, ProviderGarbage, ProviderTimeout, ProviderUnavailable
 from knowalledge.net.http.connection import (
-    MAX_ANSWER,
-    Answer,
-    ClosedUnanswered,
+    MAX_BODY,
+    ClosedBeforeResponse,
     Connection,
     Endpoint,
+    IncomingResponse,
     header_lines,
 )
 
-# Connections to one address at once; beyond it calls wait for one within their deadline.
+# Concurrent connections to one address; further calls wait for a free one within their deadlines.
 MAX_CONNECTIONS = 2048
-# Kept connections are given up after this; Google's front ends keep them for some four minutes.
+# Idle connections are closed after this time; Google's front ends keep them for some four minutes.
 IDLE_S = 90.0
-# An end of the connection that comes this soon after a request crossed it on its way.
+# A connection that closes this soon after a request was closed as idle: the two crossed.
 RACE_S = 1.0
-# After its last event a stream gets this long to end, so that its connection can be kept.
+# After its last event a stream may take this long to end, so that its connection can be reused.
 TAIL_S = 0.05
-_LONGEST_WAIT_S = 7 * 86_400.0
+_MAX_RETRY_AFTER_S = 7 * 86_400.0
 
 
-class Reply(Struct, frozen=True):
-    """A whole answer. Header names are in lower case."""
+class Response(Struct, frozen=True):
+    """A complete response. Header names are in lower case."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
     def retry_after(self) -> float | None:
-        """Seconds that the answer asks us to stay away, or None. A date is read against the server's own clock."""
-        found = self.headers.get("retry-after-ms", "").strip()
-        scale = 0.001
-        if not found:
-            found, scale = self.headers.get("retry-after", "").strip(), 1.0
-        try:
-            seconds = float(found) * scale if found[:1].isdigit() else self._until(found)
-        except (ValueError, TypeError):  # TypeError: of the two dates only one names a zone
-            return None
-        return min(seconds, _LONGEST_WAIT_S) if seconds >= 0 else None
+        """Seconds to wait as ``retry-after-ms`` or ``retry-after`` says (RFC 9110, 10.2.3), at most a week; else None.
 
-    def _until(self, date: str) -> float:
+        A date is compared with the server's own ``date``, so that the clocks need not agree.
+        """
+        value = self.headers.get("retry-after-ms", "").strip()
+        scale = 0.001
+        if not value:
+            value, scale = self.headers.get("retry-after", "").strip(), 1.0
+        try:
+            seconds = float(value) * scale if value[:1].isdigit() else self._seconds_until(value)
+        except (ValueError, TypeError):  # TypeError: only one of the two dates has a zone
+            return None
+        return min(seconds, _MAX_RETRY_AFTER_S) if seconds >= 0 else None
+
+    def _seconds_until(self, date: str) -> float:
         now = parsedate_to_datetime(self.headers.get("date", ""))
         return max(0.0, (parsedate_to_datetime(date) - now).total_seconds())
 
 
-class _Kept(get_original("threading", "local")):  # type: ignore[misc]
-    """The idle connections of a thread, newest last: a socket can be waited for only in the thread that made it."""
+class _IdlePool(get_original("threading", "local")):  # type: ignore[misc]
+    """The idle connections of one thread, newest last. A gevent socket works only in the thread that opened it."""
 
     def __init__(self) -> None:
         self.idle: deque[Connection] = deque()
 
 
-class Http:
-    """Requests to one base URL, each within a timeout in seconds for the whole call."""
+class HttpClient:
+    """Requests to one base URL over pooled connections. A ``timeout`` is for the whole call, in seconds.
+
+    Each method raises ``ProviderTimeout``, ``ProviderUnavailable`` or ``ProviderGarbage``, never for a status.
+    """
 
     def __init__(
         self, base_url: str, clock: Clock, *, proxy: str = "", tls: SSLContext | None = None
@@ -89,68 +96,68 @@ class Http:
         lines = header_lines({"host": self._endpoint.authority, "user-agent": "knowalledge"})
         self._common = lines + (self._endpoint.proxy_auth if self._endpoint.target_prefix else b"")
         self._slots = BoundedSemaphore(MAX_CONNECTIONS)
-        self._kept = _Kept()
+        self._pool = _IdlePool()
 
-    def post(self, path: str, body: bytes, headers: bytes, timeout: float) -> Reply:
-        """One request and its whole answer, whatever its status. ``headers`` are made by ``header_lines``."""
+    def post(self, path: str, body: bytes, headers: bytes, timeout: float) -> Response:
+        """POST to ``path`` below the base URL. ``headers``: in wire format, from ``header_lines``."""
         return self.request("POST", path, body, headers, timeout)
 
-    def get(self, path: str, headers: bytes, timeout: float) -> Reply:
+    def get(self, path: str, headers: bytes, timeout: float) -> Response:
         return self.request("GET", path, b"", headers, timeout)
 
-    def request(self, method: str, path: str, body: bytes, headers: bytes, timeout: float) -> Reply:
+    def request(self, method: str, path: str, body: bytes, headers: bytes, timeout: float) -> Response:
         deadline = self.clock.monotonic() + timeout
         try:
-            connection, answer = self._ask(method, path, body, headers, deadline)
+            connection, response = self._send(method, path, body, headers, deadline)
             try:
-                return _reply(answer, connection.whole(answer))
+                return _complete(response, connection.read_body(response))
             finally:
-                self._give_back(connection, answer)
+                self._release(connection, response)
         except (OSError, HTTPParseError) as error:
-            _failed(error)
+            _raise_typed(error)
 
     def events(
         self, path: str, body: bytes, headers: bytes, timeout: float, last: bytes = b""
-    ) -> Generator[list[bytes], None, Reply | None]:
-        """The data of the server-sent events that have come together, until the stream ends or ``last`` was seen.
+    ) -> Generator[list[bytes], None, Response | None]:
+        """POST, and the data of server-sent events, in the batches in which they arrive.
 
-        ``last`` is not given on. Returns a Reply instead if the status was not 200. Time that the consumer takes
-        between two events counts towards the deadline too: it is the caller's patience.
+        Ends with the stream, or at an event whose data is ``last``, which is not yielded. Returns the complete response
+        if its status is not 200. The deadline includes the time that the consumer takes between two batches.
         """
         deadline = self.clock.monotonic() + timeout
         try:
-            connection, answer = self._ask("POST", path, body, headers, deadline)
+            connection, response = self._send("POST", path, body, headers, deadline)
             try:
-                if answer.status_code != 200:
-                    return _reply(answer, connection.whole(answer))
-                reader = _Events(answer)
+                if response.status_code != 200:
+                    return _complete(response, connection.read_body(response))
+                parser = _EventParser(response)
                 while True:
-                    found = reader.take()
-                    if last and last in found:
-                        found = found[: found.index(last)]
-                        if found:
-                            yield found
-                        self._end(connection, answer)
+                    batch = parser.take()
+                    if last and last in batch:
+                        batch = batch[: batch.index(last)]
+                        if batch:
+                            yield batch
+                        self._read_tail(connection, response)
                         return None
-                    if found:
-                        yield found
-                    if answer.message_complete:
+                    if batch:
+                        yield batch
+                    if response.message_complete:
                         return None
-                    connection.read(answer)
+                    connection.read(response)
             finally:
-                self._give_back(connection, answer)
+                self._release(connection, response)
         except (OSError, HTTPParseError) as error:
-            _failed(error)
+            _raise_typed(error)
 
     def close(self) -> None:
-        """Close what is idle; calls that are under way end on their own."""
-        while self._kept.idle:
-            self._kept.idle.pop().close()
+        """Close this thread's idle connections. Calls in progress are not affected."""
+        while self._pool.idle:
+            self._pool.idle.pop().close()
 
-    def _ask(
+    def _send(
         self, method: str, path: str, body: bytes, headers: bytes, deadline: float
-    ) -> tuple[Connection, Answer]:
-        """Send on a kept connection or a new one; the caller must give it back."""
+    ) -> tuple[Connection, IncomingResponse]:
+        """Send a request on a pooled connection or a new one. The caller must ``_release`` it."""
         length = b"content-length: %d\r\n\r\n" % len(body) if method != "GET" else b"\r\n"
         request = b"".join(
             (f"{method} {self._prefix}{path} HTTP/1.1\r\n".encode(), self._common, headers, length, body)
@@ -159,98 +166,100 @@ class Http:
             raise ProviderTimeout("no connection to the provider became free in time")
         connection: Connection | None = None
         try:
-            connection = self._reused()
-            asked = self.clock.monotonic()
+            connection = self._take_idle()
+            sent_at = self.clock.monotonic()
             if connection is not None:
                 try:
-                    return connection, connection.ask(request, deadline)
-                except ClosedUnanswered:
+                    return connection, connection.send(request, deadline)
+                except ClosedBeforeResponse:
                     connection.close()
-                    if self.clock.monotonic() - asked > RACE_S:
+                    if self.clock.monotonic() - sent_at > RACE_S:
                         raise
             connection = Connection(self._endpoint, self.clock, deadline)
-            return connection, connection.ask(request, deadline)
-        except BaseException as error:  # whoever is killed here leaves no slot and no socket behind either
+            return connection, connection.send(request, deadline)
+        except BaseException as error:  # a killed caller leaves no slot and no socket behind either
             self._slots.release()
             if connection is not None:
                 connection.close()
-            if isinstance(error, ClosedUnanswered):
-                raise ProviderUnavailable("the provider ended the connection without an answer") from error
+            if isinstance(error, ClosedBeforeResponse):
+                raise ProviderUnavailable("the provider closed the connection without a response") from error
             raise
 
-    def _reused(self) -> Connection | None:
-        idle = self._kept.idle
+    def _take_idle(self) -> Connection | None:
+        idle = self._pool.idle
         while idle:
             connection = idle.pop()
-            if connection.quiet():
+            if connection.is_reusable():
                 return connection
             connection.close()
         return None
 
-    def _give_back(self, connection: Connection, answer: Answer) -> None:
-        """Keep the connection if its answer was read to the end, else close it."""
+    def _release(self, connection: Connection, response: IncomingResponse) -> None:
+        """Return the connection to the pool if its response was read to the end, else close it."""
         self._slots.release()
-        if not answer.message_complete or answer.should_close():
+        if not response.message_complete or response.should_close():
             connection.close()
             return
-        connection.rest()
+        connection.release()
         now = self.clock.monotonic()
         connection.idle_since = now
-        idle = self._kept.idle
+        idle = self._pool.idle
         idle.append(connection)
-        # The least used are the oldest; without this they would stay for ever.
+        # The newest is reused first, so the oldest may never be: they are closed here.
         while idle[0].idle_since < now - IDLE_S:
             idle.popleft().close()
 
-    def _end(self, connection: Connection, answer: Answer) -> None:
-        """Read the rest of a stream that has said its last word, if it comes at once."""
+    def _read_tail(self, connection: Connection, response: IncomingResponse) -> None:
+        """Read the end of a stream after its last event, if it arrives within ``TAIL_S``."""
         try:
-            connection.hasten(TAIL_S)
-            while not answer.message_complete:
-                answer.body.clear()
-                connection.read(answer)
+            connection.shorten_deadline(TAIL_S)
+            while not response.message_complete:
+                response.body.clear()
+                connection.read(response)
         except (ProviderError, OSError, HTTPParseError):
-            pass  # all that was of use has been read
+            pass  # every event has been read: only the connection is lost
 
 
-class _Events:
-    """Cuts the body of an answer into the data of server-sent events (html.spec.whatwg.org, 9.2.6)."""
+class _EventParser:
+    """Parses the body of a response into the data of server-sent events (html.spec.whatwg.org, 9.2.6)."""
 
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
-        self._unzip = _Unzip() if _zipped(answer) else None
-        self._rest: list[bytes] = []  # the pieces of a line that has not ended
-        self._data: list[bytes] = []  # of an event that has not ended
-        self._seen = 0
+    def __init__(self, response: IncomingResponse) -> None:
+        self._response = response
+        self._decompress = _Decompressor() if _is_compressed(response) else None
+        self._partial_line: list[bytes] = []
+        self._data: list[bytes] = []  # lines of the incomplete event
+        self._size = 0
 
     def take(self) -> list[bytes]:
-        """The events that are whole by now. Empties the answer's body."""
-        answer = self._answer
-        more = bytes(answer.body)
-        answer.body.clear()
-        if self._unzip is not None:
-            more = self._unzip(more, MAX_ANSWER)
-        self._seen += len(more)
-        if self._seen > MAX_ANSWER:
-            raise ProviderGarbage("the provider's stream does not end")
-        if b"\n" not in more and not answer.message_complete:
-            self._rest.append(more)
+        """The events that are complete by now. Clears the response's body."""
+        response = self._response
+        received = bytes(response.body)
+        response.body.clear()
+        if self._decompress is not None:
+            received = self._decompress(received, MAX_BODY)
+        self._size += len(received)
+        if self._size > MAX_BODY:
+            raise ProviderGarbage("the provider's stream is too large")
+        if b"\n" not in received and not response.message_complete:
+            self._partial_line.append(received)
             return []
-        lines = b"".join((*self._rest, more)).split(b"\n")
-        self._rest = [lines.pop()]
-        if answer.message_complete:  # some servers spare the last blank line
-            lines += (*self._rest, b"")
-        found, data = [], self._data
+        lines = b"".join((*self._partial_line, received)).split(b"\n")
+        self._partial_line = [lines.pop()]
+        if response.message_complete:  # some servers omit the last blank line
+            lines += (*self._partial_line, b"")
+        events, data = [], self._data
         for line in lines:
             if line.startswith(b"data:"):
                 data.append(line[5:].strip())
             elif data and line in (b"", b"\r"):
-                found.append(data[0] if len(data) == 1 else b"\n".join(data))
+                events.append(data[0] if len(data) == 1 else b"\n".join(data))
                 data.clear()
-        return found
+        return events
 
 
-class _Unzip:
+class _Decompressor:
+    """gzip and zlib, up to a limit per call: a small body may expand to gigabytes."""
+
     def __init__(self) -> None:
         self._object = decompressobj(MAX_WBITS | 32)  # 32: gzip or zlib, by its header
 
@@ -258,9 +267,9 @@ class _Unzip:
         try:
             plain = self._object.decompress(data, limit + 1)
         except ZlibError as error:
-            raise ProviderGarbage("the provider's answer is not compressed as it says it is") from error
+            raise ProviderGarbage("the provider's response does not match its content-encoding") from error
         if len(plain) > limit:
-            raise ProviderGarbage("the provider's answer is larger than an answer can be")
+            raise ProviderGarbage("the provider's response is too large")
         return plain
 
     @property
@@ -268,30 +277,30 @@ class _Unzip:
         return self._object.eof
 
 
-def _zipped(answer: Answer) -> bool:
-    encoding = answer.head.get("content-encoding", "identity").lower()
+def _is_compressed(response: IncomingResponse) -> bool:
+    encoding = response.fields.get("content-encoding", "identity").lower()
     if encoding in ("gzip", "x-gzip", "deflate"):
         return True
     if encoding in ("", "identity"):
         return False
-    raise ProviderGarbage("the provider compresses its answer in a way that it was not asked for")
+    raise ProviderGarbage("the provider's response has an unsupported content-encoding")
 
 
-def _reply(answer: Answer, body: bytes) -> Reply:
-    if _zipped(answer):
-        unzip = _Unzip()
-        body = unzip(body, MAX_ANSWER)
-        if not unzip.ended:
-            raise ProviderGarbage("the provider's answer ended early")
-    return Reply(answer.status_code, answer.head, body)
+def _complete(response: IncomingResponse, body: bytes) -> Response:
+    if _is_compressed(response):
+        decompress = _Decompressor()
+        body = decompress(body, MAX_BODY)
+        if not decompress.ended:
+            raise ProviderGarbage("the provider's response ended early")
+    return Response(response.status_code, response.fields, body)
 
 
-def _failed(error: OSError | HTTPParseError) -> NoReturn:
-    """A failure of the wire as its typed error."""
+def _raise_typed(error: OSError | HTTPParseError) -> NoReturn:
+    """Raise a failure of the connection or the parser as its typed error."""
     if isinstance(error, TimeoutError):
         raise ProviderTimeout("the provider did not answer in time") from error
     if isinstance(error, HTTPParseError):
-        raise ProviderGarbage("the provider's answer ended early or is not HTTP") from error
+        raise ProviderGarbage("the provider's response ended early or is not HTTP") from error
     if isinstance(error, SSLError):
         raise ProviderUnavailable("no secure connection to the provider") from error
     raise ProviderUnavailable(f"the provider cannot be reached ({type(error).__name__})") from error

@@ -22,7 +22,7 @@ from redis.exceptions import AuthenticationError, NoScriptError, RedisError, Res
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from knowalledge.net.tls import trusting
+from knowalledge.net.tls import client_context
 
 # A reply is late if nothing at all came for the timeout, looked at this many times. Looks, not one long timer: a
 # process that stood still itself has had one look, not all of them, and does not blame Redis.
@@ -228,7 +228,7 @@ def _connected(url: str) -> "socket.socket":
         found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if parts.scheme == "rediss":
             # In two steps: the handshake within the first would leave the socket open when the time is up.
-            found = secure = trusting().wrap_socket(
+            found = secure = client_context().wrap_socket(
                 found, server_hostname=parts.hostname, do_handshake_on_connect=False
             )
             secure.do_handshake()

