@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from knowalledge.config.settings import TABLE
+from knowalledge.config.settings import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "# -- every other setting, its default and its reason; written by `make manifests` --\n"
@@ -254,10 +254,10 @@ def shown(default: Any) -> Any:
 
 def settings_block() -> str:
     lines = []
-    for row in TABLE:
+    for row in SETTINGS:
         if row.secret:
             continue
-        lines.append(f"# {row.key}: {shown(row.default)}    # {row.why}\n")
+        lines.append(f"# {row.key}: {shown(row.default)}    # {row.description}\n")
     return MARK + "".join(lines)
 
 

@@ -12,10 +12,10 @@ from redis.exceptions import RedisError
 
 from knowalledge import __version__, caches
 from knowalledge.caching.service import CachingGateway
-from knowalledge.config.models import Fault, TargetSettings
 from knowalledge.config.settings import Settings
 from knowalledge.core.clock import Clock, SystemClock
 from knowalledge.core.context import Principal
+from knowalledge.core.settings import Fault
 from knowalledge.gateway.api import dialects
 from knowalledge.gateway.api.context import WebContext
 from knowalledge.gateway.domain.estimate import Estimator
@@ -34,6 +34,7 @@ from knowalledge.observability.tracing import trace
 from knowalledge.observability.web import Dependency, Operations
 from knowalledge.providers import registry as providers
 from knowalledge.providers.descriptor import ProviderSpec
+from knowalledge.providers.settings import TargetSettings
 from knowalledge.quota.domain.queue import QueueOutcome, QueueRules, TenantQueueStats
 from knowalledge.quota.domain.window import LevelPolicy
 from knowalledge.quota.memory import MemoryQuotaStore
@@ -49,7 +50,7 @@ PACED_BURST = 1 / 19
 
 def create_app(settings: Settings) -> Flask:
     """Everything built and joined; connects to nothing yet."""
-    configure(settings["log.level"])
+    configure(settings.log.level)
     clock = SystemClock()
     telemetry = Telemetry()
     told = LoggedTelemetry(telemetry)
@@ -60,13 +61,13 @@ def create_app(settings: Settings) -> Flask:
     targets = [target.name for model in settings.models for target in model.targets]
     deck = Dispatcher(
         plans=plans,
-        default_model=settings.default_model,
+        default_model=settings.default.name,
         quota=quota,
         clock=clock,
         new_id=partial(token_hex, 16),
         telemetry=told,
-        timeout_s=settings["request.timeout"],
-        patience_s=settings["queue.timeout"],
+        timeout_s=settings.request.timeout,
+        patience_s=settings.queue.timeout,
         retries=RetryBudget(),
         estimator=Estimator(),
         breakers={name: Breaker() for name in targets},
@@ -82,7 +83,7 @@ def create_app(settings: Settings) -> Flask:
         told,
         telemetry,
         resolve=lambda name: deck.plan(name).name,
-        timeout_s=settings["request.timeout"],
+        timeout_s=settings.request.timeout,
     )
     app = Flask("knowalledge", static_folder=None)
     edge = WebContext(
@@ -91,11 +92,11 @@ def create_app(settings: Settings) -> Flask:
         telemetry=told,
         new_id=partial(token_hex, 16),
         now=clock.now,
-        anonymous=Principal(max_priority=settings["queue.max_level_anonymous"]),
-        tenant_header=wsgi_name(settings["auth.tenant_header"]),
-        max_body=settings["server.max_body"],
-        heartbeat_s=settings["server.heartbeat"],
-        max_timeout_s=settings["request.max_timeout"],
+        anonymous=Principal(max_priority=settings.queue.max_level_anonymous),
+        tenant_header=wsgi_name(settings.auth.tenant_header),
+        max_body=settings.server.max_body,
+        heartbeat_s=settings.server.heartbeat,
+        max_timeout_s=settings.request.max_timeout,
     )
     waiting = partial(queue_stats, quota, targets, telemetry)
     knowledge = caches.knowledge(settings, edge, cached, completer, quota, clock, telemetry)
@@ -114,11 +115,11 @@ def create_app(settings: Settings) -> Flask:
     register(app, edge, operations)
     for routes in knowledge.routes:
         app.register_blueprint(routes)
-    if settings["clients.rate"]:
+    if settings.clients.rate:
         pool = getattr(
             redis, "connection_pool", None
         )  # a Cluster has one a node: there each replica counts alone
-        rate = ClientRate(settings["clients.rate"], settings["clients.proxies"], edge.tenant_header, pool)
+        rate = ClientRate(settings.clients.rate, settings.clients.proxies, edge.tenant_header, pool)
         clients.limit(app, rate, dialects.NAMES | {"topics"}, clock.now)
     app.wsgi_app = knowledge.short(app.wsgi_app)  # type: ignore[method-assign, assignment]
     if spans:
@@ -127,7 +128,7 @@ def create_app(settings: Settings) -> Flask:
             for model in settings.models
             for it in model.targets
         }
-        trace(app, SpanTracer(clock, settings["tracing.sample"], asked, spans.put), edge.new_id)
+        trace(app, SpanTracer(clock, settings.tracing.sample, asked, spans.put), edge.new_id)
     app.extensions["knowalledge"] = life
     return app
 
@@ -138,14 +139,14 @@ def _nothing() -> None:
 
 def exporter(settings: Settings, telemetry: Telemetry) -> Exporter | None:
     """The way of spans to their store, or None if there is none."""
-    if not settings["tracing.endpoint"]:
+    if not settings.tracing.endpoint:
         return None
     resource = {
         "service.name": "knowalledge",
         "service.version": __version__,
         "service.instance.id": uuid4().hex,
     }
-    return Exporter(settings["tracing.endpoint"], settings["tracing.timeout"], resource, telemetry.spans)
+    return Exporter(settings.tracing.endpoint, settings.tracing.timeout, resource, telemetry.spans)
 
 
 def wsgi_name(header: str) -> str:
@@ -201,18 +202,18 @@ class Lifecycle:
 
 def connect(settings: Settings) -> "Redis | None":
     """A client of the shared Redis, or None for a process on its own."""
-    if not settings["redis_url"]:
+    if not settings.redis_url:
         return None
     # The library's own limit of 100 would make the 101st concurrent request look like an outage.
-    return client(settings["redis_url"], settings["redis.timeout"], settings["server.connections"])
+    return client(settings.redis_url, settings.redis.timeout, settings.server.connections)
 
 
 def shared_line(settings: Settings, redis: "Redis | None") -> Client | None:
     """What the scripts are run through: one line for all greenlets, unless the address asks for more than it can."""
-    url = settings["redis_url"]
+    url = settings.redis_url
     if redis is None or not plain(url):
         return redis
-    return MultiplexedClient(url, settings["redis.timeout"], redis.pubsub)
+    return MultiplexedClient(url, settings.redis.timeout, redis.pubsub)
 
 
 def quota_store(
@@ -230,11 +231,11 @@ def quota_store(
 def rules_of(settings: Settings) -> QueueRules:
     """How the waiting rooms are run."""
     return QueueRules(
-        capacity=settings["queue.capacity"],
-        aging_s=settings["queue.aging"],
+        capacity=settings.queue.capacity,
+        aging_s=settings.queue.aging,
         lanes={
             level: LevelPolicy(share, burst=PACED_BURST)
-            for level, share in settings["queue.holdback"].items()
+            for level, share in settings.queue.holdback.items()
             if share < 1
         },
     )
@@ -268,7 +269,7 @@ def build_plans(settings: Settings, clock: Clock) -> Mapping[str, ModelRoutes]:
 
 def provider_spec(target: TargetSettings, settings: Settings) -> ProviderSpec:
     """How a target's provider is reached."""
-    return structs.replace(target.spec, proxy=settings["provider.proxy"])
+    return structs.replace(target.spec, proxy=settings.provider.proxy)
 
 
 def quota_stats(

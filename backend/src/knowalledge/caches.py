@@ -66,20 +66,20 @@ def build(
     settings: Settings, redis: "Redis | None", pipe: Executes | None, clock: Clock, telemetry: Telemetry
 ) -> Caches:
     """``pipe`` is for short commands of many requests; ``redis`` for those that block."""
-    memory = MemoryResponseCache(settings["cache.memory_bytes"], clock)
+    memory = MemoryResponseCache(settings.cache.memory_bytes, clock)
     lifetimes = Lifetimes(
-        memory_s=settings["cache.memory_ttl"],
-        life_s=settings["cache.redis_ttl" if redis else "cache.memory_ttl"],
-        stale_s=settings["cache.stale_ttl"],
+        memory_s=settings.cache.memory_ttl,
+        life_s=settings.cache.redis_ttl if redis else settings.cache.memory_ttl,
+        stale_s=settings.cache.stale_ttl,
     )
     if redis is None or pipe is None:
         layers = Layers(memory, None, lifetimes, clock, telemetry)
         popularity = MemoryPopularity(clock, HALF_LIFE_S, MOST_KNOWN)
         return Caches(layers, MemoryFlights(clock), popularity, (), lambda: 0)
     outage = RedisBreaker(clock)
-    shared = RedisResponseCache(pipe, outage, settings["cache.redis_bytes"])
+    shared = RedisResponseCache(pipe, outage, settings.cache.redis_bytes)
     listen = partial(shared.listen, memory)
-    pace = Pace(block=min(0.4, settings["redis.timeout"] / 2))
+    pace = Pace(block=min(0.4, settings.redis.timeout / 2))
     return Caches(
         Layers(memory, shared, lifetimes, clock, telemetry, listen),
         # Followers block in Redis until there is something to read: on connections of their own.
@@ -109,7 +109,7 @@ def knowledge(
     telemetry: Telemetry,
 ) -> Knowledge:
     layers = caches.layers
-    model = next(it for it in settings.models if it.name == settings.default_model)
+    model = settings.default
     service = Topics(
         models,
         layers,
@@ -123,20 +123,20 @@ def knowledge(
     spare = partial(has_spare, quota, tuple(target.name for target in model.targets))
     popular = Popular(service, caches.popularity, clock, layers.lifetimes.life_s, spare, lambda: uuid4().hex)
     policy = Policy(
-        browser_s=int(settings["cache.browser_ttl"]),
-        cdn_s=int(settings["cache.cdn_ttl"]),
-        stale_s=int(settings["cache.stale_ttl"]),
-        public=settings["auth.mode"] == "none",
+        browser_s=int(settings.cache.browser_ttl),
+        cdn_s=int(settings.cache.cdn_ttl),
+        stale_s=int(settings.cache.stale_ttl),
+        public=settings.auth.mode == "none",
         shared=layers.shared is not None,
     )
     memo: Sieve[str, ParsedUrl] = Sieve(MEMO_BYTES)
-    routes = topic_routes.blueprint(edge, service, policy, memo, settings["request.timeout"])
+    routes = topic_routes.blueprint(edge, service, policy, memo, settings.request.timeout)
     stats = partial(cache_stats, settings, caches, popular, telemetry)
     operating = cache_routes.blueprint(edge, stats, Invalidator(layers, purger(settings), audit))
     gauges = partial(_shared_gauges, layers, telemetry)
     # Whichever worker is asked tells of all: each notes in time what it holds.
     noting: Task = (NOTE_S, partial(_gauges, layers, telemetry))
-    warming: tuple[Task, ...] = ((popular.round_s, popular.round),) if settings["cache.keep_warm"] else ()
+    warming: tuple[Task, ...] = ((popular.round_s, popular.round),) if settings.cache.keep_warm else ()
     return Knowledge(
         (routes, operating),
         lambda inner: FastPath(inner, edge, service, policy, memo),
@@ -154,15 +154,14 @@ def has_spare(quota: QuotaStore, targets: tuple[str, ...]) -> bool:
 
 def purger(settings: Settings) -> Purger | None:
     """What keeps public answers outside."""
-    kind, url = settings["cdn.kind"], settings["cdn.url"]
-    urls = tuple(it.strip() for it in url.split(",") if it.strip())
+    kind, urls = settings.cdn.kind, settings.cdn.urls
     if kind == "varnish":
-        return cdn.Varnish(urls, settings["cdn.soft"])
+        return cdn.Varnish(urls, settings.cdn.soft)
     own = {"url": urls[0]} if urls else {}
     if kind == "cloudflare":
-        return cdn.Cloudflare(settings["cdn.zone"], settings["cdn.token"], **own)
+        return cdn.Cloudflare(settings.cdn.zone, settings.cdn.token, **own)
     return (
-        cdn.Fastly(settings["cdn.zone"], settings["cdn.token"], soft=settings["cdn.soft"], **own)
+        cdn.Fastly(settings.cdn.zone, settings.cdn.token, soft=settings.cdn.soft, **own)
         if kind == "fastly"
         else None
     )

@@ -27,8 +27,8 @@ def faults(tmp_path: Path, text: str, **environ: str) -> dict[str, str]:
 
 def test_without_configuration_the_embedded_model_answers() -> None:
     settings = Settings.load(environ={})
-    assert settings.default_model == embedded.MODEL
-    assert settings["queue.capacity"] == 100
+    assert settings.default.name == embedded.MODEL
+    assert settings.queue.capacity == 100
 
 
 def test_the_command_line_beats_the_environment_which_beats_the_file(tmp_path: Path) -> None:
@@ -36,15 +36,15 @@ def test_the_command_line_beats_the_environment_which_beats_the_file(tmp_path: P
     file.write_text("queue: {capacity: 1, timeout: 5s, aging: 9s}")
     environ = {"KNOWALLEDGE_QUEUE__CAPACITY": "2", "KNOWALLEDGE_QUEUE__TIMEOUT": "6s"}
     settings = Settings.load({"queue.capacity": 3}, environ, str(file))
-    assert [settings[f"queue.{key}"] for key in ("capacity", "timeout", "aging")] == [3, 6.0, 9.0]
-    assert settings.values["queue.timeout"].origin == "environment"
+    assert [settings.queue.capacity, settings.queue.timeout, settings.queue.aging] == [3, 6.0, 9.0]
+    assert settings.origins["queue.timeout"] == "environment"
 
 
 def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
     secret = tmp_path / "redis"
     secret.write_text("redis://:hush@127.0.0.1:6379/0\n")
     settings = Settings.load(environ={"KNOWALLEDGE_REDIS_URL_FILE": str(secret)})
-    assert settings["redis_url"] == "redis://:hush@127.0.0.1:6379/0"
+    assert settings.redis_url == "redis://:hush@127.0.0.1:6379/0"
 
 
 def test_a_variable_in_the_file_may_come_from_a_mounted_secret(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_variable_that_is_set_as_itself_and_as_a_file_is_a_fault(tmp_path: Pat
 
 
 def test_a_callers_own_key_is_no_setting(tmp_path: Path) -> None:
-    assert load(tmp_path, "", KNOWALLEDGE_KEY="mine")["queue.capacity"] == 100
+    assert load(tmp_path, "", KNOWALLEDGE_KEY="mine").queue.capacity == 100
 
 
 def test_what_is_in_force_is_shown_without_its_secrets(tmp_path: Path) -> None:
@@ -255,16 +255,15 @@ def test_spans_go_to_an_address_of_http_without_a_password(tmp_path: Path, endpo
     assert "http://collector:4318" in found["tracing.endpoint"]
     assert "hush" not in str(found)
     assert (
-        load(tmp_path, 'tracing: {endpoint: "https://c:4318/otlp"}')["tracing.endpoint"]
-        == "https://c:4318/otlp"
+        load(tmp_path, 'tracing: {endpoint: "https://c:4318/otlp"}').tracing.endpoint == "https://c:4318/otlp"
     )
-    assert load(tmp_path, "", KNOWALLEDGE_TRACING__ENDPOINT="")["tracing.endpoint"] == ""
+    assert load(tmp_path, "", KNOWALLEDGE_TRACING__ENDPOINT="").tracing.endpoint == ""
 
 
 @pytest.mark.parametrize("sample", ["-0.1", "1.1", "nan", "true", "ten", "[]"])
 def test_a_share_is_a_number_from_0_to_1(tmp_path: Path, sample: str) -> None:
     assert "from 0 to 1" in faults(tmp_path, f"tracing: {{sample: {sample}}}")["tracing.sample"]
-    assert load(tmp_path, "tracing: {sample: 1}")["tracing.sample"] == 1.0
+    assert load(tmp_path, "tracing: {sample: 1}").tracing.sample == 1.0
 
 
 def test_a_target_that_no_provider_can_be_made_of_is_a_fault_of_the_configuration(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ import pytest
 import yaml
 
 from knowalledge.app import create_app
-from knowalledge.config.settings import TABLE, Settings, duration
+from knowalledge.config.settings import Settings
+from knowalledge.core.parsers import duration, size
 from knowalledge.observability.metrics import METRICS
+from knowalledge.web.settings import ServerSettings
 
 ROOT = Path(__file__).resolve().parents[3]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -169,7 +171,7 @@ def test_the_environment_of_containers_is_one_that_the_gateway_takes(tmp_path: P
             for name, value in environ.items()
         }
         there["KNOWALLEDGE_CONFIG"] = str(ROOT / config)
-        assert Settings.load(environ=there)["redis_url"] == "redis://r:6379/0"
+        assert Settings.load(environ=there).redis_url == "redis://r:6379/0"
 
 
 def test_files_that_the_environment_names_are_mounted_there() -> None:
@@ -286,7 +288,7 @@ def test_the_longest_stream_fits_into_the_drain_and_the_drain_into_the_grace() -
 
 
 def test_a_waiting_stream_is_never_silent_for_as_long_as_a_proxy_waits() -> None:
-    heartbeat = next(row.default for row in TABLE if row.key == "server.heartbeat")
+    heartbeat = ServerSettings().heartbeat
     nginx = (ROOT / "deploy/nginx/proxy.conf").read_text()
     ingress = k8s("base/ingress.yaml")[0]["metadata"]["annotations"]
     assert 2 * heartbeat < duration(re.search(r"proxy_read_timeout (\w+);", nginx)[1])  # type: ignore[index]
@@ -301,9 +303,7 @@ def test_proxies_drop_idle_connections_before_the_gateway_does() -> None:
 
 
 def test_proxies_take_the_bodies_that_the_gateway_takes() -> None:
-    from knowalledge.config.parsers import size
-
-    largest = next(row.default for row in TABLE if row.key == "server.max_body")
+    largest = ServerSettings().max_body
     nginx = (ROOT / "deploy/nginx/nginx.conf").read_text()
     assert size(re.search(r"client_max_body_size +(\w+);", nginx)[1]) == largest  # type: ignore[index]
     ingress = k8s("base/ingress.yaml")[0]["metadata"]["annotations"]
@@ -433,7 +433,7 @@ def test_with_tracing_the_gateway_may_reach_the_collector_that_it_is_told(tmp_pa
     of = rendered(tmp_path, "tracing")
     env = of["Deployment", "gateway"]["spec"]["template"]["spec"]["containers"][0]["env"]
     given = {it["name"]: it["value"] for it in env if "TRACING" in it["name"]}
-    endpoint = urlsplit(Settings.load(environ=given)["tracing.endpoint"])
+    endpoint = urlsplit(Settings.load(environ=given).tracing.endpoint)
     rule = of["NetworkPolicy", "gateway"]["spec"]["egress"][-1]
     assert [it["port"] for it in rule["ports"]] == [endpoint.port]
     space = rule["to"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]

@@ -13,9 +13,9 @@ import click
 from knowalledge.apidocs.openapi import rendered
 from knowalledge.app import rules_of, unusable
 from knowalledge.cli.reference import pages
-from knowalledge.config.parsers import is_http
-from knowalledge.config.settings import TABLE, Settings, SettingsError
+from knowalledge.config.settings import SETTINGS, Settings, SettingsError
 from knowalledge.core.clock import SystemClock
+from knowalledge.core.parsers import is_http
 from knowalledge.observability.doctor import examine, table
 from knowalledge.quota.planner import trace as planner
 from knowalledge.server import Server
@@ -47,7 +47,7 @@ def main() -> None:
 def serve(config: str, bind: str, workers: int) -> None:
     """Serve; prints one line when ready."""
     settings = _load(config)
-    if workers > 1 and not settings["redis_url"]:
+    if workers > 1 and not settings.redis_url:
         click.echo(
             "--workers: more than one worker needs redis_url\n    cure: set it, or --workers 1", err=True
         )
@@ -173,9 +173,9 @@ def plan(
         found = planner.read(trace, assume)
     except planner.TraceError as error:
         raise click.ClickException(str(error)) from error
-    target = next(it for it in settings.models if it.name == (model or settings.default_model)).targets[0]
+    target = next(it for it in settings.models if it.name == (model or settings.default.name)).targets[0]
     configured = planner.Configured(
-        target.windows, rules_of(settings), settings["queue.timeout"], settings["cache.redis_ttl"]
+        target.windows, rules_of(settings), settings.queue.timeout, settings.cache.redis_ttl
     )
     plans = list(planner.plan(configured, found, assume, factors, SystemClock().now()))
     for line in planner.table(plans):
@@ -217,17 +217,17 @@ def check(path: str) -> None:
 def show(path: str) -> None:
     """What is in force, secrets masked, and where each value came from."""
     settings = _load(path)
-    for row in TABLE:
-        value, origin = settings.values[row.key]
-        shown = _masked(str(value)) if row.secret else value
-        click.echo(f"{row.key} = {shown}    # {origin}")
+    for row in SETTINGS:
+        value = row.value_in(settings)
+        shown = _masked(value) if row.secret else value
+        click.echo(f"{row.key} = {shown}    # {settings.origins[row.key]}")
     for model in settings.models:
         for target in model.targets:
             key = "***" if target.spec.api_key else ""
             quota = ", ".join(f"{it.name}={it.limit}" for it in target.windows) or "unlimited"
             click.echo(
                 f"models.{model.name}.{target.name} = {target.spec.provider}:{target.spec.model} "
-                f"tier={target.tier} quota=({quota}) api_key={key}    # {settings.models_origin}"
+                f"tier={target.tier} quota=({quota}) api_key={key}    # {settings.origins['models']}"
             )
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import click
 
 from knowalledge.config.models import MODEL_KEYS, TARGET_KEYS
-from knowalledge.config.settings import PREFIX, TABLE
+from knowalledge.config.settings import SETTINGS
+from knowalledge.config.sources import variable
 from knowalledge.core import errors
 from knowalledge.gateway.domain.outcomes import Outcome
 from knowalledge.observability.metrics import METRICS
@@ -41,9 +42,8 @@ def configuration() -> Iterator[str]:
         "`knowalledge config check` prints all faults at once, each with its cure.",
     )
     yield from ("", "| key | variable | default | why |", "| --- | --- | --- | --- |")
-    for row in TABLE:
-        variable = PREFIX + row.key.upper().replace(".", "__")
-        yield f"| `{row.key}` | `{variable}` | `{_default(row.default)}` | {row.why} |"
+    for row in SETTINGS:
+        yield f"| `{row.key}` | `{variable(row.key)}` | `{_default(row.default)}` | {row.description} |"
     yield from ("", "## models", "")
     yield "`models:` maps each name that clients may ask for to"
     yield from ("", "| key | |", "| --- | --- |")

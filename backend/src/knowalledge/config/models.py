@@ -6,36 +6,22 @@ Read from the ``models`` section; every fault is collected with its key and its 
 import re
 from collections.abc import Callable
 from datetime import timedelta
-from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
-from msgspec import Struct
 
-from knowalledge.config.parsers import duration, is_http, natural, one_of, positive, text
+from knowalledge.core.parsers import duration_or_zero, is_http, non_negative, one_of, positive, text
+from knowalledge.core.settings import Fault, nearest
 from knowalledge.providers import registry as providers
 from knowalledge.providers.descriptor import ProviderSpec
 from knowalledge.providers.embedded.provider import EMBEDDED, MODEL
+from knowalledge.providers.settings import ModelSettings, TargetSettings
 from knowalledge.quota.domain.window import Count, Window
 
 DAY = 86_400
 LONGEST_NAME = 200
 MOST_WINDOWS = 16
-
-
-class Fault(NamedTuple):
-    """One mistake, with its cure."""
-
-    key: str
-    wrong: str
-    cure: str
-
-
-def nearest(word: str, known: list[str]) -> str:
-    near = get_close_matches(word[:100], known, n=1, cutoff=0.0)
-    return f"the nearest known one is {near[0]!r}" if near else "there is none"
-
 
 TARGET_KEYS = {
     "name": "Unique over all models; the label in answers, metrics and stats.",
@@ -50,24 +36,6 @@ MODEL_KEYS = {
     "price": "USD for a million tokens, {input, output}: what the caches save is told in money.",
 }
 WINDOW_KEYS = ("count", "limit", "window", "resets_at")
-
-
-class TargetSettings(Struct, frozen=True):
-    """One place where a model can be asked."""
-
-    name: str
-    spec: ProviderSpec
-    tier: int = 0
-    windows: tuple[Window, ...] = ()
-
-
-class ModelSettings(Struct, frozen=True):
-    """A model that clients may name."""
-
-    name: str
-    targets: tuple[TargetSettings, ...]
-    fallback: tuple[str, ...] = ()
-    price: tuple[float, float] | None = None  # USD for a million tokens, input and output
 
 
 def embedded() -> tuple[ModelSettings, ...]:
@@ -159,7 +127,7 @@ def _target(model: str, key: str, found: Any, faults: list[Fault]) -> TargetSett
     target = TargetSettings(
         name=name,
         spec=spec,
-        tier=get("tier", natural, 0),
+        tier=get("tier", non_negative, 0),
         windows=_quota(f"{key}.quota", found.get("quota"), str(found.get("provider")), faults),
     )
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", target.name):
@@ -249,7 +217,7 @@ def _window(key: str, found: Any, faults: list[Fault]) -> Window:
         seconds = DAY
     else:
         try:
-            length = duration(span)
+            length = duration_or_zero(span)
         except ValueError as error:
             faults.append(Fault(f"{key}.window", f"{span!r} is not a window", f"{error}, or day"))
             length = 60

@@ -11,13 +11,13 @@ from redis import Redis
 from redis.exceptions import NoPermissionError, RedisClusterException, RedisError
 
 from knowalledge.app import connect, provider_spec
-from knowalledge.config.models import TargetSettings
 from knowalledge.config.settings import Settings
 from knowalledge.core.clock import Clock
 from knowalledge.core.errors import KnowalledgeError, Unavailable
 from knowalledge.net.redis.client import one_node
 from knowalledge.observability.spans import Exporter
 from knowalledge.providers import registry as providers
+from knowalledge.providers.settings import TargetSettings
 
 # Google refuses signed requests for a token that are five minutes off; long before that, something is wrong.
 MAX_SKEW_S = 5.0
@@ -88,11 +88,11 @@ def _about(redis: Redis) -> tuple[str, str]:
 
 
 def _tracing(settings: Settings, clock: Clock, timeout: float) -> Iterator[Finding]:
-    endpoint = settings["tracing.endpoint"]
+    endpoint = settings.tracing.endpoint
     if not endpoint:
         return
     began = clock.monotonic()
-    patience = min(timeout, settings["tracing.timeout"])
+    patience = min(timeout, settings.tracing.timeout)
     try:
         Exporter(endpoint, patience, {"service.name": "knowalledge"}, lambda *_: None).ping()
     except Unavailable as error:

@@ -1,0 +1,70 @@
+"""Settings of the caches: our own, and those in front of us."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from knowalledge.core.parsers import boolean, duration_or_zero, is_http, one_of, size_or_zero, text
+from knowalledge.core.settings import Fault, setting
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """``cache.*``"""
+
+    browser_ttl: float = setting(duration_or_zero, 300.0, "Freshness of knowledge answers in browsers.")
+    cdn_ttl: float = setting(duration_or_zero, 1800.0, "Freshness of knowledge answers in a CDN.")
+    redis_ttl: float = setting(duration_or_zero, 3600.0, "Freshness of answers in Redis.")
+    redis_bytes: int = setting(
+        size_or_zero,
+        128 * 1024**2,
+        "Memory for answers in Redis, all together; the quota in the same Redis must keep its room.",
+    )
+    memory_ttl: float = setting(duration_or_zero, 600.0, "Freshness of answers in a worker's memory.")
+    memory_bytes: int = setting(size_or_zero, 64 * 1024**2, "Memory for answers, per worker.")
+    stale_ttl: float = setting(
+        duration_or_zero, 3600.0, "How long past its life an answer may serve as a fallback."
+    )
+    keep_warm: bool = setting(
+        boolean,
+        True,
+        "Whether popular topics are answered anew before their answer ends, with quota to spare.",
+    )
+
+
+@dataclass(frozen=True)
+class CdnSettings:
+    """``cdn.*``"""
+
+    kind: str = setting(
+        one_of("none", "varnish", "cloudflare", "fastly"),
+        "none",
+        "What keeps public answers outside, to be purged by tag.",
+    )
+    url: str = setting(text, "", "Varnish: its addresses, commas between; others: in place of their own API.")
+    soft: bool = setting(
+        boolean,
+        False,
+        "Varnish, Fastly: what is purged still serves while it is fetched anew, or if that fails.",
+    )
+    zone: str = setting(text, "", "Cloudflare's zone, or Fastly's service.")
+    token: str = setting(text, "", "The key of the CDN's API.", secret=True)
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The addresses of ``url``."""
+        return tuple(part.strip() for part in self.url.split(",") if part.strip())
+
+    def faults(self) -> Iterator[Fault]:
+        """What a CDN of this kind lacks."""
+        if self.kind == "varnish" and not self.urls:
+            yield Fault("cdn.url", "is missing", "name every Varnish, such as http://varnish:6081")
+        for url in self.urls:
+            if not is_http(url):
+                yield Fault("cdn.url", "is not an address", "write http://... or https://...")
+        if self.kind in ("cloudflare", "fastly"):
+            for name, value in (("zone", self.zone), ("token", self.token)):
+                if not value:
+                    yield Fault(f"cdn.{name}", "is missing", f"{self.kind} needs it to purge")
+            if not re.fullmatch(r"[A-Za-z0-9_-]*", self.zone):
+                yield Fault("cdn.zone", "is odd", "copy it from the CDN's console")

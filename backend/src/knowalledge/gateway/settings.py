@@ -1,0 +1,14 @@
+"""Settings of requests to models."""
+
+from dataclasses import dataclass
+
+from knowalledge.core.parsers import duration
+from knowalledge.core.settings import setting
+
+
+@dataclass(frozen=True)
+class RequestSettings:
+    """``request.*``"""
+
+    timeout: float = setting(duration, 60.0, "The patience for one request when the caller names none.")
+    max_timeout: float = setting(duration, 600.0, "The longest patience that a caller may name.")

@@ -1,0 +1,16 @@
+"""Settings of the Redis that replicas share."""
+
+from dataclasses import dataclass
+
+from knowalledge.core.parsers import address, duration
+from knowalledge.core.settings import setting
+from knowalledge.net.redis.client import CLUSTER, SENTINEL
+
+redis_address = address("redis://127.0.0.1:6379/0", "redis", "rediss", "unix", SENTINEL, CLUSTER)
+
+
+@dataclass(frozen=True)
+class RedisSettings:
+    """``redis.*``"""
+
+    timeout: float = setting(duration, 1.0, "A Redis that does not answer within this counts as gone.")
