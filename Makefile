@@ -73,7 +73,7 @@ wheel: setup
 
 # The whole suite against the wheel, installed apart from the source tree.
 test-wheel: setup
-	cd backend && ../$(BIN)/python -m tools.wheel ../dist ../.run/wheel && ../.run/wheel/bin/python -m pytest -n 2
+	cd backend && ../$(BIN)/python -m tools.wheel ../dist ../.run/wheel && ../.run/wheel/bin/python -P -m pytest -n 2
 
 # -- deployment: docs/tutorials/quickstart.md, docs/how-to/deploy.md -------------------------------------------------
 
