@@ -17,7 +17,7 @@ from knowalledge.core.clock import Clock, SystemClock
 from knowalledge.core.context import Principal
 from knowalledge.core.settings import Fault
 from knowalledge.gateway.api import dialects
-from knowalledge.gateway.api.context import WebContext
+from knowalledge.gateway.api.context import ApiContext
 from knowalledge.gateway.domain.estimate import Estimator
 from knowalledge.gateway.domain.routing import Breaker, RetryBudget
 from knowalledge.gateway.service.execution import Dispatcher, ModelRoutes, Target
@@ -42,6 +42,7 @@ from knowalledge.quota.ports import QueueStats, QuotaStore
 from knowalledge.quota.redis import Client, RedisQuotaStore
 from knowalledge.quota.replica import ReplicaQuotaStore
 from knowalledge.registration import register
+from knowalledge.web.context import WebContext
 
 # How far ahead of an even pace a level may spend that is held back: some three seconds of a
 # minute. More serves more of it, and lets the urgent wait longer.
@@ -86,20 +87,18 @@ def create_app(settings: Settings) -> Flask:
         timeout_s=settings.request.timeout,
     )
     app = Flask("knowalledge", static_folder=None)
-    edge = WebContext(
-        completer=answers,
+    web = WebContext(
         observer=telemetry,
-        telemetry=told,
         new_id=partial(token_hex, 16),
         now=clock.now,
         anonymous=Principal(max_priority=settings.queue.max_level_anonymous),
         tenant_header=wsgi_name(settings.auth.tenant_header),
         max_body=settings.server.max_body,
-        heartbeat_s=settings.server.heartbeat,
         max_timeout_s=settings.request.max_timeout,
     )
+    api = ApiContext(web, answers, told, settings.server.heartbeat)
     waiting = partial(queue_stats, quota, targets, telemetry)
-    knowledge = caches.knowledge(settings, edge, cached, completer, quota, clock, telemetry)
+    knowledge = caches.knowledge(settings, web, cached, completer, quota, clock, telemetry)
     spans = exporter(settings, telemetry)
     sending: tuple[Task, ...] = ((FLUSH_S, spans.flush),) if spans else ()
     life = Lifecycle(quota, Background((*knowledge.tasks, *sending)), spans.close if spans else _nothing)
@@ -112,14 +111,14 @@ def create_app(settings: Settings) -> Flask:
         quota_stats=stats,
         queue_stats=waiting,
     )
-    register(app, edge, operations)
+    register(app, api, operations)
     for routes in knowledge.routes:
         app.register_blueprint(routes)
     if settings.clients.rate:
         pool = getattr(
             redis, "connection_pool", None
         )  # a Cluster has one a node: there each replica counts alone
-        rate = ClientRate(settings.clients.rate, settings.clients.proxies, edge.tenant_header, pool)
+        rate = ClientRate(settings.clients.rate, settings.clients.proxies, web.tenant_header, pool)
         clients.limit(app, rate, dialects.NAMES | {"topics"}, clock.now)
     app.wsgi_app = knowledge.short(app.wsgi_app)  # type: ignore[method-assign, assignment]
     if spans:
@@ -128,7 +127,7 @@ def create_app(settings: Settings) -> Flask:
             for model in settings.models
             for it in model.targets
         }
-        trace(app, SpanTracer(clock, settings.tracing.sample, asked, spans.put), edge.new_id)
+        trace(app, SpanTracer(clock, settings.tracing.sample, asked, spans.put), web.new_id)
     app.extensions["knowalledge"] = life
     return app
 

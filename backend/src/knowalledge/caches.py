@@ -23,7 +23,6 @@ from knowalledge.caching.singleflight.redis import Pace, RedisFlights
 from knowalledge.caching.web import CacheStats, LayerStats, Saved
 from knowalledge.config.settings import Settings
 from knowalledge.core.clock import Clock
-from knowalledge.gateway.api.context import WebContext
 from knowalledge.net.background import Task
 from knowalledge.net.redis.breaker import RedisBreaker
 from knowalledge.net.redis.scripts import Executes
@@ -38,6 +37,7 @@ from knowalledge.topics.popularity.redis import RedisPopularity
 from knowalledge.topics.ports import Popularity
 from knowalledge.topics.service import Asks, Topics
 from knowalledge.topics.warming import HALF_LIFE_S, MOST_KNOWN, Popular
+from knowalledge.web.context import WebContext
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -101,7 +101,7 @@ class Knowledge(NamedTuple):
 
 def knowledge(
     settings: Settings,
-    edge: WebContext,
+    web: WebContext,
     caches: Caches,
     models: Asks,
     quota: QuotaStore,
@@ -130,16 +130,16 @@ def knowledge(
         shared=layers.shared is not None,
     )
     memo: Sieve[str, ParsedUrl] = Sieve(MEMO_BYTES)
-    routes = topic_routes.blueprint(edge, service, policy, memo, settings.request.timeout)
+    routes = topic_routes.blueprint(web, service, policy, memo, settings.request.timeout)
     stats = partial(cache_stats, settings, caches, popular, telemetry)
-    operating = cache_routes.blueprint(edge, stats, Invalidator(layers, purger(settings), audit))
+    operating = cache_routes.blueprint(web, stats, Invalidator(layers, purger(settings), audit))
     gauges = partial(_shared_gauges, layers, telemetry)
     # Whichever worker is asked tells of all: each notes in time what it holds.
     noting: Task = (NOTE_S, partial(_gauges, layers, telemetry))
     warming: tuple[Task, ...] = ((popular.round_s, popular.round),) if settings.cache.keep_warm else ()
     return Knowledge(
         (routes, operating),
-        lambda inner: FastPath(inner, edge, service, policy, memo),
+        lambda inner: FastPath(inner, web, service, policy, memo),
         (*caches.tasks, noting, *warming),
         gauges,
     )

@@ -6,21 +6,20 @@ from werkzeug.exceptions import HTTPException
 from knowalledge.apidocs import web as docs
 from knowalledge.core.errors import KnowalledgeError
 from knowalledge.gateway.api import dialects
-from knowalledge.gateway.api.context import WebContext
+from knowalledge.gateway.api.context import ApiContext
 from knowalledge.observability import web as operations
 from knowalledge.observability.web import Operations
 from knowalledge.web import problems
-from knowalledge.web import request_identity as auth
 from knowalledge.web.responses import Sessionless
 
 
-def register(app: Flask, edge: WebContext, ops: Operations) -> None:
+def register(app: Flask, api: ApiContext, ops: Operations) -> None:
     """Every route, and the one place where errors become answers."""
     app.session_interface = Sessionless()
     # An address means what it says: a redirect to a tidier one would name whatever Host the caller claimed.
     app.url_map.merge_slashes = False
     for dialect in dialects.DIALECTS:
-        app.register_blueprint(dialect.blueprint(edge))
+        app.register_blueprint(dialect.blueprint(api))
     app.register_blueprint(docs.blueprint())
     app.register_blueprint(operations.blueprint(ops))
 
@@ -32,11 +31,11 @@ def register(app: Flask, edge: WebContext, ops: Operations) -> None:
             # The class and the place; never the message, which may quote a prompt.
             app.logger.error("unhandled %s at %s", type(error).__name__, problems.source_of(error))
         if request.blueprint in dialects.NAMES:
-            edge.refused(request, error)
-        return problems.response(error, auth.request_id(request, edge.new_id), dialects.error_form(request))
+            api.record_failure(request, error)
+        return problems.response(error, api.web.request_id(request), dialects.error_form(request))
 
     @app.after_request
     def observed(response: Response) -> Response:
         rule = request.url_rule
-        edge.observer.http(rule.rule if rule else "unmatched", response.status_code)
+        api.web.observer.http(rule.rule if rule else "unmatched", response.status_code)
         return response

@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import pytest
-from flask import Request
 from msgspec.structs import replace
 
 from knowalledge.core import errors as e
@@ -17,11 +16,11 @@ from knowalledge.gateway.api.openai import errors as openai_errors
 from knowalledge.gateway.api.schemas import base64_bytes, json_object, reference
 from knowalledge.gateway.domain.answer import CacheInfo
 from knowalledge.web import headers, problems
-from knowalledge.web import request_identity as auth
+from knowalledge.web import request_identity as identity
 
 
-def asking(**fields: str) -> Request:
-    return Request({f"HTTP_{name.upper()}": value for name, value in fields.items()})
+def environ(**fields: str) -> dict[str, Any]:
+    return {f"HTTP_{name.upper()}": value for name, value in fields.items()}
 
 
 @pytest.mark.parametrize(
@@ -41,21 +40,21 @@ def asking(**fields: str) -> Request:
     ],
 )
 def test_urgency_becomes_a_level(field: str, level: Priority) -> None:
-    assert auth.priority(asking(priority=field), None) is level
+    assert identity.priority(environ(priority=field), None) is level
 
 
 @pytest.mark.parametrize("field", ["u=8", "u=-1", "u=", "u=high", "u=00", "u=\u0665"])
 def test_an_urgency_that_does_not_exist_is_refused(field: str) -> None:
     with pytest.raises(e.InvalidRequest, match="0 to 7"):
-        auth.priority(asking(priority=field), None)
+        identity.priority(environ(priority=field), None)
 
 
 def test_the_body_goes_before_x_priority_and_that_before_priority() -> None:
-    request = asking(x_priority=" High ", priority="u=7")
-    assert auth.priority(request, "critical") is Priority.CRITICAL
-    assert auth.priority(request, None) is Priority.HIGH
+    request = environ(x_priority=" High ", priority="u=7")
+    assert identity.priority(request, "critical") is Priority.CRITICAL
+    assert identity.priority(request, None) is Priority.HIGH
     with pytest.raises(e.InvalidRequest, match="critical, high, medium, low"):
-        auth.priority(asking(x_priority="urgent"), None)
+        identity.priority(environ(x_priority="urgent"), None)
 
 
 def test_nobody_claims_more_than_they_may() -> None:
@@ -66,8 +65,8 @@ def test_nobody_claims_more_than_they_may() -> None:
 
 def test_a_request_has_one_id_however_often_it_is_asked_for() -> None:
     ids = iter("abc")
-    request = asking(x_request_id="not safe\n")
-    assert {auth.request_id(request, lambda: next(ids)) for _ in range(3)} == {"a"}
+    request = environ(x_request_id="not safe\n")
+    assert {identity.request_id(request, lambda: next(ids)) for _ in range(3)} == {"a"}
 
 
 def test_rate_limits_are_structured_fields_whatever_windows_are_called() -> None:

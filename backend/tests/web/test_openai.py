@@ -362,7 +362,7 @@ def test_no_route_and_no_method_are_told_in_openais_form(client: FlaskClient) ->
     ],
 )
 def test_cache_control_of_a_request_reaches_our_caches(field: str, status: str) -> None:
-    from knowalledge.gateway.api.context import cache_mode
+    from knowalledge.gateway.api.cache_control import cache_mode
 
     assert cache_mode(field) == status
 

@@ -8,9 +8,8 @@ from msgspec import Struct
 
 from knowalledge.caching.invalidation import Taken
 from knowalledge.core.errors import InvalidRequest
-from knowalledge.gateway.api.context import WebContext
-from knowalledge.gateway.api.schemas import decode
-from knowalledge.web import request_identity as auth
+from knowalledge.web.bodies import decode
+from knowalledge.web.context import WebContext
 from knowalledge.web.responses import json_response
 
 
@@ -74,24 +73,24 @@ _decoder = msgspec.json.Decoder(InvalidateBody)
 
 
 def blueprint(
-    edge: WebContext, stats: Callable[[], CacheStats], invalidate: Callable[[str, str, str], Taken]
+    web: WebContext, stats: Callable[[], CacheStats], invalidate: Callable[[str, str, str], Taken]
 ) -> Blueprint:
     """The routes about the caches."""
     routes = Blueprint("cache", __name__)
 
     @routes.get("/api/cache/stats")
     def cache_stats() -> Response:
-        return json_response(stats(), edge.head(request))
+        return json_response(stats(), web.headers(request))
 
     @routes.post("/api/cache/invalidate")
     def cache_invalidate() -> Response:
-        body: InvalidateBody = decode(_decoder, edge.body(request))
+        body: InvalidateBody = decode(_decoder, web.read_body(request))
         given = [it for it in (body.pattern, body.tag, body.key) if it is not None]
         if len(given) != 1:
             raise InvalidRequest("give one of pattern, tag or key", param="pattern")
         if body.pattern is None and set("*?[") & set(given[0]) and given[0] != "*":
             raise InvalidRequest("a tag or key holds no wildcard; give a pattern", param="tag")
-        found = invalidate(given[0], edge.principal(request).tenant, auth.request_id(request, edge.new_id))
-        return json_response(Invalidated(found.removed, found.cdn), edge.head(request))
+        found = invalidate(given[0], web.principal(request).tenant, web.request_id(request))
+        return json_response(Invalidated(found.removed, found.cdn), web.headers(request))
 
     return routes

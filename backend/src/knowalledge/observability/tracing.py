@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from flask import Flask, Response, request
 
 from knowalledge.core.trace_context import RequestTrace, Tracer
-from knowalledge.web import request_identity as auth
+from knowalledge.web import request_identity as identity
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -25,7 +25,9 @@ def trace(app: Flask, tracer: Tracer, new_id: Callable[[], str]) -> None:
         found: RequestTrace | None = request.environ.get(TRACE)
         if found is not None:
             rule = request.url_rule
-            found.answered(rule.rule if rule else "", response.status_code, auth.request_id(request, new_id))
+            found.answered(
+                rule.rule if rule else "", response.status_code, identity.request_id(request.environ, new_id)
+            )
         return response
 
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct
 
 from knowalledge.caching.domain import Key
-from knowalledge.gateway.api.context import WebContext
 from knowalledge.topics.domain import TopicQuery
 from knowalledge.topics.service import TopicDocument, Topics
-from knowalledge.web import request_identity as auth
+from knowalledge.web import request_identity as identity
+from knowalledge.web.context import WebContext
 from knowalledge.web.trace import TRACE
 
 if TYPE_CHECKING:
@@ -115,9 +115,9 @@ class FastPath:
     """
 
     def __init__(
-        self, inner: "WSGIApplication", edge: WebContext, topics: Topics, policy: Policy, memo: Memo
+        self, inner: "WSGIApplication", web: WebContext, topics: Topics, policy: Policy, memo: Memo
     ) -> None:
-        self._inner, self._edge, self._topics, self._policy, self._memo = inner, edge, topics, policy, memo
+        self._inner, self._web, self._topics, self._policy, self._memo = inner, web, topics, policy, memo
 
     def __call__(self, environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
         if (
@@ -142,15 +142,15 @@ class FastPath:
             *known.headers,
             ("ETag", document.etag),
             ("Cache-Status", cache_status_header(document, self._policy.shared)),
-            ("X-Request-ID", auth.request_id_of(environ, self._edge.new_id)),
+            ("X-Request-ID", identity.request_id(environ, self._web.new_id)),
         ]
         wanted = environ.get("HTTP_IF_NONE_MATCH")
         if wanted is not None and matches(wanted, document.etag):
             self._topics.confirmed()
-            self._edge.observer.http(known.rule, 304)
+            self._web.observer.http(known.rule, 304)
             start("304 NOT MODIFIED", headers)
             return ()
-        self._edge.observer.http(known.rule, 200)
+        self._web.observer.http(known.rule, 200)
         headers += (("Content-Type", "application/json"), ("Content-Length", str(len(document.body))))
         start("200 OK", headers)
         return (document.body,)

@@ -14,13 +14,13 @@ from werkzeug.routing import BaseConverter
 
 from knowalledge.core.context import RequestContext
 from knowalledge.core.errors import InvalidRequest, PayloadTooLarge
-from knowalledge.gateway.api.context import WebContext
 from knowalledge.topics import images
 from knowalledge.topics.domain import View, query
 from knowalledge.topics.fast_path import Memo, ParsedUrl, Policy, _address, cache_status_header, matches
 from knowalledge.topics.images import Image
 from knowalledge.topics.service import Topics
-from knowalledge.web import request_identity as auth
+from knowalledge.web import request_identity as identity
+from knowalledge.web.context import WebContext
 from knowalledge.web.headers import Headers
 from knowalledge.web.trace import trace_of
 
@@ -35,7 +35,7 @@ class TopicConverter(BaseConverter):
     part_isolating = False
 
 
-def blueprint(edge: WebContext, topics: Topics, policy: Policy, memo: Memo, timeout_s: float) -> Blueprint:
+def blueprint(web: WebContext, topics: Topics, policy: Policy, memo: Memo, timeout_s: float) -> Blueprint:
     """The routes of the knowledge API."""
     routes = Blueprint("topics", __name__)
     routes.record(lambda setup: setup.app.url_map.converters.update(topic=TopicConverter))
@@ -55,9 +55,9 @@ def blueprint(edge: WebContext, topics: Topics, policy: Policy, memo: Memo, time
 
     def context() -> RequestContext:
         return RequestContext(
-            auth.request_id(request, edge.new_id),
-            edge.principal(request),
-            auth.priority(request, None),
+            web.request_id(request),
+            web.principal(request),
+            identity.priority(request.environ, None),
             timeout_s,
             trace_of(request.environ),
         )
@@ -75,7 +75,7 @@ def blueprint(edge: WebContext, topics: Topics, policy: Policy, memo: Memo, time
             *fixed,
             ("ETag", document.etag),
             ("Cache-Status", cache_status_header(document, policy.shared)),
-            ("X-Request-ID", auth.request_id(request, edge.new_id)),
+            ("X-Request-ID", web.request_id(request)),
         ]
         if document.degraded:
             headers += [("Age", str(document.cache.age_s)), ("X-Degraded", "true")]
@@ -103,7 +103,7 @@ def blueprint(edge: WebContext, topics: Topics, policy: Policy, memo: Memo, time
         headers: Headers = [
             ("Cache-Control", "no-store"),
             ("Cache-Status", cache_status_header(document, policy.shared)),
-            ("X-Request-ID", auth.request_id(request, edge.new_id)),
+            ("X-Request-ID", web.request_id(request)),
         ]
         return Response(document.body, 200, headers, content_type="application/json")
 

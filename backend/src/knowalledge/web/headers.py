@@ -8,24 +8,24 @@ Headers = list[tuple[str, str]]
 
 
 @lru_cache(1024)
-def _string(text: str) -> str:
-    """A String of RFC 9651: printable ASCII, quoted."""
-    plain = text.encode("ascii", "replace").decode()
-    plain = "".join(it if it.isprintable() else "?" for it in plain)
-    return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def quoted(text: str) -> str:
+    """A String of a structured field (RFC 9651): printable ASCII in quotes, with ``?`` for all else."""
+    ascii_text = text.encode("ascii", "replace").decode()
+    printable = "".join(it if it.isprintable() else "?" for it in ascii_text)
+    return '"' + printable.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def rate_limit(allowances: tuple[Allowance, ...]) -> Headers:
     """RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers, 10 and 11): one member a window.
 
-    A quota counts requests unless it says otherwise. The draft's registry has no unit for tokens; leaving it out would
-    make them requests.
+    Without a unit a quota counts requests. The draft registers no unit for tokens, so ours (``qu="input-tokens"``) is
+    given: without it a client would take them for requests.
     """
     if not allowances:
         return []
     policies, states = [], []
     for it in allowances:
-        name = _string(it.name)
+        name = quoted(it.name)
         unit = "" if it.unit == "requests" else f';qu="{it.unit.replace("_", "-")}"'
         policies.append(f"{name};q={it.limit}{unit};w={it.window_s}")
         states.append(f"{name};r={it.remaining};t={it.resets_s}")

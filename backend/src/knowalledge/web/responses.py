@@ -13,15 +13,19 @@ from knowalledge.web.headers import Headers
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+_encode = msgspec.json.Encoder().encode
+
 
 class Observer(Protocol):
-    """Told of every HTTP answer."""
+    """Counts HTTP responses."""
 
-    def http(self, route: str, status: int) -> None: ...
+    def http(self, route: str, status: int) -> None:
+        """``route`` is the rule that matched, so that its values are few."""
+        ...
 
 
-class Ready(Response):
-    """An answer that is complete as it is: nothing about it is computed again on its way out."""
+class CompleteResponse(Response):
+    """A response whose headers are complete: the framework computes none on the way out."""
 
     def get_wsgi_response(
         self, environ: "WSGIEnvironment"
@@ -32,7 +36,7 @@ class Ready(Response):
 
 
 class Sessionless(SessionInterface):
-    """Nobody has a session here."""
+    """Opens no session: the gateway has none."""
 
     _NONE = NullSession()
 
@@ -44,13 +48,10 @@ class Sessionless(SessionInterface):
 
 
 def current() -> Request:
-    """The request itself; each look through the framework's proxy costs a microsecond."""
+    """The request itself: each access through the framework's proxy costs a microsecond."""
     return request_ctx.request
 
 
-_encode = msgspec.json.Encoder().encode
-
-
 def json_response(body: object, headers: Headers, status: int = 200) -> Response:
-    """A whole answer."""
-    return Ready(_encode(body), status, headers, content_type="application/json")
+    """A whole response in JSON."""
+    return CompleteResponse(_encode(body), status, headers, content_type="application/json")

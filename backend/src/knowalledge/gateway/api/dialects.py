@@ -6,7 +6,7 @@ from collections.abc import Callable
 from flask import Blueprint, Request
 from msgspec import Struct
 
-from knowalledge.gateway.api.context import WebContext
+from knowalledge.gateway.api.context import ApiContext
 from knowalledge.gateway.api.gemini import errors as gemini_errors
 from knowalledge.gateway.api.gemini import routes as gemini
 from knowalledge.gateway.api.native import routes as native
@@ -22,7 +22,7 @@ class Dialect(Struct, frozen=True):
     """One API family."""
 
     name: str  # of its blueprint
-    blueprint: Callable[[WebContext], Blueprint]
+    blueprint: Callable[[ApiContext], Blueprint]
     errors: ErrorForm
     owns: Callable[[str], bool]  # whether a path that no route matches looks like this dialect's
 

@@ -1,7 +1,7 @@
 """Headers of an answer, as pure functions of what was decided."""
 
 from knowalledge.gateway.domain.answer import Answer, CacheInfo
-from knowalledge.web.headers import Headers, _string, rate_limit
+from knowalledge.web.headers import Headers, quoted, rate_limit
 
 
 def cache_status(info: CacheInfo) -> str:
@@ -35,5 +35,5 @@ def of_answer(answer: Answer) -> Headers:
 
 def chosen(target: str, reason: str, degraded: bool) -> Headers:
     """Who answers and why, for dialects whose bodies have no place for it."""
-    found = [("X-Target", f"{target}; reason={_string(reason)}" if reason else target)] if target else []
+    found = [("X-Target", f"{target}; reason={quoted(reason)}" if reason else target)] if target else []
     return [*found, ("X-Degraded", "true")] if degraded else found

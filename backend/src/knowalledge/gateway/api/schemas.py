@@ -1,6 +1,5 @@
 """What the bodies of all dialects share: bounds, reading, and the rule that there must be a question."""
 
-import re
 from base64 import b64decode
 from collections.abc import Sequence
 from mimetypes import guess_type
@@ -32,21 +31,6 @@ Dimensions = Annotated[int, Meta(ge=1, le=65_536)]
 Carried = Annotated[Raw, Meta(extra_json_schema={"type": "object"})]
 
 _object = msgspec.json.Decoder(dict[str, Any])
-
-
-def decode(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
-    """A body as its type; a fault is an ``InvalidRequest`` that names the field, never the value."""
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        text = str(error)
-        # It ends in a place or a field's name; or, of the body itself, in a type.
-        where = text.rsplit("`", 2)[1] if re.search("(?: - at|field) `[^`]*`$", text) else ""
-        raise InvalidRequest(text, param=where.removeprefix("$.").removeprefix("$")) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest("the body is not JSON") from error
-    except RecursionError as error:
-        raise InvalidRequest("the body is nested too deeply") from error
 
 
 def json_object(text: bytes | str | Raw, where: str) -> str:

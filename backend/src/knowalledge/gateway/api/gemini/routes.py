@@ -10,7 +10,7 @@ from msgspec import UNSET, Raw
 from knowalledge.core.errors import InvalidRequest, NotFound
 from knowalledge.gateway.api import headers
 from knowalledge.gateway.api import stream as sse
-from knowalledge.gateway.api.context import WebContext
+from knowalledge.gateway.api.context import ApiContext
 from knowalledge.gateway.api.gemini import schemas as b
 from knowalledge.gateway.api.gemini.errors import error_body
 from knowalledge.gateway.domain.answer import Answer, Finish, Usage
@@ -124,57 +124,57 @@ class Rendered:
         return found
 
 
-def blueprint(edge: WebContext) -> Blueprint:
+def blueprint(api: ApiContext) -> Blueprint:
     """The routes of this dialect."""
     routes = Blueprint("gemini", __name__)
 
     def generate(model: str) -> Response:
-        request = current()
-        prompt = b.read(b.GenerateContentBody, edge.body(request)).to_prompt()
-        context = edge.request_context(request)
-        answer = edge.complete(request, context, edge.question(request, model, prompt))
+        http = current()
+        prompt = b.read(b.GenerateContentBody, api.web.read_body(http)).to_prompt()
+        context = api.web.request_context(http)
+        answer = api.complete(http, context, api.request(http, model, prompt))
         parts = _parts(answer.completion.parts) or (b.AnswerPart(""),)
         level = ("X-Priority", context.priority.label)
         return json_response(content(answer, parts), [*headers.of_answer(answer), level])
 
     def stream(model: str) -> Response:
-        request = current()
-        prompt = b.read(b.GenerateContentBody, edge.body(request)).to_prompt()
-        context = edge.request_context(request)
-        question = edge.question(request, model, prompt)
-        rendered = Rendered(context.request_id, as_array=request.args.get("alt") != "sse")
-        return edge.stream(request, context, question, rendered, [("X-Priority", context.priority.label)])
+        http = current()
+        prompt = b.read(b.GenerateContentBody, api.web.read_body(http)).to_prompt()
+        context = api.web.request_context(http)
+        request = api.request(http, model, prompt)
+        rendered = Rendered(context.request_id, as_array=http.args.get("alt") != "sse")
+        return api.stream(http, context, request, rendered, [("X-Priority", context.priority.label)])
 
     def count(model: str) -> Response:
-        request = current()
-        prompt = b.read(b.CountTokensBody, edge.body(request)).to_prompt()
-        context = edge.request_context(request)
-        tokens = edge.count(request, context, edge.question(request, model, prompt))
-        return json_response(b.TokenCount(tokens), edge.head(request))
+        http = current()
+        prompt = b.read(b.CountTokensBody, api.web.read_body(http)).to_prompt()
+        context = api.web.request_context(http)
+        tokens = api.count_tokens(http, context, api.request(http, model, prompt))
+        return json_response(b.TokenCount(tokens), api.web.headers(http))
 
     def embed(model: str) -> Response:
-        request = current()
-        body: b.EmbedContentBody = b.read(b.EmbedContentBody, edge.body(request))
+        http = current()
+        body: b.EmbedContentBody = b.read(b.EmbedContentBody, api.web.read_body(http))
         texts = (_embeddable(body.content.text("content"), "content"),)
-        found, head = edge.embed(request, model, texts, body.dimensions())
+        found, head = api.embed(http, model, texts, body.dimensions())
         return json_response(b.Embedded(b.Values(found.vectors[0])), head)
 
     def embed_batch(model: str) -> Response:
-        request = current()
-        body: b.BatchEmbedContentsBody = b.read(b.BatchEmbedContentsBody, edge.body(request))
+        http = current()
+        body: b.BatchEmbedContentsBody = b.read(b.BatchEmbedContentsBody, api.web.read_body(http))
         texts = tuple(_embeddable(it.content.text("requests"), "requests") for it in body.requests)
         sizes = {it.dimensions() for it in body.requests}
         if len(sizes) > 1:
             raise InvalidRequest("all requests of a batch must ask for one size", param="requests")
-        found, head = edge.embed(request, model, texts, sizes.pop())
+        found, head = api.embed(http, model, texts, sizes.pop())
         return json_response(b.BatchEmbedded(tuple(map(b.Values, found.vectors))), head)
 
     def predict(model: str) -> Response:
-        request = current()
-        body: b.PredictBody = b.read(b.PredictBody, edge.body(request))
+        http = current()
+        body: b.PredictBody = b.read(b.PredictBody, api.web.read_body(http))
         texts = tuple(_embeddable(it.content, "instances") for it in body.instances)
         size = body.parameters.output_dimensionality if body.parameters else None
-        found, head = edge.embed(request, model, texts, size)
+        found, head = api.embed(http, model, texts, size)
         return json_response(b.Predictions(tuple(b.Prediction(b.Values(it)) for it in found.vectors)), head)
 
     methods: dict[str, Callable[[str], Response]] = {
@@ -195,10 +195,10 @@ def blueprint(edge: WebContext) -> Blueprint:
         return method(model)
 
     def models(**where: str) -> Response:
-        return listed(edge, VERTEX_NAMES if where else GEMINI_NAMES)
+        return listed(api, VERTEX_NAMES if where else GEMINI_NAMES)
 
     def model(call: str, **where: str) -> Response:
-        return described(edge, call, VERTEX_NAMES if where else GEMINI_NAMES)
+        return described(api, call, VERTEX_NAMES if where else GEMINI_NAMES)
 
     for base in ADDRESSES:
         name = base.replace(".", "_")
@@ -215,14 +215,14 @@ def _embeddable(text: str, where: str) -> str:
     return text
 
 
-def listed(edge: WebContext, base: str = GEMINI_NAMES) -> Response:
+def listed(api: ApiContext, base: str = GEMINI_NAMES) -> Response:
     """Every model that may be named; ``base`` is how its names begin."""
-    found = tuple(b.GoogleModel(base + name, name) for name in edge.completer.models())
+    found = tuple(b.GoogleModel(base + name, name) for name in api.gateway.models())
     body = b.GoogleModels(found) if base == GEMINI_NAMES else b.PublisherModels(found)
-    return json_response(body, edge.head(current()))
+    return json_response(body, api.web.headers(current()))
 
 
-def described(edge: WebContext, model: str, base: str = GEMINI_NAMES) -> Response:
+def described(api: ApiContext, model: str, base: str = GEMINI_NAMES) -> Response:
     """One model."""
-    name = edge.completer.model(model)
-    return json_response(b.GoogleModel(base + name, name), edge.head(current()))
+    name = api.gateway.model(model)
+    return json_response(b.GoogleModel(base + name, name), api.web.headers(current()))

@@ -28,11 +28,11 @@ from knowalledge.gateway.api.schemas import (
     Temperature,
     base64_bytes,
     carried,
-    decode,
     reference,
     with_question,
 )
 from knowalledge.gateway.domain.prompt import Blob, Message, Part, Prompt, Text, Tool, ToolCall, ToolResult
+from knowalledge.web.bodies import decode
 
 T = TypeVar("T", bound=Struct)
 

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from knowalledge.gateway.api import headers
 from knowalledge.gateway.api import stream as sse
-from knowalledge.gateway.api.context import WebContext
+from knowalledge.gateway.api.context import ApiContext
 from knowalledge.gateway.api.native import schemas as b
 from knowalledge.gateway.domain.events import Delta, Done, Event, Queued, Started
 from knowalledge.web.problems import problem
@@ -45,21 +45,21 @@ class Rendered(Struct, frozen=True):
         return _event(b"error", problem(error, self.request_id))
 
 
-def blueprint(edge: WebContext) -> Blueprint:
+def blueprint(api: ApiContext) -> Blueprint:
     """The routes of the native API."""
     routes = Blueprint("native", __name__)
 
     @routes.post("/api/v1/generate")
     def generate() -> Response:
-        request = current()
-        body = b.generate_body(edge.body(request))
+        http = current()
+        body = b.generate_body(api.web.read_body(http))
         prompt = body.to_prompt()
-        context = edge.request_context(request, priority=body.priority, timeout_s=body.timeout_s)
-        question = edge.question(request, body.model, prompt, cache=body.cache)
+        context = api.web.request_context(http, priority=body.priority, timeout_s=body.timeout_s)
+        request = api.request(http, body.model, prompt, cache=body.cache)
         level = ("X-Priority", context.priority.label)
         if body.stream:
-            return edge.stream(request, context, question, Rendered(context.request_id), [level])
-        answer = edge.complete(request, context, question)
+            return api.stream(http, context, request, Rendered(context.request_id), [level])
+        answer = api.complete(http, context, request)
         return json_response(
             b.answer_body(answer, answer.completion.text), [*headers.of_answer(answer), level]
         )

@@ -11,12 +11,12 @@ from knowalledge.gateway.api.schemas import (
     ModelName,
     Output,
     Temperature,
-    decode,
     with_question,
 )
 from knowalledge.gateway.domain.answer import Answer, CacheInfo, Finish, QueueInfo
 from knowalledge.gateway.domain.prompt import Message, Prompt, Text
 from knowalledge.gateway.domain.request import CacheMode
+from knowalledge.web.bodies import decode
 
 # Judged where the headers' are, so that whoever misspells it is told the four.
 Level = Annotated[str, Meta(extra_json_schema={"enum": ["critical", "high", "medium", "low"]})]

@@ -9,7 +9,7 @@ from flask import Blueprint, Response
 
 from knowalledge.gateway.api import headers
 from knowalledge.gateway.api import stream as sse
-from knowalledge.gateway.api.context import WebContext
+from knowalledge.gateway.api.context import ApiContext
 from knowalledge.gateway.api.gemini import routes as gemini
 from knowalledge.gateway.api.openai import schemas as b
 from knowalledge.gateway.api.openai.errors import error_body
@@ -143,32 +143,32 @@ def packed(vector: tuple[float, ...]) -> str:
     return b64encode(floats.tobytes()).decode()
 
 
-def blueprint(edge: WebContext) -> Blueprint:
+def blueprint(api: ApiContext) -> Blueprint:
     """The routes of this dialect."""
     routes = Blueprint("openai", __name__)
 
     @routes.post("/v1/chat/completions")
     def chat() -> Response:
-        request = current()
-        body = b.chat_body(edge.body(request))
+        http = current()
+        body = b.chat_body(api.web.read_body(http))
         prompt = body.to_prompt()
-        context = edge.request_context(request)
-        question = edge.question(request, body.model, prompt)
+        context = api.web.request_context(http)
+        request = api.request(http, body.model, prompt)
         level = ("X-Priority", context.priority.label)
         if body.stream:
             options = body.stream_options
             rendered = Rendered(
-                context.request_id, question.model, int(edge.now()), bool(options and options.include_usage)
+                context.request_id, request.model, int(api.web.now()), bool(options and options.include_usage)
             )
-            return edge.stream(request, context, question, rendered, [level])
-        answer = edge.complete(request, context, question)
-        return json_response(completion(answer, int(edge.now())), [*headers.of_answer(answer), level])
+            return api.stream(http, context, request, rendered, [level])
+        answer = api.complete(http, context, request)
+        return json_response(completion(answer, int(api.web.now())), [*headers.of_answer(answer), level])
 
     @routes.post("/v1/embeddings")
     def embeddings() -> Response:
-        request = current()
-        body = b.embeddings_body(edge.body(request))
-        found, head = edge.embed(request, body.model, body.texts(), body.dimensions)
+        http = current()
+        body = b.embeddings_body(api.web.read_body(http))
+        found, head = api.embed(http, body.model, body.texts(), body.dimensions)
         as_text = body.encoding_format == "base64"
         tokens = found.usage.input if found.usage else 0
         data = tuple(b.Vector(index, packed(it) if as_text else it) for index, it in enumerate(found.vectors))
@@ -176,18 +176,18 @@ def blueprint(edge: WebContext) -> Blueprint:
 
     @routes.get("/v1/models")
     def models() -> Response:
-        request = current()
-        if gemini.speaks(request):
-            return gemini.listed(edge)
-        cards = tuple(map(_card, edge.completer.models()))
-        return json_response(b.ModelCards(cards), edge.head(request))
+        http = current()
+        if gemini.speaks(http):
+            return gemini.listed(api)
+        cards = tuple(map(_card, api.gateway.models()))
+        return json_response(b.ModelCards(cards), api.web.headers(http))
 
     @routes.get("/v1/models/<path:model>")
     def model(model: str) -> Response:
-        request = current()
-        if gemini.speaks(request):
-            return gemini.described(edge, model)
-        return json_response(_card(edge.completer.model(model)), edge.head(request))
+        http = current()
+        if gemini.speaks(http):
+            return gemini.described(api, model)
+        return json_response(_card(api.gateway.model(model)), api.web.headers(http))
 
     return routes
 

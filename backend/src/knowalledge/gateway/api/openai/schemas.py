@@ -25,12 +25,12 @@ from knowalledge.gateway.api.schemas import (
     Temperature,
     base64_bytes,
     carried,
-    decode,
     json_object,
     reference,
     with_question,
 )
 from knowalledge.gateway.domain.prompt import Blob, Message, Part, Prompt, Text, Tool, ToolCall, ToolResult
+from knowalledge.web.bodies import decode
 
 # -- asked -----------------------------------------------------------------------------------------------------------
 
