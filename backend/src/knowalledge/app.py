@@ -25,7 +25,7 @@ from knowalledge.gateway.service.gateway import QuotaGateway
 from knowalledge.identity import client_limit as clients
 from knowalledge.identity.client_limit import ClientRate
 from knowalledge.net.background import Background, Task
-from knowalledge.net.redis.client import client, plain
+from knowalledge.net.redis.client import is_single_server, make_client
 from knowalledge.net.redis.multiplexed import MultiplexedClient
 from knowalledge.observability.logging import LoggedTelemetry, configure
 from knowalledge.observability.metrics import Telemetry
@@ -204,13 +204,13 @@ def connect(settings: Settings) -> "Redis | None":
     if not settings.redis_url:
         return None
     # The library's own limit of 100 would make the 101st concurrent request look like an outage.
-    return client(settings.redis_url, settings.redis.timeout, settings.server.connections)
+    return make_client(settings.redis_url, settings.redis.timeout, settings.server.connections)
 
 
 def shared_line(settings: Settings, redis: "Redis | None") -> Client | None:
     """What the scripts are run through: one line for all greenlets, unless the address asks for more than it can."""
     url = settings.redis_url
-    if redis is None or not plain(url):
+    if redis is None or not is_single_server(url):
         return redis
     return MultiplexedClient(url, settings.redis.timeout, redis.pubsub)
 

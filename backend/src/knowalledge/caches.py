@@ -25,7 +25,7 @@ from knowalledge.config.settings import Settings
 from knowalledge.core.clock import Clock
 from knowalledge.net.background import Task
 from knowalledge.net.redis.breaker import RedisBreaker
-from knowalledge.net.redis.scripts import Executes
+from knowalledge.net.redis.scripts import CommandExecutor
 from knowalledge.observability.logging import audit
 from knowalledge.observability.metrics import Telemetry
 from knowalledge.quota.ports import QuotaStore
@@ -63,7 +63,11 @@ class Caches(NamedTuple):
 
 
 def build(
-    settings: Settings, redis: "Redis | None", pipe: Executes | None, clock: Clock, telemetry: Telemetry
+    settings: Settings,
+    redis: "Redis | None",
+    pipe: CommandExecutor | None,
+    clock: Clock,
+    telemetry: Telemetry,
 ) -> Caches:
     """``pipe`` is for short commands of many requests; ``redis`` for those that block."""
     memory = MemoryResponseCache(settings.cache.memory_bytes, clock)

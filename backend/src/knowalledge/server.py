@@ -13,7 +13,7 @@ from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler, PyWSGISe
 from knowalledge.app import create_app
 from knowalledge.config.settings import Settings
 from knowalledge.gateway.api.stream import ASIDE
-from knowalledge.net.wsgi_head import Head
+from knowalledge.net.wsgi_head import RequestHead
 
 KEEPALIVE_S = 75.0  # an idle connection is dropped after this; proxies in front must drop theirs sooner
 HEADERS_S = 10.0  # a request's headers must have arrived after this
@@ -24,7 +24,7 @@ FRESH_S = 1.0  # when draining: a connection that has not asked anything yet may
 class Handler(PyWSGIHandler):  # type: ignore[misc]
     """A connection: bounded while it is silent, and closed after its answer once the server drains."""
 
-    MessageClass = Head
+    MessageClass = RequestHead
     asked = False  # at least one request has come
 
     def handle(self) -> None:

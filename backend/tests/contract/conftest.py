@@ -10,7 +10,7 @@ from redis import Redis
 from knowalledge.core import errors as e
 from knowalledge.gateway.domain.prompt import Message, Prompt, Text
 from knowalledge.gateway.ports import Provider
-from knowalledge.net.redis.client import client, one_node
+from knowalledge.net.redis.client import any_node, make_client
 from knowalledge.quota.memory import MemoryQuotaStore
 from tests.contract.provider_dialects import DIALECTS, Dialect
 from tests.contract.quota_stores import RULES, Make, redis_store
@@ -77,7 +77,7 @@ def says_and_hangs(dialect: Dialect) -> Behaviour:
 def sentinel_client(tmp_path_factory: pytest.TempPathFactory, redis_port: int) -> Iterator[Redis]:
     with (
         behind_sentinel(tmp_path_factory.mktemp("sentinel"), redis_port) as url,
-        client(url, 5.0, 10) as redis,
+        make_client(url, 5.0, 10) as redis,
     ):
         until_well(redis)
         yield redis
@@ -85,14 +85,14 @@ def sentinel_client(tmp_path_factory: pytest.TempPathFactory, redis_port: int) -
 
 @pytest.fixture(scope="package")
 def cluster_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
-    with as_cluster(tmp_path_factory.mktemp("cluster")) as url, client(url, 5.0, 10) as redis:
+    with as_cluster(tmp_path_factory.mktemp("cluster")) as url, make_client(url, 5.0, 10) as redis:
         until_well(redis)
         yield redis
 
 
 def emptied(request: pytest.FixtureRequest, kind: str) -> Redis:
     redis: Redis = request.getfixturevalue(f"{kind}_client")
-    one_node(redis).flushall()
+    any_node(redis).flushall()
     return redis
 
 

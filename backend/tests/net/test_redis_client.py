@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from knowalledge.core.clock import SystemClock
-from knowalledge.net.redis.client import client, one_node, plain
+from knowalledge.net.redis.client import any_node, is_single_server, make_client
 from knowalledge.quota.domain.queue import QueueRules
 from knowalledge.quota.domain.window import Count, TokenCost, Window
 from knowalledge.quota.ports import Granted, ReservationRequest
@@ -31,10 +31,10 @@ def cluster(tmp_path: Path) -> Iterator[str]:
 @pytest.mark.parametrize("kind", ["redis_url", "sentinel", "cluster"])
 def test_the_quota_is_kept_wherever_redis_is(kind: str, request: pytest.FixtureRequest) -> None:
     url: str = request.getfixturevalue(kind)
-    assert plain(url) == (kind == "redis_url")
-    with client(url, 2.0, 10) as redis:
+    assert is_single_server(url) == (kind == "redis_url")
+    with make_client(url, 2.0, 10) as redis:
         until_well(redis)
-        one_node(redis).flushall()
+        any_node(redis).flushall()
         stores = [
             RedisQuotaStore(redis, {"t": (WINDOW,)}, QueueRules(), SystemClock(), name, pumps=False)
             for name in "ab"

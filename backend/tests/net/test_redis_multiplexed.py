@@ -49,8 +49,8 @@ class Watched:
     """A line's socket, and what is written to it."""
 
     def __init__(self, pipe: MultiplexedClient) -> None:
-        assert pipe._line is not None
-        self._line = pipe._line
+        assert pipe._connection is not None
+        self._line = pipe._connection
         self._true = self._line._socket
         self.writes: list[int] = []
         self.full = False  # for the next write

@@ -4,16 +4,16 @@ from io import BytesIO
 
 import pytest
 
-from knowalledge.net.wsgi_head import MOST_BYTES, MOST_FIELDS, Head
+from knowalledge.net.wsgi_head import MAX_FIELDS, MAX_HEAD, RequestHead
 
 
-def head(text: bytes) -> Head:
-    return Head(BytesIO(text))
+def head(text: bytes) -> RequestHead:
+    return RequestHead(BytesIO(text))
 
 
 def test_fields_are_found_by_name_in_any_case_and_the_body_is_left() -> None:
     stream = BytesIO(b"Host: a\r\nX-Two:  b c \t\r\nx-two:d\r\nEmpty:\r\nContent-Length: 4\r\n\r\nbody")
-    found = Head(stream)
+    found = RequestHead(stream)
     assert (found.get("HOST"), found.get("x-two"), found.get("empty")) == ("a", "b c", "")
     assert found.get("missing", "none") == "none"
     assert stream.read() == b"body"
@@ -59,8 +59,8 @@ def test_a_name_with_an_underscore_cannot_pass_for_one_with_a_hyphen() -> None:
         b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n",
         b"Transfer-Encoding: \x0bchunked\r\n\r\n",
         b"Host: a\r\nHost: b\r\n\r\n",
-        b"A: b\r\n" * (MOST_FIELDS + 1) + b"\r\n",
-        b"A: " + b"b" * MOST_BYTES + b"\r\n\r\n",
+        b"A: b\r\n" * (MAX_FIELDS + 1) + b"\r\n",
+        b"A: " + b"b" * MAX_HEAD + b"\r\n\r\n",
     ],
 )
 def test_what_is_no_head_or_more_than_one_is_refused(text: bytes) -> None:

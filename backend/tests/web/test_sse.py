@@ -302,7 +302,7 @@ def test_a_client_that_hangs_up_is_noticed_while_nothing_is_written() -> None:
 
     def serve() -> None:
         try:
-            with presence.while_present({"gunicorn.sock": ours}):
+            with presence.cancel_on_disconnect({"gunicorn.sock": ours}):
                 Flag().wait()
         except ClientGone as error:
             ended.append(error.message)
@@ -313,21 +313,21 @@ def test_a_client_that_hangs_up_is_noticed_while_nothing_is_written() -> None:
         assert not ended
         theirs.close()
         server.join(5)
-    assert ended == ["the client left"]
+    assert ended == ["the client disconnected"]
 
 
 def test_a_client_that_sends_its_next_request_early_is_not_taken_for_gone() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.send(b"GET")
-        with presence.while_present({"gunicorn.sock": ours}):
+        with presence.cancel_on_disconnect({"gunicorn.sock": ours}):
             gevent.sleep(0.01)
 
 
 def test_a_client_that_leaves_after_the_answer_disturbs_nobody() -> None:
     ours, theirs = socket.socketpair()
     with ours:
-        with presence.while_present({"gunicorn.sock": ours}):
+        with presence.cancel_on_disconnect({"gunicorn.sock": ours}):
             pass
         theirs.close()
         gevent.sleep(0.01)

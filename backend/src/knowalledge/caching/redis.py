@@ -14,7 +14,7 @@ from knowalledge.caching.memory import MemoryResponseCache
 from knowalledge.caching.ports import LayerSize
 from knowalledge.core.errors import Unavailable
 from knowalledge.net.redis.breaker import RedisBreaker
-from knowalledge.net.redis.scripts import Executes, Script
+from knowalledge.net.redis.scripts import CommandExecutor, Script
 
 _GET = Script("knowalledge.caching", "cache_get", "_cache")
 _PUT = Script("knowalledge.caching", "cache_put", "_cache")
@@ -38,7 +38,7 @@ _PORTION = 500
 class RedisResponseCache:
     """Implements ``ResponseCache`` for every replica that names the same Redis."""
 
-    def __init__(self, client: Executes, outage: RedisBreaker, room: int = 128 * 1024**2) -> None:
+    def __init__(self, client: CommandExecutor, outage: RedisBreaker, room: int = 128 * 1024**2) -> None:
         """``room``: the bytes that all entries together may take; beyond, what would end first goes first."""
         self._client = client
         self._room = room

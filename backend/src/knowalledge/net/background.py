@@ -1,15 +1,15 @@
-"""What a worker does beside answering: small tasks, each again and again, in greenlets of their own."""
+"""Periodic tasks of a worker, each in a greenlet of its own."""
 
 from collections.abc import Callable, Sequence
 
 import gevent
 import structlog
 
-Task = tuple[float, Callable[[], object]]  # seconds between two runs, and what to run
+Task = tuple[float, Callable[[], object]]  # seconds between two runs, and the function
 
 
 class Background:
-    """Started by the process that serves, never by one that only forks."""
+    """Runs tasks until it is stopped. Start it in the process that serves: greenlets do not survive a fork."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._tasks = tasks
@@ -17,18 +17,19 @@ class Background:
         self._log = structlog.get_logger()
 
     def start(self) -> None:
-        """Cheap when it runs already."""
+        """Start every task; does nothing if they run already."""
         if not self._running:
             self._running = [gevent.spawn(self._repeat, *task) for task in self._tasks]
 
     def stop(self) -> None:
+        """Kill every task, also in the middle of a run."""
         gevent.killall(self._running)
         self._running = []
 
-    def _repeat(self, seconds: float, run: Callable[[], object]) -> None:
+    def _repeat(self, interval_s: float, run: Callable[[], object]) -> None:
         while True:
             try:
                 run()
-            except Exception as error:  # noqa: BLE001 - one failure must not end what runs for ever
+            except Exception as error:  # noqa: BLE001 - one failed run must not end the task
                 self._log.error("background task failed", error=type(error).__name__)
-            gevent.sleep(seconds)
+            gevent.sleep(interval_s)

@@ -1,8 +1,8 @@
-"""Noticing that a client has hung up while nothing is written to it.
+"""Detects that a client has disconnected while nothing is being sent to it.
 
-Its socket becomes readable with nothing to read. Without this a server learns of it only when it writes, which for a
-whole answer is when all is paid for. A client that closes only its sending side counts as gone too, as with most
-proxies.
+Its socket becomes readable with nothing to read. Without this the server would notice at its next write, which for a
+whole answer comes after everything has been paid for. A client that closes only its sending side counts as
+disconnected, as with most proxies.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,42 +16,43 @@ import gevent
 
 from knowalledge.core.errors import ClientGone
 
-# Where gunicorn keeps the connection; absent under other servers, which then notice later.
+# The environ key of gunicorn's connection. Under other servers it is absent, and a disconnect is noticed at a write.
 _SOCKET = "gunicorn.sock"
 _READ = 1
-LEFT = "the client left"
+DISCONNECTED = "the client disconnected"
 
 
-def on_leaving(environ: dict[str, Any], act: Callable[[], object]) -> Callable[[], None]:
-    """Call ``act`` from the hub, once, if the client hangs up; gives the function that ends the watch."""
+def on_disconnect(environ: dict[str, Any], callback: Callable[[], object]) -> Callable[[], None]:
+    """Call ``callback`` in the hub, once, if the client disconnects. Returns the function that ends the watch."""
     connection = environ.get(_SOCKET)
     if connection is None:
         return _nothing
-    number = connection.fileno()
-    watcher = gevent.get_hub().loop.io(number, _READ)
+    descriptor = connection.fileno()
+    watcher = gevent.get_hub().loop.io(descriptor, _READ)
 
-    def readable() -> None:
+    def on_readable() -> None:
         watcher.stop()
-        if unpack("i", ioctl(number, FIONREAD, b"\0\0\0\0"))[0] == 0:  # else it sends its next request early
-            act()
+        # With bytes to read the client is there: it has sent its next request early.
+        if unpack("i", ioctl(descriptor, FIONREAD, b"\0\0\0\0"))[0] == 0:
+            callback()
 
     def end() -> None:
         watcher.stop()
         watcher.close()
 
-    watcher.start(readable)
+    watcher.start(on_readable)
     return end
 
 
 def _nothing() -> None:
-    """There is nothing to end."""
+    """No watch to end."""
 
 
 @contextmanager
-def while_present(environ: dict[str, Any]) -> Iterator[None]:
-    """The block, in which ``ClientGone`` is raised, wherever it waits, when the client hangs up."""
-    waiting: Any = gevent.getcurrent()
-    end = on_leaving(environ, lambda: waiting.throw(ClientGone(LEFT)))
+def cancel_on_disconnect(environ: dict[str, Any]) -> Iterator[None]:
+    """Raises ``ClientGone`` inside the block, at whatever it waits for, when the client disconnects."""
+    greenlet: Any = gevent.getcurrent()
+    end = on_disconnect(environ, lambda: greenlet.throw(ClientGone(DISCONNECTED)))
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from knowalledge.app import connect, provider_spec
 from knowalledge.config.settings import Settings
 from knowalledge.core.clock import Clock
 from knowalledge.core.errors import KnowalledgeError, Unavailable
-from knowalledge.net.redis.client import one_node
+from knowalledge.net.redis.client import any_node
 from knowalledge.observability.spans import Exporter
 from knowalledge.providers import registry as providers
 from knowalledge.providers.settings import TargetSettings
@@ -61,7 +61,7 @@ def _redis(settings: Settings, clock: Clock) -> Iterator[Finding]:
         if redis is None:
             yield Finding("redis", True, "not configured: everything is in process")
             return
-        with one_node(redis) as redis:
+        with any_node(redis) as redis:
             seconds, micros = redis.time()
             took = clock.monotonic() - began
             version, policy = _about(redis)

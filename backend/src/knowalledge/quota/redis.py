@@ -22,7 +22,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from knowalledge.core.clock import Clock
 from knowalledge.core.context import Priority
-from knowalledge.net.redis.scripts import Executes, Script
+from knowalledge.net.redis.scripts import CommandExecutor, Script
 from knowalledge.quota.domain.admission import Places, RefusalReason
 from knowalledge.quota.domain.calendar import Days
 from knowalledge.quota.domain.queue import QueueOutcome, QueueRules, TenantQueueStats, Waiter, part_in_turns
@@ -85,7 +85,7 @@ class EpochMismatch(Exception):
     """Redis answers, but its state is not the one that this replica has joined."""
 
 
-class Client(Executes, Protocol):
+class Client(CommandExecutor, Protocol):
     """What this store needs of a Redis client."""
 
     def pubsub(self, **options: Any) -> Any: ...

@@ -15,7 +15,7 @@ from knowalledge.caching.singleflight.memory import FlightRun, MemoryFlights, Wo
 from knowalledge.core.clock import Clock
 from knowalledge.gateway.domain.failures import failure_bytes, failure_of
 from knowalledge.net.redis.breaker import RedisBreaker
-from knowalledge.net.redis.scripts import Executes, Script
+from knowalledge.net.redis.scripts import CommandExecutor, Script
 
 _JOIN = Script("knowalledge.caching", "flight_join")
 _TELL = Script("knowalledge.caching", "flight_tell")
@@ -40,12 +40,12 @@ class RedisFlights(MemoryFlights):
 
     def __init__(
         self,
-        client: Executes,
+        client: CommandExecutor,
         outage: RedisBreaker,
         clock: Clock,
         new_id: Callable[[], str],
         pace: Pace = Pace(),  # noqa: B008 - frozen
-        blocking: Executes | None = None,
+        blocking: CommandExecutor | None = None,
     ) -> None:
         """``blocking``: a client with connections of its own, for reads that wait; ``client`` may share one."""
         super().__init__(clock)

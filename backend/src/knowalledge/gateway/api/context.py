@@ -15,7 +15,7 @@ from knowalledge.gateway.domain.outcomes import outcome_of
 from knowalledge.gateway.domain.prompt import Prompt
 from knowalledge.gateway.domain.request import CacheMode, Request
 from knowalledge.gateway.ports import Gateway, Record, Telemetry
-from knowalledge.net.presence import while_present
+from knowalledge.net.presence import cancel_on_disconnect
 from knowalledge.web.context import WebContext
 from knowalledge.web.headers import Headers, rate_limit
 from knowalledge.web.problems import code_of
@@ -47,7 +47,7 @@ class ApiContext(Struct, frozen=True):
     def complete(self, http: HttpRequest, context: RequestContext, request: Request) -> Answer:
         """One whole answer."""
         http.environ[_RECORDED] = True
-        with while_present(http.environ):
+        with cancel_on_disconnect(http.environ):
             return self.gateway.complete(context, request)
 
     def stream(
@@ -82,13 +82,13 @@ class ApiContext(Struct, frozen=True):
         web, environ = self.web, http.environ
         context = RequestContext(web.request_id(http), web.principal(http), trace=trace_of(environ))
         environ[_RECORDED] = True
-        with while_present(environ):
+        with cancel_on_disconnect(environ):
             embeddings, target = self.gateway.embed(context, model, texts, dimensions)
         return embeddings, [*web.headers(http), ("X-Target", target)]
 
     def count_tokens(self, http: HttpRequest, context: RequestContext, request: Request) -> int:
         """The input tokens of a prompt. It is no request to a model, so only its failure is recorded."""
-        with while_present(http.environ):
+        with cancel_on_disconnect(http.environ):
             return self.gateway.count_tokens(context, request)
 
     def record_failure(self, http: HttpRequest, error: BaseException) -> None:

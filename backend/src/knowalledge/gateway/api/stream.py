@@ -13,7 +13,7 @@ import gevent
 
 from knowalledge.core.errors import ClientGone
 from knowalledge.gateway.domain.events import Event
-from knowalledge.net.presence import LEFT, on_leaving
+from knowalledge.net.presence import DISCONNECTED, on_disconnect
 
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
 # A comment: every client skips it, and every proxy on the way sees that the stream lives.
@@ -63,7 +63,7 @@ class Stream:
         self._puller: gevent.Greenlet[..., Any] | None = None  # ... or who does so in its place
         self._begun = self._over = self._struck = False
         self._timer: Any = None
-        self._unwatch = on_leaving(environ, self._leave)
+        self._unwatch = on_disconnect(environ, self._leave)
 
     def opening(self) -> Event | None:
         """Wait for the event that the answer begins with, but no longer than a stream may be silent: then None.
@@ -136,7 +136,7 @@ class Stream:
     def _step(self) -> Sequence[Event] | BaseException:
         """What comes next from the source, or how it failed."""
         if self._struck:
-            return ClientGone(LEFT)
+            return ClientGone(DISCONNECTED)
         try:
             found = next(self._events)
         except StopIteration:
@@ -145,7 +145,7 @@ class Stream:
         except BaseException as error:  # noqa: BLE001 - the response tells of it, or raises it
             return error
         # If something on the way has taken the blow, it ends here.
-        return ClientGone(LEFT) if self._struck else found
+        return ClientGone(DISCONNECTED) if self._struck else found
 
     def _pulled(self) -> Sequence[Event] | BaseException:
         if self._timer is None:
@@ -183,6 +183,6 @@ class Stream:
             return
         self._struck = True
         if self._puller is not None:
-            self._puller.kill(ClientGone(LEFT), block=False)
+            self._puller.kill(ClientGone(DISCONNECTED), block=False)
         elif self._waiting is not None:
-            self._waiting.throw(ClientGone(LEFT))
+            self._waiting.throw(ClientGone(DISCONNECTED))

@@ -1,4 +1,4 @@
-"""A Redis that is gone or frozen costs one caller one timeout, then nobody anything until the next try."""
+"""A circuit breaker for Redis: an outage costs one caller one timeout, and the others nothing until the next probe."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,28 +13,31 @@ T = TypeVar("T")
 
 
 class RedisBreaker:
-    """Runs calls to Redis; while it is away they are answered by their fallback, and one caller a second tries."""
+    """Calls Redis; during an outage returns fallbacks at once, and lets one call per interval probe for its end."""
 
-    def __init__(self, clock: Clock, rest_s: float = 1.0) -> None:
+    def __init__(self, clock: Clock, probe_interval_s: float = 1.0) -> None:
         self._clock = clock
-        self._rest_s = rest_s
-        self._until = 0.0
+        self._probe_interval_s = probe_interval_s
+        self._open_until = 0.0
         self.up = True
 
     def run(self, call: Callable[[], T], fallback: T) -> T:
-        """The call's result, or ``fallback``. A command that Redis refuses is no outage, but has no result either."""
+        """The result of ``call``, or ``fallback`` if Redis is unreachable or rejects the command.
+
+        A rejected command is no outage: it does not open the breaker.
+        """
         if not self.up:
             now = self._clock.monotonic()
-            if now < self._until:
+            if now < self._open_until:
                 return fallback
-            self._until = now + self._rest_s  # whoever comes meanwhile need not wait for this try
+            self._open_until = now + self._probe_interval_s  # other callers do not wait for this probe
         try:
-            found = call()
+            result = call()
         except (RedisConnectionError, RedisTimeoutError, OSError):
             self.up = False
-            self._until = self._clock.monotonic() + self._rest_s
+            self._open_until = self._clock.monotonic() + self._probe_interval_s
             return fallback
         except RedisError:
             return fallback
         self.up = True
-        return found
+        return result

@@ -1,10 +1,10 @@
-"""Clients of Redis by address: one server, a master that Sentinels know, or a Cluster.
+"""Redis clients by URL: one server, a master that Sentinels know, or a Cluster.
 
     redis://HOST:PORT/DB   rediss://...   unix:///PATH
     redis+sentinel://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]/MASTER[/DB]
     redis+cluster://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]
 
-All keys of a target bear its hash tag, and those of the caches theirs, so every script finds its keys on one node.
+All keys of one target share a hash tag, and so do those of the caches: a script's keys are on one node of a Cluster.
 """
 
 from typing import Any, cast
@@ -21,22 +21,25 @@ _node: Any = ClusterNode
 SENTINEL, CLUSTER = "redis+sentinel", "redis+cluster"
 
 
-def plain(url: str) -> bool:
-    """Whether the address is that of one server, which one line can be kept to."""
+def is_single_server(url: str) -> bool:
+    """Whether a URL names one server, without options: ``MultiplexedClient`` supports these only."""
     return urlsplit(url).scheme not in (SENTINEL, CLUSTER) and "?" not in url
 
 
-def client(url: str, timeout_s: float, connections: int) -> Redis:
-    """A client; connects at its first command, a Cluster's at once. ``connections``: at most so many at a time."""
+def make_client(url: str, timeout_s: float, connections: int) -> Redis:
+    """A pooled client. Connects at the first command, to a Cluster at once.
+
+    ``timeout_s``: seconds to connect and to wait for a reply. ``connections``: the most at a time, per node.
+    """
     parts = urlsplit(url)
     if parts.scheme not in (SENTINEL, CLUSTER):
         return Redis.from_url(
             url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, max_connections=connections
         )
-    login, _, places = parts.netloc.rpartition("@")
+    login, _, hosts = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")
-    nodes = [_place(it, 26379 if parts.scheme == SENTINEL else 6379) for it in places.split(",")]
-    access: dict[str, Any] = {
+    nodes = [_host_port(it, 26379 if parts.scheme == SENTINEL else 6379) for it in hosts.split(",")]
+    options: dict[str, Any] = {
         "username": unquote(user) or None,
         "password": unquote(password) or None,
         "socket_timeout": timeout_s,
@@ -46,14 +49,14 @@ def client(url: str, timeout_s: float, connections: int) -> Redis:
     if parts.scheme == SENTINEL:
         name, _, db = parts.path.strip("/").partition("/")
         sentinels = _sentinel(nodes, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
-        return cast("Redis", sentinels.master_for(name, db=int(db or 0), **access))
-    cluster = RedisCluster(startup_nodes=[_node(host, port) for host, port in nodes], **access)
-    # It has the same commands, without sharing a type.
+        return cast("Redis", sentinels.master_for(name, db=int(db or 0), **options))
+    cluster = RedisCluster(startup_nodes=[_node(host, port) for host, port in nodes], **options)
+    # It has the same commands, but no common type.
     return cast("Redis", cluster)
 
 
-def one_node(redis: Redis) -> Redis:
-    """A server of a Cluster to look at, or the server itself."""
+def any_node(redis: Redis) -> Redis:
+    """A client of any node of a Cluster, or of the server itself: for commands about one server."""
     cluster: Any = redis
     if hasattr(cluster, "get_random_node"):
         node: Redis = cluster.get_redis_connection(cluster.get_random_node())
@@ -61,6 +64,6 @@ def one_node(redis: Redis) -> Redis:
     return redis
 
 
-def _place(text: str, port: int) -> tuple[str, int]:
-    host, colon, number = text.rpartition(":")
-    return (host, int(number)) if colon and number.isdecimal() else (text, port)
+def _host_port(text: str, default_port: int) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    return (host, int(port)) if colon and port.isdecimal() else (text, default_port)

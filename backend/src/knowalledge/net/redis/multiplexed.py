@@ -1,11 +1,11 @@
-"""One connection to Redis for all greenlets of a process: what they ask in the same moment goes out in one write.
+"""One connection to Redis for all greenlets of a process: commands issued at the same moment share one write.
 
-A pool gives every greenlet that asks a connection of its own, and a write and a read for each command. Here commands
-are queued, the hub writes whatever has gathered in one round of its loop, and hands the replies back in order. Under
-load that is a fraction of the system calls and switches, and no pool bounds the number of requests in flight.
+A connection pool takes one connection for each concurrent command, and a write and a read for each. Here commands are
+queued, the hub writes all that were queued in one round of its loop, and distributes the replies in order. Under load
+this takes a fraction of the system calls and greenlet switches, and no pool limits the requests in flight.
 
-A command is never sent twice: when the connection is lost, everybody whose reply is outstanding is told so. Commands
-that block do not belong here, they would hold up everybody's.
+A command is never sent twice: when the connection is lost, every outstanding command fails. Blocking commands must not
+be sent here: they would delay the replies to all others.
 """
 
 from collections import deque
@@ -24,100 +24,104 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from knowalledge.net.tls import client_context
 
-# A reply is late if nothing at all came for the timeout, looked at this many times. Looks, not one long timer: a
-# process that stood still itself has had one look, not all of them, and does not blame Redis.
-LOOKS = 4
-_BLOCK = 64 * 1024  # more than a TLS record, so that nothing is left behind where the loop does not see it
+# The connection has timed out after this many checks in a row without any reply, the timeout divided among them. One
+# long timer would blame Redis when the process itself was suspended: after that, only one check has passed.
+STALL_CHECKS = 4
+_RECV_SIZE = (
+    64 * 1024
+)  # more than a TLS record, so that no decrypted bytes stay where the loop does not see them
 _READ, _WRITE = 1, 2
-_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class MultiplexedClient:
-    """Executes commands of one process over one connection, which is made anew when it is lost."""
+    """Executes the commands of one process over one connection, which is reopened after a loss."""
 
     def __init__(self, url: str, timeout_s: float, pubsub: Callable[..., Any]) -> None:
-        """Connects at the first command. ``timeout_s`` is for connecting, and for a reply.
+        """Connects at the first command. ``timeout_s``: seconds to connect, and to wait for a reply.
 
-        ``pubsub`` makes a subscription, as redis-py's client does: listening takes a connection of its own.
+        ``pubsub``: as redis-py's client has it. A subscription needs a connection of its own.
         """
         self.pubsub = pubsub
         self._url = url
         self._timeout_s = timeout_s
-        self._line: _Connection | None = None
-        self._connecting = Semaphore()
-        self._tries = 0
-        self._failed: RedisError | None = None  # the last try to connect
+        self._connection: _Connection | None = None
+        self._connect_lock = Semaphore()
+        self._attempts = 0
+        self._last_failure: RedisError | None = None  # of the last attempt to connect
 
     def execute_command(self, *args: Any) -> Any:
-        """The reply. Raises what redis-py raises: ``ResponseError``, ``ConnectionError``, ``TimeoutError``."""
-        line = self._line
-        if line is None or line.lost:
-            line = self._connect()
-        reply = line.ask(hiredis.pack_command(args))
+        """The reply to a command. Raises as redis-py does: ``ResponseError``, ``ConnectionError``, ``TimeoutError``."""
+        connection = self._connection
+        if connection is None or connection.closed:
+            connection = self._connect()
+        reply = connection.request(hiredis.pack_command(args))
         if isinstance(reply, RedisError):
             raise reply
         return reply
 
     def _connect(self) -> "_Connection":
-        """A new line. One greenlet tries; those who come meanwhile share what it finds, also the failure."""
-        tries = self._tries
-        with self._connecting:
-            line = self._line
-            if line is not None and not line.lost:
-                return line
-            if self._tries != tries and self._failed is not None:
-                raise self._failed
-            self._tries += 1
+        """A new connection. One greenlet connects; those that come meanwhile share its connection or its failure."""
+        attempts = self._attempts
+        with self._connect_lock:
+            connection = self._connection
+            if connection is not None and not connection.closed:
+                return connection
+            if self._attempts != attempts and self._last_failure is not None:
+                raise self._last_failure
+            self._attempts += 1
             try:
-                line = _Connection(self._url, self._timeout_s)
+                connection = _Connection(self._url, self._timeout_s)
             except RedisError as error:
-                self._failed = error
+                self._last_failure = error
                 raise
-            self._line, self._failed = line, None
-            return line
+            self._connection, self._last_failure = connection, None
+            return connection
 
     def close(self) -> None:
-        if self._line is not None:
-            self._line.lose(RedisConnectionError("closed"))
+        if self._connection is not None:
+            self._connection.fail(RedisConnectionError("closed"))
 
 
-def _replied(text: str) -> ResponseError:
-    """An error reply as redis-py would raise it."""
+def _error_reply(text: str) -> ResponseError:
+    """An error reply as the exception that redis-py raises for it."""
     if text.startswith("NOSCRIPT"):
         return NoScriptError(text)
     return ResponseError(text)
 
 
 class _Connection:
-    """One connection, from its making to its loss.
+    """One connection, from opening to its end.
 
-    The hub itself writes and reads, without a greenlet for either: a reply costs one receive and one switch, into
-    whoever asked.
+    The hub's callbacks write and read, without a greenlet for either: a reply costs one receive and one switch, to the
+    greenlet that waits for it.
     """
 
     def __init__(self, url: str, timeout_s: float) -> None:
-        """Raises ``ConnectionError``, ``TimeoutError`` or ``AuthenticationError``."""
-        self.lost = False
-        self._out: list[bytes] = []
-        self._flushing = False  # in this round of the loop, or as soon as the kernel takes more
-        self._waiting: deque[Waiter[Any]] = deque()
+        """Connect and authenticate. Raises ``ConnectionError``, ``TimeoutError`` or ``AuthenticationError``."""
+        self.closed = False
+        self._outgoing: list[bytes] = []
+        self._flushing = (
+            False  # a flush is scheduled: for this round of the loop, or when the kernel accepts more
+        )
+        self._waiters: deque[Waiter[Any]] = deque()
         self._replies = 0
-        self._looked = -1
-        self._looks = 0
-        self._reader = hiredis.Reader(replyError=_replied)
+        self._replies_at_check = -1
+        self._stalled_checks = 0
+        self._reader = hiredis.Reader(replyError=_error_reply)
         self._loop = gevent.get_hub().loop
-        timer = self._loop.timer(timeout_s / LOOKS, timeout_s / LOOKS)
+        timer = self._loop.timer(timeout_s / STALL_CHECKS, timeout_s / STALL_CHECKS)
         self._watchers: list[Any] = [timer]
         guard = gevent.Timeout.start_new(timeout_s)
         try:
-            self._socket = _connected(url)
+            self._socket = _open_socket(url)
             self._socket.settimeout(0.0)
-            self._room = self._loop.io(self._socket.fileno(), _WRITE)
-            news = self._loop.io(self._socket.fileno(), _READ)
-            self._watchers += [self._room, news]
-            news.start(self._heard)
-            for command in _greeting(url):
-                reply = self.ask(hiredis.pack_command(command))
+            self._write_watcher = self._loop.io(self._socket.fileno(), _WRITE)
+            read_watcher = self._loop.io(self._socket.fileno(), _READ)
+            self._watchers += [self._write_watcher, read_watcher]
+            read_watcher.start(self._on_readable)
+            for command in _handshake(url):
+                reply = self.request(hiredis.pack_command(command))
                 if isinstance(reply, ResponseError):
                     raise AuthenticationError(str(reply))
                 if isinstance(reply, RedisError):
@@ -125,127 +129,128 @@ class _Connection:
         except gevent.Timeout as error:
             if error is not guard:
                 raise
-            self.lose(RedisTimeoutError("Redis does not greet"))
-            raise RedisTimeoutError("Redis does not greet") from None
+            self.fail(RedisTimeoutError("Redis accepted no connection in time"))
+            raise RedisTimeoutError("Redis accepted no connection in time") from None
         except OSError as error:
-            self.lose(RedisConnectionError("refused"))
+            self.fail(RedisConnectionError("refused"))
             raise RedisConnectionError(f"Redis cannot be reached ({type(error).__name__})") from error
         except BaseException:  # a caller that is killed while it connects leaves no connection behind
-            self.lose(RedisConnectionError("given up"))
+            self.fail(RedisConnectionError("abandoned"))
             raise
         finally:
             guard.close()
-        if not self.lost:
-            timer.start(self._look)
+        if not self.closed:
+            timer.start(self._check_progress)
 
-    def ask(self, command: bytes) -> Any:
-        """The reply, which may be an error."""
+    def request(self, command: bytes) -> Any:
+        """The reply to a packed command, which may be a ``RedisError``."""
         waiter: Waiter[Any] = Waiter()
-        self._out.append(command)
-        self._waiting.append(waiter)
+        self._outgoing.append(command)
+        self._waiters.append(waiter)
         if not self._flushing:
             self._flushing = True
             self._loop.run_callback(self._flush)
-        # A caller that is killed here leaves its waiter behind: the reply finds nobody, and the order is kept.
+        # A caller that is killed here leaves its waiter in the queue: its reply is discarded, and the order is kept.
         return waiter.get()
 
-    # -- in the hub, where nothing may wait ------------------------------------------------------------------------
+    # -- callbacks of the hub, which must not block --------------------------------------------------------------------
 
     def _flush(self) -> None:
-        """Write what has gathered; what the kernel does not take now, when it has room."""
-        if self.lost:
+        """Write what is queued. What the kernel does not accept is written when the socket is writable."""
+        if self.closed:
             return
-        data = b"".join(self._out)
+        data = b"".join(self._outgoing)
         try:
             sent = self._socket.send(data)
-        except _NOT_NOW:
+        except _WOULD_BLOCK:
             sent = 0
         except OSError as error:
-            self.lose(RedisConnectionError(f"the connection broke ({type(error).__name__})"))
+            self.fail(RedisConnectionError(f"the connection broke ({type(error).__name__})"))
             return
         self._flushing = sent < len(data)
         if self._flushing:
-            self._out = [data[sent:]]
-            self._room.start(self._flush)
+            self._outgoing = [data[sent:]]
+            self._write_watcher.start(self._flush)
         else:
-            self._out = []
-            self._room.stop()
+            self._outgoing = []
+            self._write_watcher.stop()
 
-    def _heard(self) -> None:
-        """Hand out the replies that have come."""
-        reader, waiting, run = self._reader, self._waiting, self._loop.run_callback
+    def _on_readable(self) -> None:
+        """Distribute the replies that have arrived."""
+        reader, waiters, run = self._reader, self._waiters, self._loop.run_callback
         try:
-            data = self._socket.recv(_BLOCK)
+            data = self._socket.recv(_RECV_SIZE)
             if not data:
                 raise RedisConnectionError("Redis closed the connection")
             reader.feed(data)
-            # False means both "no whole reply yet" and RESP3's boolean; this connection speaks RESP2.
+            # False means both "no complete reply" and RESP3's boolean; this connection speaks RESP2.
             while (reply := reader.gets()) is not False:
-                if not waiting:
-                    raise RedisConnectionError("Redis answered what nobody had asked")
+                if not waiters:
+                    raise RedisConnectionError("Redis sent a reply without a command")
                 self._replies += 1
-                # Not at once: of hundreds of replies each would take its caller's time before the hub sees to others.
-                run(waiting.popleft().switch, reply)
-        except _NOT_NOW:
+                # As a callback, not here: hundreds of greenlets would run before the hub handles other events.
+                run(waiters.popleft().switch, reply)
+        except _WOULD_BLOCK:
             pass
         except (OSError, hiredis.ProtocolError) as error:
-            self.lose(RedisConnectionError(f"the connection broke ({type(error).__name__})"))
+            self.fail(RedisConnectionError(f"the connection broke ({type(error).__name__})"))
         except RedisConnectionError as error:
-            self.lose(error)
+            self.fail(error)
 
-    def _look(self) -> None:
-        """Whether replies still come."""
-        if not self._waiting or self._replies != self._looked:
-            self._looked, self._looks = self._replies, 0
+    def _check_progress(self) -> None:
+        """Fail the connection if commands are outstanding and no reply has arrived for ``STALL_CHECKS`` checks."""
+        if not self._waiters or self._replies != self._replies_at_check:
+            self._replies_at_check, self._stalled_checks = self._replies, 0
             return
-        self._looks += 1
-        if self._looks >= LOOKS:
-            self.lose(RedisTimeoutError("Redis does not answer"))
+        self._stalled_checks += 1
+        if self._stalled_checks >= STALL_CHECKS:
+            self.fail(RedisTimeoutError("Redis does not answer"))
 
-    def lose(self, error: RedisError) -> None:
-        """The end: everybody who waits is told."""
-        if self.lost:
+    def fail(self, error: RedisError) -> None:
+        """Close the connection; every outstanding command fails with ``error``."""
+        if self.closed:
             return
-        self.lost = True
+        self.closed = True
         for watcher in self._watchers:
             watcher.stop()
             watcher.close()
-        while self._waiting:
-            self._loop.run_callback(self._waiting.popleft().switch, error)
+        while self._waiters:
+            self._loop.run_callback(self._waiters.popleft().switch, error)
         if hasattr(self, "_socket"):
             self._socket.close()
 
 
-def _connected(url: str) -> "socket.socket":
+def _open_socket(url: str) -> "socket.socket":
+    """A connected socket, with TLS for ``rediss``."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
-        found = socket.socket(socket.AF_UNIX)
-        found.connect(unquote(parts.path))
-        return found
-    found = socket.create_connection((parts.hostname or "localhost", parts.port or 6379))
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(unquote(parts.path))
+        return sock
+    sock = socket.create_connection((parts.hostname or "localhost", parts.port or 6379))
     try:
-        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if parts.scheme == "rediss":
-            # In two steps: the handshake within the first would leave the socket open when the time is up.
-            found = secure = client_context().wrap_socket(
-                found, server_hostname=parts.hostname, do_handshake_on_connect=False
+            # In two steps: a timeout during a handshake inside wrap_socket would leave the socket open.
+            sock = secure = client_context().wrap_socket(
+                sock, server_hostname=parts.hostname, do_handshake_on_connect=False
             )
             secure.do_handshake()
-        return found
-    except BaseException:  # the time limit and a kill are not Exceptions
-        found.close()
+        return sock
+    except BaseException:  # a Timeout and a kill are not Exceptions
+        sock.close()
         raise
 
 
-def _greeting(url: str) -> list[tuple[Any, ...]]:
-    """Who we are and which database, as the address says it."""
+def _handshake(url: str) -> list[tuple[Any, ...]]:
+    """The commands that authenticate and select the database of a URL."""
     parts = urlsplit(url)
-    found: list[tuple[Any, ...]] = []
+    commands: list[tuple[Any, ...]] = []
     if parts.password is not None:
         user = (unquote(parts.username),) if parts.username else ()
-        found.append(("AUTH", *user, unquote(parts.password)))
+        commands.append(("AUTH", *user, unquote(parts.password)))
     database = "" if parts.scheme == "unix" else parts.path.strip("/")
     if database not in ("", "0"):
-        found.append(("SELECT", database))
-    return found
+        commands.append(("SELECT", database))
+    return commands

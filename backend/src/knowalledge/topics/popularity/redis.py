@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from knowalledge.net.redis.breaker import RedisBreaker
-from knowalledge.net.redis.scripts import Executes, Script
+from knowalledge.net.redis.scripts import CommandExecutor, Script
 from knowalledge.topics.ports import Rest
 
 _POPULAR, _REST = Script("knowalledge.topics", "cache_popular"), Script("knowalledge.topics", "cache_rest")
@@ -13,7 +13,7 @@ _KEY, _RESTS = b"kn:{cache}:popular", b"kn:{cache}:rests"
 class RedisPopularity:
     """Implements ``Popularity`` for every replica that names the same Redis."""
 
-    def __init__(self, client: Executes, outage: RedisBreaker, half_life_s: float, most: int) -> None:
+    def __init__(self, client: CommandExecutor, outage: RedisBreaker, half_life_s: float, most: int) -> None:
         self._client, self._outage = client, outage
         self._args = half_life_s, most
 
