@@ -13,6 +13,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from bench.ports import free_port
 from tests.support.doubles import ManualClock
+from tests.support.properties import register
+
+register()
 
 pytest_plugins = ("tests.support.certificates", "tests.support.web_app")
 

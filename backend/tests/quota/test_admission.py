@@ -4,7 +4,6 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -15,6 +14,7 @@ from knowalledge.quota.domain.calendar import moment_of
 from knowalledge.quota.domain.ledger import Charge
 from knowalledge.quota.domain.queue import QueueOutcome, QueueRules, Waiter, WaitQueue
 from knowalledge.quota.domain.window import SECOND, Count, LevelPolicy, Moment, TokenCost, Window
+from tests.support.properties import examples
 
 RPM = Window("rpm", Count.REQUESTS, 5, 60)
 TPM = Window("tpm", Count.TOKENS, 500, 60)
@@ -141,7 +141,7 @@ class RoomMachine(RuleBasedStateMachine):
     @initialize(capacity=st.integers(1, 6))
     def open(self, capacity: int) -> None:
         self.desk = AdmissionController((RPM, TPM), QueueRules(capacity=capacity, aging_s=5.0))
-        self.now, self.number = 0, 0
+        self.now, self.number = 10**6 * SECOND, 0
         self.waiting: dict[str, Waiter] = {}
         self.ended: Counter[str] = Counter()
         self.live: list[Charge] = []
@@ -152,6 +152,10 @@ class RoomMachine(RuleBasedStateMachine):
     @rule(seconds=st.integers(0, 70_000).map(lambda ms: ms * 1000))
     def time_passes(self, seconds: int) -> None:
         self.now += seconds
+
+    @rule(seconds=st.sampled_from([0.05, 20, 299, 301, 3600]))
+    def the_clock_steps_back(self, seconds: float) -> None:
+        self.now -= int(seconds * SECOND)
 
     @rule(
         level=st.sampled_from(Priority),
@@ -225,4 +229,4 @@ class RoomMachine(RuleBasedStateMachine):
 
 
 TestNobodyIsLostOrServedTwice = RoomMachine.TestCase
-TestNobodyIsLostOrServedTwice.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestNobodyIsLostOrServedTwice.settings = examples(80, stateful_step_count=40)

@@ -4,9 +4,10 @@ from collections import deque
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec import Struct
 
 from knowalledge.core.errors import NeverFits
 from knowalledge.quota.domain.calendar import Days, day_at, moment_of
@@ -24,6 +25,7 @@ from knowalledge.quota.domain.window import (
     cap,
     refuse_what_never_fits,
 )
+from tests.support.properties import examples
 
 RPM = Window("rpm", Count.REQUESTS, 10, 60)
 TPM = Window("tpm", Count.TOKENS, 1000, 60)
@@ -245,7 +247,6 @@ def test_a_need_larger_than_a_lanes_share_still_fits_an_empty_window() -> None:
     )
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     spent=st.lists(st.integers(0, 40), min_size=2, max_size=5),
     asks=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 20_000), st.integers(1, 30)), max_size=60),
@@ -329,8 +330,18 @@ def test_a_replica_alone_comes_to_an_equal_part_within_a_window() -> None:
     assert reserve(ledger, 1061.0, TokenCost(1, 0)).entry is not None
 
 
+class Counted(Struct):
+    """What a provider has counted, and when."""
+
+    at: float  # seconds
+    amount: int
+
+
 class LedgerMachine(RuleBasedStateMachine):
-    """Against the naive truth: a strict provider that remembers every event to the millisecond."""
+    """Against the naive truth: a strict provider that remembers every event to the millisecond.
+
+    The ledger's clock may step back; the provider's never does.
+    """
 
     @initialize(limit=st.integers(1, 30), tokens=st.integers(50, 2000))
     def start(self, limit: int, tokens: int) -> None:
@@ -340,39 +351,56 @@ class LedgerMachine(RuleBasedStateMachine):
             Window("otpm", Count.OUTPUT, tokens, 10),
         )
         self.ledger = Ledger(self.windows)
-        self.now = 10_000.0
-        self.live: list[Charge] = []
-        self.truth: list[deque[tuple[float, int]]] = [deque(), deque(), deque()]
+        self.now, self.behind = 100_000.0, 0.0
+        self.live: list[tuple[Charge, list[Counted]]] = []
+        self.truth: list[deque[Counted]] = [deque(), deque(), deque()]
 
-    def _count(self, index: int, amount: int) -> None:
-        self.truth[index].append((self.now, amount))
+    def _count(self, index: int, amount: int) -> Counted:
+        counted = Counted(self.now, amount)
+        self.truth[index].append(counted)
+        return counted
 
     @rule(seconds=st.integers(0, 80_000).map(lambda ms: ms / 1000))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
+
+    @rule(seconds=st.sampled_from([0.05, 20.0, 299.0, 301.0, 3600.0]))
+    def the_clock_steps_back(self, seconds: float) -> None:
+        self.behind += seconds
+
+    @property
+    def clock(self) -> float:
+        return self.now - self.behind
 
     @rule(given_input=st.integers(1, 300), output=st.integers(0, 300))
     def ask(self, given_input: int, output: int) -> None:
         need = cap(self.windows, TokenCost(given_input, output))
         if any(window.charges(need) > window.limit for window in self.windows):
             return
-        verdict = reserve(self.ledger, self.now, need)
+        verdict = reserve(self.ledger, self.clock, need)
         if verdict.entry is None:
             assert verdict.wait_s > 0
             return
-        self.live.append(verdict.entry)
-        self._count(0, 1)
-        self._count(1, need.input)
+        self.live.append((verdict.entry, [self._count(0, 1), self._count(1, need.input)]))
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())
     def complete(self, data: st.DataObject) -> None:
         """The true output is at most what was held: beyond it, no store can promise anything."""
-        entry = self.live.pop(data.draw(st.integers(0, len(self.live) - 1)))
+        entry, _ = self.live.pop(data.draw(st.integers(0, len(self.live) - 1)))
         output = data.draw(st.integers(0, entry.need.output))
-        settle(self.ledger, self.now, entry, TokenCost(entry.need.input, output))
+        settle(self.ledger, self.clock, entry, TokenCost(entry.need.input, output))
         self._count(1, output)
         self._count(2, output)
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def give_up(self, data: st.DataObject) -> None:
+        """Nothing was sent."""
+        entry, counted = self.live.pop(data.draw(st.integers(0, len(self.live) - 1)))
+        self.ledger.release(moment_of(self.windows, us(self.clock)), entry)
+        for it in counted:
+            it.amount = 0
 
     @invariant()
     def the_provider_never_counts_more_than_its_limit(self) -> None:
@@ -385,7 +413,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def the_ledger_counts_at_least_what_the_provider_counts(self) -> None:
         if not hasattr(self, "ledger"):
             return
-        levels = used(self.ledger, self.now)
+        levels = used(self.ledger, self.clock)
         for mine, window, events in zip(levels, self.windows, self.truth, strict=True):
             assert mine >= self._true(window, events)
 
@@ -398,17 +426,16 @@ class LedgerMachine(RuleBasedStateMachine):
             assert sum(charges.values()) == ring.total
             assert all(amount > 0 for amount in charges.values())
 
-    def _true(self, window: Window, events: deque[tuple[float, int]]) -> int:
-        while events and events[0][0] <= self.now - window.span_s:
+    def _true(self, window: Window, events: deque[Counted]) -> int:
+        while events and events[0].at <= self.now - window.span_s:
             events.popleft()
-        return sum(amount for _, amount in events)
+        return sum(it.amount for it in events)
 
 
 TestLedgerUnderAnyInterleaving = LedgerMachine.TestCase
-TestLedgerUnderAnyInterleaving.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLedgerUnderAnyInterleaving.settings = examples(60, stateful_step_count=40)
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.lists(
         st.tuples(st.floats(0, 200, allow_nan=False), st.integers(1, 50), st.integers(0, 50)), max_size=30
@@ -434,7 +461,6 @@ CHARGES = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
 @given(CHARGES, st.integers(0, 11), st.floats(0, 90), st.integers(0, 400), st.integers(0, 400))
 def test_settling_moves_nothing_but_the_bucket_of_the_grant_and_that_of_the_completion(
     steps: list[tuple[float, int, int]], which: int, later: float, given_input: int, output: int

@@ -81,7 +81,10 @@ class MemoryQuotaStore:
         refuse_what_never_fits(target, it.windows, request.cost)
         at = self._at(it)
         cost = cap(it.windows, request.cost)
-        waiter = Waiter(request.id, request.level, request.tenant, cost, request.arrived or at.now)
+        latest = it.desk.ledger.latest
+        # The arrival at another store may be a moment that this one has not reached.
+        arrived = min(request.arrived, latest) or latest
+        waiter = Waiter(request.id, request.level, request.tenant, cost, arrived)
         admission = it.desk.admit(at, waiter, request.patience_s)
         status = it.desk.ledger.levels(at)
         match admission:
@@ -106,9 +109,9 @@ class MemoryQuotaStore:
 
     def settle(self, reservation: Reservation, actual: TokenCost) -> None:
         it = self._targets[reservation.target]
+        at = self._at(it)
         live = it.live.pop(reservation.id, None)
         if live is not None:
-            at = self._at(it)
             it.desk.ledger.settle(at, live.charge, actual)
             it.desk.room.correct(live.waiter, actual)
             it.totals = replace(
@@ -121,17 +124,19 @@ class MemoryQuotaStore:
 
     def release(self, reservation: Reservation) -> None:
         it = self._targets[reservation.target]
+        at = self._at(it)
         live = it.live.pop(reservation.id, None)
         if live is not None:
-            it.desk.ledger.release(self._at(it), live.charge)
+            it.desk.ledger.release(at, live.charge)
             it.totals = replace(it.totals, released=it.totals.released + 1)
             self._freed(reservation.target)
 
     def release_rejected(self, reservation: Reservation) -> None:
         it = self._targets[reservation.target]
+        at = self._at(it)
         live = it.live.pop(reservation.id, None)
         if live is not None:
-            it.desk.ledger.refused(self._at(it), live.charge)
+            it.desk.ledger.refused(at, live.charge)
             it.totals = replace(it.totals, rejected=it.totals.rejected + 1)
             self._freed(reservation.target)
 
@@ -149,16 +154,15 @@ class MemoryQuotaStore:
     def queue_stats(self, target: str) -> tuple[QueueStats, ...]:
         it = self._targets[target]
         at = self._at(it)
-        room = it.desk.room
-        it.desk.ledger.advance(at)
+        room, latest = it.desk.room, it.desk.ledger.latest
         found = []
         for level in Priority:
             oldest = room.oldest(level)
-            newcomer = Waiter("", level, "", TokenCost(0, 0), at.now)
-            waited = 0.0 if oldest is None else (at.now - oldest) / SECOND
+            newcomer = Waiter("", level, "", TokenCost(0, 0), latest)
+            waited = 0.0 if oldest is None else (latest - oldest) / SECOND
             left = {ending: count for (of, ending), count in room.left.items() if of is level}
             eta = it.desk.place(at, newcomer)[1]
-            crowds = room.crowds(at.now, level, eta)
+            crowds = room.crowds(latest, level, eta)
             found.append(QueueStats(level, room.depth(level), waited, eta, crowds, left))
         return tuple(found)
 
@@ -203,12 +207,16 @@ class MemoryQuotaStore:
 
     def _give_up(self, target: str, key: str, ending: QueueOutcome) -> None:
         it = self._targets[target]
+        self._at(it)
         it.tickets.pop(key, None)
         if it.desk.room.leave(key, ending) is not None:
             self._freed(target)
 
     def _at(self, it: _Target) -> Moment:
-        return it.days.at(int(self._clock.now() * SECOND) + self.skew_us)
+        """Now. The ledger is brought to it, so that every call shows it the clock, as every script does."""
+        at = it.days.at(int(self._clock.now() * SECOND) + self.skew_us)
+        it.desk.ledger.advance(at)
+        return at
 
     # -- as a mirror of a shared quota -----------------------------------------------------------------------------
 
@@ -244,8 +252,10 @@ class MemoryQuotaStore:
     def charges(self, target: str) -> tuple[dict[int, int], ...]:
         """What this replica has charged, by window and bucket."""
         it = self._targets[target]
-        it.desk.ledger.advance(self._at(it))
+        self._at(it)
         return tuple(ring.charges() for ring in it.desk.ledger.rings)
 
-    def live(self, target: str) -> Mapping[str, Live]:
-        return self._targets[target].live
+    def live(self, target: str) -> Mapping[str, tuple[Waiter, tuple[int, ...]]]:
+        """The reservations that have not ended: who made them, and per window the bucket of the charge."""
+        it = self._targets[target]
+        return {key: (live.waiter, it.desk.ledger.buckets(live.charge)) for key, live in it.live.items()}

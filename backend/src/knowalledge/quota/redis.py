@@ -59,7 +59,7 @@ _LEAVE = Script("knowalledge.quota", "leave", "_ledger", "_room")
 _BEAT = Script("knowalledge.quota", "beat", "_ledger", "_room")
 _PLACES = Script("knowalledge.quota", "places", "_ledger", "_room")
 _LEVELS = Script("knowalledge.quota", "levels", "_ledger", "_room")
-_GATE = Script("knowalledge.quota", "gate", "_ledger")
+_GATE = Script("knowalledge.quota", "gate", "_ledger", "_room")
 _JOIN = Script("knowalledge.quota", "join", "_ledger", "_room")
 _DEPTHS = Script("knowalledge.quota", "depths", "_ledger", "_room")
 

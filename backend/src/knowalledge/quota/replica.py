@@ -308,7 +308,7 @@ class ReplicaQuotaStore:
                 }
                 for now, then in zip(charges, self._before.get(target, charges), strict=True)
             )
-        live = tuple((it.waiter, it.charge.buckets) for it in self._mirror.live(target).values())
+        live = tuple(self._mirror.live(target).values())
         ended = tuple(key for of, key in self._ended if of == target)
         pending = tuple(it.reservation.id for it in self._out[target].pending)
         limits = tuple(it.limit for it in self._seen[target])

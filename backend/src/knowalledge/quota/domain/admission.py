@@ -79,39 +79,40 @@ class AdmissionController:
     """A target's ledger and room as one: a grant to a waiter and the charge of its quota are one step."""
 
     def __init__(self, windows: tuple[Window, ...], rules: QueueRules) -> None:
-        self.ledger = Ledger(windows)
         self.room = WaitQueue(rules)
+        self.ledger = Ledger(windows, self.room.set_back)
 
     def admit(self, at: Moment, waiter: Waiter, patience_s: float) -> Admission:
         """Quota now, a place in the room, or a refusal. Without patience nobody waits."""
-        lane = self.room.rules.lane(waiter.level)
-        if self.room.passes(at.now, waiter.level):
-            verdict = self.ledger.reserve(at, waiter.need, lane)
+        self.ledger.advance(at)
+        if self.room.passes(self.ledger.latest, waiter.level):
+            verdict = self.ledger.reserve(at, waiter.need, self.room.rules.lane(waiter.level))
             if verdict.entry is not None:
-                self.room.passed(at.now, waiter.level)
+                self.room.passed(self.ledger.latest, waiter.level)
                 return Admitted(verdict.entry)
-        else:
-            self.ledger.advance(at)
         before = self.room.before(waiter)
         eta, window = self._eta(at, waiter, *before)
-        if patience_s <= 0:
-            return Rejected(RefusalReason.QUOTA, eta, window)
-        if eta > patience_s:
+        patience = int(patience_s * SECOND)
+        if patience <= 0:
+            return Rejected(RefusalReason.QUOTA, eta / SECOND, window)
+        if eta > patience:
             turns = self.room.before_in_turns(waiter)
-            if turns == before or self._eta(at, waiter, *turns)[0] > patience_s:
-                return Rejected(RefusalReason.DEADLINE, eta, window)
+            if turns == before or self._eta(at, waiter, *turns)[0] > patience:
+                return Rejected(RefusalReason.DEADLINE, eta / SECOND, window)
         admitted, shed = self.room.enter(waiter)
         if not admitted:
-            return Rejected(RefusalReason.FULL, eta, window)
-        return Enqueued(before[0] + 1, eta, shed)
+            return Rejected(RefusalReason.FULL, eta / SECOND, window)
+        return Enqueued(before[0] + 1, eta / SECOND, shed)
 
     def place(self, at: Moment, waiter: Waiter) -> tuple[int, float, str]:
         """Position from 1, seconds until its turn, and the window that it waits for."""
+        self.ledger.advance(at)
         count, need = self.room.before(waiter)
-        return count + 1, *self._eta(at, waiter, count, need)
+        eta, window = self._eta(at, waiter, count, need)
+        return count + 1, eta / SECOND, window
 
     def _eta(self, at: Moment, waiter: Waiter, count: int, need: TokenCost) -> tuple[float, str]:
-        """Seconds until the turn of one that has so many before it, who need so much; and the window.
+        """Microseconds until the turn of one that has so many before it, who need so much; and the window.
 
         Those before it, and those that are being answered, give back what answers gave back of late.
         """
@@ -121,31 +122,32 @@ class AdmissionController:
         if not wait:
             wait, window = self.ledger.wait(at, waiter.need, lane, Backlog(count, need))
             wait = min(wait, SOON)
-        return wait * self.room.slowed(at.now, waiter.level) / SECOND, window
+        return wait * self.room.slowed(self.ledger.latest, waiter.level), window
 
     def places(self, at: Moment) -> "Places":
         """Where everybody stands."""
-        head = self.room.next(at.now)
+        self.ledger.advance(at)
+        head = self.room.next(self.ledger.latest)
         if head is None:
             return Places(0.0, 0.0, {})
-        self.ledger.advance(at)
         first, _ = self._eta(at, head, 0, TokenCost(0, 0))
         bottom = max(level for level in Priority if self.room.depth(level))
         behind = Waiter("", bottom, "", TokenCost(0, 0), at.now)
         count, need = self.room.before(behind)
         last, _ = self._eta(at, behind, count - 1, need)
-        return Places(first, last, self.room.positions())
+        return Places(first / SECOND, last / SECOND, self.room.positions())
 
     def dispatch(self, at: Moment) -> tuple[list[tuple[Waiter, Charge]], float]:
         """Grant what fits, in order; and the seconds until the next in line would fit, 0 if nobody waits."""
         granted: list[tuple[Waiter, Charge]] = []
+        self.ledger.advance(at)
         while len(granted) < BATCH:
-            waiter = self.room.next(at.now)
+            waiter = self.room.next(self.ledger.latest)
             if waiter is None:
                 return granted, 0.0
             verdict = self.ledger.reserve(at, waiter.need, self.room.rules.lane(waiter.level))
             if verdict.entry is None:
                 return granted, verdict.wait_s
-            self.room.served(at.now, waiter)
+            self.room.served(self.ledger.latest, waiter)
             granted.append((waiter, verdict.entry))
         return granted, 1 / SECOND

@@ -25,6 +25,7 @@ A priority level may be limited (a ``LevelPolicy``) to a share of each limit, wh
 and to an even pace, so that what it spends becomes free evenly instead of all at once a window later.
 """
 
+from collections.abc import Callable
 from math import ceil, floor
 
 from msgspec import Struct
@@ -53,6 +54,7 @@ class Charge(Struct, frozen=True):
 
     need: TokenCost
     buckets: tuple[int, ...]  # per window, the bucket of the grant
+    moves: int = 0  # how often the clock had been set back by then
 
 
 class Verdict(Struct, frozen=True):
@@ -86,14 +88,34 @@ NO_BACKLOG = Backlog(0, TokenCost(0, 0))
 class Ledger:
     """All windows of one target."""
 
-    __slots__ = ("gate", "gate_window", "latest", "look", "predicted", "produced", "rings", "windows")
+    __slots__ = (
+        "_at",
+        "_buckets",
+        "gate",
+        "gate_window",
+        "latest",
+        "look",
+        "moves",
+        "on_set_back",
+        "predicted",
+        "produced",
+        "rings",
+        "windows",
+    )
 
-    def __init__(self, windows: tuple[Window, ...]) -> None:
+    def __init__(self, windows: tuple[Window, ...], on_set_back: Callable[[int], None] | None = None) -> None:
+        """``on_set_back`` is told first when a clock was set back, and by how many microseconds."""
         self.windows = windows
+        self.on_set_back = on_set_back
         self.rings = [Ring(window) for window in windows]
         self.gate = 0  # nothing is granted before this moment: the provider said so
         self.gate_window = ""
-        self.latest = 0  # the latest moment that was seen
+        self.latest = (
+            0  # the latest moment that was seen: it never runs backwards, but for a clock that is set back
+        )
+        self.moves = 0  # how often the clock was set back
+        self._at: Moment | None = None  # where the rings are ...
+        self._buckets: tuple[int, ...] = ()  # ... and their buckets there
         self.look = 0  # the moment at which all replicas together were last looked at
         self.predicted = 0.0  # output tokens of the answers of late ...
         self.produced = 0.0  # ... and what they really were
@@ -108,16 +130,23 @@ class Ledger:
 
     def advance(self, at: Moment) -> tuple[int, ...]:
         """Bring every ring to the moment; their current buckets."""
+        if at is self._at:
+            return self._buckets
         now, days = at.now, at.days
         if now > self.latest:
             self.latest = now
         elif self.latest - now > SET_BACK:
             self._set_back(at)
-        return tuple([ring.advance(now, day) for ring, day in zip(self.rings, days, strict=True)])
+        self._at = at
+        self._buckets = tuple([ring.advance(now, day) for ring, day in zip(self.rings, days, strict=True)])
+        return self._buckets
 
     def _set_back(self, at: Moment) -> None:
         by = self.latest - at.now
+        if self.on_set_back is not None:
+            self.on_set_back(by)
         self.latest = at.now
+        self.moves += 1
         self.gate -= by
         self.look -= by
         for ring, day in zip(self.rings, at.days, strict=True):
@@ -154,7 +183,15 @@ class Ledger:
             ring.held += hold
             ring.line += charge + hold
             ring.granted += charge + hold
-        return Charge(need, buckets)
+        return Charge(need, buckets, self.moves)
+
+    def buckets(self, entry: Charge) -> tuple[int, ...]:
+        """Per window, the bucket that an entry's charge is in: another than the grant's if the clock was set back."""
+        if entry.moves == self.moves:
+            return entry.buckets
+        return tuple(
+            ring.moved(bucket, entry.moves) for ring, bucket in zip(self.rings, entry.buckets, strict=True)
+        )
 
     def wait(
         self, at: Moment, need: TokenCost, lane: LevelPolicy = UNLIMITED, before: Backlog = NO_BACKLOG
@@ -170,7 +207,7 @@ class Ledger:
             limit = ring.limit
             room = ring.room_in(at.now, lane.wanted(limit, amount) + first, limit, end)
             if burst < 1 or ring.ceiling is not None:
-                room = max(room, ring.pace_in(amount, burst, first))
+                room = max(room, ring.pace_in(at.now, amount, burst, first))
             if room > wait:
                 wait, worst = room, ring.window.name
         return wait, worst
@@ -179,7 +216,8 @@ class Ledger:
         """Put the truth in the estimate's place."""
         self.predicted = self.predicted * OUTCOME_KEPT + entry.need.output
         self.produced = self.produced * OUTCOME_KEPT + true.output
-        for ring, bucket, current in zip(self.rings, entry.buckets, self.advance(at), strict=True):
+        newest = self.advance(at)
+        for ring, bucket, current in zip(self.rings, self.buckets(entry), newest, strict=True):
             charged, held = ring.takes(entry.need)
             charge, output = ring.takes(true)
             ring.add(bucket, charge - charged)
@@ -190,7 +228,7 @@ class Ledger:
     def release(self, at: Moment, entry: Charge) -> None:
         """Nothing was sent: as if it had never been reserved."""
         self.advance(at)
-        for ring, bucket in zip(self.rings, entry.buckets, strict=True):
+        for ring, bucket in zip(self.rings, self.buckets(entry), strict=True):
             charge, hold = ring.takes(entry.need)
             ring.add(bucket, -charge)
             ring.held -= hold
@@ -202,7 +240,7 @@ class Ledger:
         Alone it stays charged: all together are over the limit, so there is no such place for the next to take.
         """
         self.release(at, entry)
-        for ring, bucket in zip(self.rings, entry.buckets, strict=True):
+        for ring, bucket in zip(self.rings, self.buckets(entry), strict=True):
             if ring.ceiling is not None:
                 ring.ceiling.refused(at.now, bucket * ring.width, ring.used)
             if ring.apart is not None:
@@ -239,6 +277,7 @@ class Ledger:
             part = max(1, limit // replicas)
             until = at.now + SIZE * ring.width
             ring.apart = DegradedShare(until, limit - min(limit, own + free // replicas), limit - part, part)
+            ring.others = ring.apart.first
             ring.granted = 0
 
     def join(self) -> None:

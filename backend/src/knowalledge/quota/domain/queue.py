@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from knowalledge.core.context import Priority
 from knowalledge.quota.domain.window import SECOND, UNLIMITED, LevelPolicy, TokenCost
@@ -15,8 +16,8 @@ AGED_EVERY = 20
 REMEMBERED = 1000
 # Tenants of a level that statistics tell of.
 TENANTS = 100
-# The share of grants that went to the more urgent is taken from so many seconds, and up to twice as many.
-LOOK_BACK_S = 30
+# The share of grants that went to the more urgent is taken from so many microseconds, and up to twice as many.
+LOOK_BACK = 30 * SECOND
 # A turn is never said to be more than this many times further away than those ahead make it.
 SLOWEST = 10.0
 
@@ -232,36 +233,42 @@ class WaitQueue:
 
     def slowed(self, now: int, level: Priority) -> float:
         """By how much longer a turn takes because the more urgent keep coming: from their share of the grants."""
-        self._turn(now)
+        passed = now // LOOK_BACK - self._look
         total, urgent = 1, 0  # one for the newcomer itself: nothing granted yet proves nothing
         for other, (late, before) in self._granted.items():
-            total += late + before
+            recent = late + before if passed <= 0 else late if passed == 1 else 0
+            total += recent
             if other < level:
-                urgent += late + before
+                urgent += recent
         return min(SLOWEST, total / (total - urgent))
 
-    def _turn(self, now: int) -> None:
-        look = now // (LOOK_BACK_S * SECOND)
-        if look <= self._look:
-            return
-        for counts in self._granted.values():
-            if look == self._look + 1:
-                counts[:] = 0, counts[0]
-            else:
-                counts[:] = 0, 0
-        self._look = look
+    def _count(self, now: int, level: Priority) -> None:
+        """Count a grant. Only grants move the look-back on, never a question: the scripts write it then as well."""
+        passed = now // LOOK_BACK - self._look
+        if passed > 0:
+            for counts in self._granted.values():
+                counts[:] = 0, counts[0] if passed == 1 else 0
+            self._look += passed
+        self._granted[level][0] += 1
+
+    def set_back(self, by: int) -> None:
+        """The clock was set back: whoever waits has waited for as long as before."""
+        self._look -= by // LOOK_BACK
+        moved = {key: replace(it, arrived=it.arrived - by) for key, it in self._waiters.items()}
+        self._waiters = moved
+        for line in self._lines.values():
+            for queue in line.queues.values():
+                queue[:] = [moved[it.id] for it in queue]
 
     def passed(self, now: int, level: Priority) -> None:
         """A newcomer was served before those who wait."""
-        self._turn(now)
-        self._granted[level][0] += 1
+        self._count(now, level)
         if self._waiters:
             self._since_aged += 1
 
     def served(self, now: int, waiter: Waiter) -> None:
         """The quota was granted to this waiter: it leaves, and its tenant's counter moves."""
-        self._turn(now)
-        self._granted[waiter.level][0] += 1
+        self._count(now, waiter.level)
         waiting = [level for level, line in self._lines.items() if line.size]
         if waiter.level > waiting[0] or waiter.level == waiting[-1]:
             self._since_aged = 0

@@ -41,6 +41,7 @@ class Ring:
         "last",
         "line",
         "lined",
+        "moves",
         "others",
         "outputs",
         "requests",
@@ -71,6 +72,9 @@ class Ring:
         self.last = 0  # absolute index of the newest bucket
         self.line = 0.0  # granted ahead of an even pace
         self.lined = 0  # the moment at which `line` was true
+        self.moves: list[
+            tuple[int, int]
+        ] = []  # newest bucket before and after each time the clock was set back
 
     def advance(self, now: int, day: int) -> int:
         """Let what is out of the window go; the index of the bucket that takes charges now.
@@ -106,17 +110,29 @@ class Ring:
     def set_back(self, now: int, day: int, by: int) -> None:
         """The clock was set back: all that is charged counts as charged now, so that none of it ends too early."""
         self.lined = now
+        was = self.last
         if self.window.zone:
-            self.last = min(self.last, day)
+            self.last = min(was, day)
         else:
             self.last = now // self.width
             self.sums = [0] * SIZE
             self.sums[self.last % SIZE] = self.total
+        self.moves.append((was, self.last))
         if self.ceiling is not None:
             self.ceiling.probe -= by
             self.ceiling.cut = max(1, self.ceiling.cut - by) if self.ceiling.cut else 0
         if self.apart is not None:
             self.apart = replace(self.apart, until=self.apart.until - by)
+
+    def moved(self, bucket: int, moves: int) -> int:
+        """The bucket that a charge into ``bucket`` is in after all but the first ``moves`` set-backs of the clock.
+
+        One that was out of the window already stays out.
+        """
+        kept = 1 if self.window.zone else SIZE
+        for was, last in self.moves[moves:]:
+            bucket = last if was - bucket < kept else last - kept
+        return bucket
 
     @property
     def used(self) -> int:
@@ -149,8 +165,8 @@ class Ring:
         """The pace, per microsecond."""
         if self.ceiling is None:
             return self.even
-        faster = CLIMB if self.ceiling.climbing else 1.0
-        return faster * self.ceiling.limit / (self.window.span_s * SECOND)
+        even = self.ceiling.limit / (self.window.span_s * SECOND)
+        return even * CLIMB if self.ceiling.climbing else even
 
     def add(self, bucket: int, amount: int) -> None:
         """Charge ``amount`` (may be negative) into ``bucket``; one that is out of the window is no more."""
@@ -188,8 +204,11 @@ class Ring:
             place += bisect_left(self.sums, enough, 0, oldest)
         return max(1, (self.last + 1 + place - oldest) * self.width - now)
 
-    def pace_in(self, amount: int, burst: float, before: int = 0) -> int:
-        """Microseconds until ``amount`` more, after ``before``, is no further ahead of an even pace than ``burst``."""
+    def pace_in(self, now: int, amount: int, burst: float, before: int = 0) -> int:
+        """Microseconds until ``amount`` more, after ``before``, is no further ahead of an even pace than ``burst``.
+
+        While the clock is behind the latest moment that was seen, the line stands still.
+        """
         least = 0.0
         if self.ceiling is not None:
             # What nobody publishes may well be counted by the second. While it climbs they go one by one, so that few
@@ -200,4 +219,4 @@ class Ring:
             return 0
         ahead = line + amount - max(burst * self.limit, least)
         # What is larger than the burst itself goes as soon as the line is empty.
-        return int(min(ahead, line) / self.rate) + 1 if ahead > 0 else 0
+        return self.lined - now + int(min(ahead, line) / self.rate) + 1 if ahead > 0 else 0

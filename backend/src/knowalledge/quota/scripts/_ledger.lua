@@ -6,7 +6,7 @@
 --                                oq output tokens of the answers of late, as predicted and as they were, packed;
 --                                xs xr xl reservations settled, released, refused by the provider, xd asked in vain,
 --                                xi xo input and output tokens by which the truth was more than the estimate;
---                                lt moment of the paces; g gate, gw its window, or JOINING; and the room's counters
+--                                lt the latest moment that was seen, which is that of the paces; g gate, gw its window, or JOINING; and the room's counters
 --   KEYS[2]  P .. rings  string  the rings of all windows, one after the other, eight bytes a bucket
 --   P .. live:<replica>  hash    reservation id -> what ends it if its replica dies
 -- ARGV[1] is a test's own moment, or ''; ARGV[2] the configuration, doubles packed little-endian:
@@ -120,13 +120,34 @@ local function learnt(n, w, limit)
   end
 end
 
-local close
+local close, set_back_room
+
+-- The charges of window n have moved to another bucket: what reservations remember of theirs moves along, unless it
+-- was out of the window already. `moves`: per window the newest bucket before and after.
+local function move_live(moves)
+  for _, replica in ipairs(redis.call('ZRANGE', P .. 'alive', 0, -1)) do
+    local live = P .. 'live:' .. replica
+    local stored = redis.call('HGETALL', live)
+    for i = 1, #stored, 2 do
+      local record = cmsgpack.unpack(stored[i + 1])
+      for n, w in ipairs(windows) do
+        local kept = w.day > 0 and 1 or SIZE
+        local was, last = moves[n][1], moves[n][2]
+        record[3][n] = was - record[3][n] < kept and last or last - kept
+      end
+      redis.call('HSET', live, stored[i], cmsgpack.pack(record))
+    end
+  end
+end
 
 -- The clock was set back: all that is charged counts as charged now, and what was remembered by the clock moves along.
 local function set_back(by)
+  local moves = {}
+  set_back_room(by)
   gate = gate - by
   redis.call('HSET', KEYS[1], 'g', whole(gate))
   for n, w in ipairs(windows) do
+    moves[n] = {w.last}
     if w.day > 0 then
       w.last = math.min(w.last, w.day)
     else
@@ -139,7 +160,9 @@ local function set_back(by)
       if w.cut > 0 then w.cut = math.max(1, w.cut - by) end
       learn(n, w, w.limit)
     end
+    moves[n][2] = w.last
   end
+  move_live(moves)
   windows.lined = now
   close()
 end
@@ -238,7 +261,8 @@ local function room_in(w, amount)
   return (SIZE - 1) * w.width + math.floor(short / w.rate)
 end
 
--- The same for an even pace: until `amount` fits after `first` more.
+-- The same for an even pace: until `amount` fits after `first` more. While the clock is behind the latest moment that
+-- was seen, the line stands still.
 local function pace_in(w, amount, burst, first)
   local least = 0
   if w.learn then
@@ -248,7 +272,7 @@ local function pace_in(w, amount, burst, first)
   if burst >= 1 or w.paced == 0 or line <= 0 then return 0 end
   local ahead = line + amount - math.max(burst * w.limit, least)
   if ahead <= 0 then return 0 end
-  return math.floor(math.min(ahead, line) / w.rate) + 1
+  return windows.lined - now + math.floor(math.min(ahead, line) / w.rate) + 1
 end
 
 -- What of a window must be free for `amount`: a level that is held to a share leaves the rest.

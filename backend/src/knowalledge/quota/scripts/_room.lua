@@ -55,9 +55,16 @@ local function crowd(w)
   end
 end
 
+local function store(w)
+  local line = P .. 'line:' .. w.level
+  redis.call('ZADD', line .. ':' .. w.tenant, whole(w.arrived), w.id)
+  redis.call('ZADD', line, whole(w.arrived), w.id)
+  local record = cmsgpack.pack({w.level, w.input, w.output, w.arrived, w.replica, w.weight, w.tenant})
+  redis.call('HSET', P .. 'room', w.id, record)
+end
+
 local function put(w)
-  local line, served = P .. 'line:' .. w.level, P .. 'served:' .. w.level
-  local own = line .. ':' .. w.tenant
+  local own, served = P .. 'line:' .. w.level .. ':' .. w.tenant, P .. 'served:' .. w.level
   if redis.call('EXISTS', own) == 0 then
     local first = redis.call('ZRANGE', served, 0, 0, 'WITHSCORES')
     local least = tonumber(first[2] or 0)
@@ -65,10 +72,7 @@ local function put(w)
     redis.call('ZREM', P .. 'idle:' .. w.level, w.tenant)
     redis.call('ZADD', served, string.format('%.17g', math.max(kept, least)), w.tenant)
   end
-  redis.call('ZADD', own, whole(w.arrived), w.id)
-  redis.call('ZADD', line, whole(w.arrived), w.id)
-  local record = cmsgpack.pack({w.level, w.input, w.output, w.arrived, w.replica, w.weight, w.tenant})
-  redis.call('HSET', P .. 'room', w.id, record)
+  store(w)
   count(w.level, 1, w.input, w.output)
   crowd(w)
 end
@@ -104,6 +108,17 @@ local function first(line)
   return got[1], tonumber(got[2])
 end
 
+-- The clock was set back: whoever waits has waited for as long as before.
+function set_back_room(by)
+  for _, id in ipairs(redis.call('HKEYS', P .. 'room')) do
+    local w = waiter(id)
+    w.arrived = w.arrived - by
+    store(w)
+  end
+  local look = tonumber(redis.call('HGET', KEYS[1], 'gt'))
+  if look then redis.call('HSET', KEYS[1], 'gt', whole(look - math.floor(by / LOOK_BACK))) end
+end
+
 -- The oldest aged waiter below `top`, when it is the turn of the aged.
 local function due(top, n)
   if (tonumber(redis.call('HGET', KEYS[1], 'sa')) or 0) < AGED_EVERY - 1 then return nil end
@@ -111,7 +126,7 @@ local function due(top, n)
   for level = top + 1, 3 do
     if n[level] > 0 then
       local id, arrived = first(P .. 'line:' .. level)
-      if arrived <= now - cfg[2] and (not since or arrived < since or (arrived == since and id < found)) then
+      if arrived <= windows.lined - cfg[2] and (not since or arrived < since or (arrived == since and id < found)) then
         found, since = id, arrived
       end
     end
@@ -140,12 +155,12 @@ local function next_of(level)
   return found
 end
 
--- The grants of each level in this look-back and in the one before.
+-- The grants of each level in this look-back and in the one before; written only when one is counted.
 local function grants()
   local got = redis.call('HMGET', KEYS[1], 'g0', 'g1', 'g2', 'g3', 'f0', 'f1', 'f2', 'f3', 'gt')
   local counts, was = {}, tonumber(got[9]) or 0
   for i = 1, 8 do counts[i] = tonumber(got[i]) or 0 end
-  local look = math.floor(now / LOOK_BACK)
+  local look = math.floor(windows.lined / LOOK_BACK)
   if look > was then
     for i = 1, 4 do
       counts[i + 4] = look == was + 1 and counts[i] or 0

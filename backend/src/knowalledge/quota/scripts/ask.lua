@@ -13,8 +13,8 @@ local patience, replica, weight, tenant = tonumber(ARGV[7]), ARGV[8], tonumber(A
 local again = waiter(id)
 if again then take(again) end
 local busy = waiting()
-local arrived = tonumber(ARGV[11])
-if arrived == 0 then arrived = now end
+local latest, arrived = windows.lined, tonumber(ARGV[11])
+if arrived == 0 or arrived > latest then arrived = latest end -- a moment of another store may be one that is not yet
 if busy == 0 or passes(level) then
   if turn(input, output, level) == 0 then
     local buckets = charge(input, output)

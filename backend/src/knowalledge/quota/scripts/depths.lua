@@ -33,7 +33,7 @@ for level = 0, 3 do
   local waited = 0
   if n[level] > 0 then
     local _, arrived = first(P .. 'line:' .. level)
-    waited = now - arrived
+    waited = windows.lined - arrived
   end
   local ahead, input, output = before(level)
   local tenants = {}
@@ -41,7 +41,7 @@ for level = 0, 3 do
     local line = P .. 'line:' .. level .. ':' .. name
     local _, arrived = first(line)
     local left = endings(P .. 'left:' .. level, '', ':' .. name)
-    tenants[#tenants + 1] = {name, redis.call('ZCARD', line), arrived and now - arrived or 0, left}
+    tenants[#tenants + 1] = {name, redis.call('ZCARD', line), arrived and windows.lined - arrived or 0, left}
   end
   local wait = eta(ahead, input, output, 0, 0, level)
   reply[#reply + 1] = {
