@@ -20,8 +20,9 @@ from bench.ports import free_port
 from bench.processes import Child, Loader, Stage
 from bench.report import Row
 from knowalledge.caching.domain import CacheEntry, Lifetimes
-from knowalledge.caching.layers import Layers
+from knowalledge.caching.layers import Layer, Layers
 from knowalledge.caching.memory import OVERHEAD, MemoryResponseCache
+from knowalledge.caching.read_through import ReadThrough
 from knowalledge.caching.redis import RedisResponseCache
 from knowalledge.caching.singleflight.memory import MemoryFlights
 from knowalledge.core.clock import SystemClock
@@ -99,8 +100,11 @@ def hit_rate(stage: Stage, length: int) -> list[Row]:
     for _ in range(3):
         shared = RedisResponseCache(redis, RedisBreaker(clock))
         memory = MemoryResponseCache(TOPICS // 100 * entry, clock)
-        layers = Layers(memory, shared, Lifetimes(600, 3600, 3600), clock, Uncounted())
-        topics = Topics(model, layers, MemoryFlights(clock), clock, files, "m", Uncounted())
+        both = (Layer("memory", memory), Layer("redis", shared))
+        layers = Layers(both, Lifetimes(600, 3600, 3600), clock, Uncounted())
+        topics = Topics(
+            model, ReadThrough(layers, MemoryFlights(clock), clock), clock, files, "m", Uncounted()
+        )
         fleet.append((topics, memory))
     context = RequestContext("bench")
     asked = list(itertools.islice(ranks(3, TOPICS), length))

@@ -11,6 +11,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from knowalledge import __version__, caches
+from knowalledge.caching.read_through import ReadThrough
 from knowalledge.caching.service import CachingGateway
 from knowalledge.config.settings import Settings
 from knowalledge.core.clock import Clock, SystemClock
@@ -78,12 +79,10 @@ def create_app(settings: Settings) -> Flask:
     cached = caches.build(settings, redis, pipe, clock, telemetry)
     answers = CachingGateway(
         completer,
-        cached.layers,
-        cached.flights,
+        ReadThrough(cached.layers, cached.flights, clock),
         clock,
         told,
         telemetry,
-        resolve=lambda name: deck.plan(name).name,
         timeout_s=settings.request.timeout,
     )
     app = Flask("knowalledge", static_folder=None)

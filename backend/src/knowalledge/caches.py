@@ -14,9 +14,10 @@ from knowalledge.caching import web as cache_routes
 from knowalledge.caching.domain import Lifetimes
 from knowalledge.caching.eviction import Sieve
 from knowalledge.caching.invalidation import Invalidator
-from knowalledge.caching.layers import Layers
+from knowalledge.caching.layers import Layer, Layers
 from knowalledge.caching.memory import MemoryResponseCache
 from knowalledge.caching.ports import Flights, Purger
+from knowalledge.caching.read_through import ReadThrough
 from knowalledge.caching.redis import RedisResponseCache
 from knowalledge.caching.singleflight.memory import MemoryFlights
 from knowalledge.caching.singleflight.redis import Pace, RedisFlights
@@ -77,7 +78,7 @@ def build(
         stale_s=settings.cache.stale_ttl,
     )
     if redis is None or pipe is None:
-        layers = Layers(memory, None, lifetimes, clock, telemetry)
+        layers = Layers((Layer("memory", memory),), lifetimes, clock, telemetry)
         popularity = MemoryPopularity(clock, HALF_LIFE_S, MOST_KNOWN)
         return Caches(layers, MemoryFlights(clock), popularity, (), lambda: 0)
     outage = RedisBreaker(clock)
@@ -85,7 +86,7 @@ def build(
     listen = partial(shared.listen, memory)
     pace = Pace(block=min(0.4, settings.redis.timeout / 2))
     return Caches(
-        Layers(memory, shared, lifetimes, clock, telemetry, listen),
+        Layers((Layer("memory", memory), Layer("redis", shared)), lifetimes, clock, telemetry, listen),
         # Followers block in Redis until there is something to read: on connections of their own.
         RedisFlights(pipe, outage, clock, lambda: uuid4().hex, pace, blocking=redis),
         RedisPopularity(pipe, outage, HALF_LIFE_S, MOST_KNOWN),
@@ -116,8 +117,7 @@ def knowledge(
     model = settings.default
     service = Topics(
         models,
-        layers,
-        caches.flights,
+        ReadThrough(layers, caches.flights, clock),
         clock,
         prompts.load(),
         model.name,

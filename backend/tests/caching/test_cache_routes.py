@@ -9,10 +9,10 @@ from flask.testing import FlaskClient
 
 from knowalledge import app as wiring
 from knowalledge import caches
+from knowalledge.caching import read_through
 from knowalledge.config.settings import Settings
 from knowalledge.core.errors import ProviderUnavailable, Unavailable
 from knowalledge.net.background import Background, Task
-from knowalledge.topics import service as topics
 from tests.support.doubles import ManualClock
 from tests.support.fake_provider import FakeProvider
 
@@ -219,7 +219,7 @@ def test_what_followers_of_a_flight_did_not_spend_is_told_of_the_flight(
 def test_what_a_stale_answer_did_not_spend_is_told_of_the_flight_that_failed(
     replicas: Replicas, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(topics, "STALE_PATIENCE_S", 0.1)  # the room waits by a clock of its own
+    monkeypatch.setattr(read_through, "STALE_PATIENCE_S", 0.1)  # the room waits by a clock of its own
     client = replicas.start()
     client.get(LIGHT)
     clock.sleep(3601)

@@ -8,11 +8,13 @@ import gevent
 import pytest
 from gevent.event import Event as Signal
 
-from knowalledge.caching import service as answers
+from knowalledge.caching import read_through
 from knowalledge.caching.domain import Lifetimes
-from knowalledge.caching.layers import Layers
+from knowalledge.caching.layers import Layer, Layers
 from knowalledge.caching.memory import MemoryResponseCache
-from knowalledge.caching.service import CachingGateway, _ReplayCursor
+from knowalledge.caching.read_through import ReadThrough
+from knowalledge.caching.replay import ReplayCursor
+from knowalledge.caching.service import CachingGateway
 from knowalledge.caching.singleflight.memory import MemoryFlights
 from knowalledge.core import errors as e
 from knowalledge.core.context import Principal, RequestContext
@@ -34,16 +36,21 @@ class Models:
         self.error: Exception | None = None
         self.early = False  # whether a stream fails before it says anything
         self.finish = Finish.STOP
-        self.model = "m"
+        self.answering = "m"
         self.parts: tuple[Any, ...] | None = None
         self.contexts: list[RequestContext] = []
+
+    def model(self, name: str) -> str:
+        if name not in ("", "m"):
+            raise e.UnknownModel("unknown model")
+        return "m"
 
     def _answer(self, context: RequestContext, request: Request) -> Answer:
         parts = self.parts or (Text(f"answer {self.calls}"),)
         usage = Usage(7, 90)
         passed = CacheInfo("bypass" if request.cache is CacheMode.BYPASS else "miss")
         return Answer(
-            context.request_id, self.model, "t", Completion(parts, self.finish, usage), usage, passed
+            context.request_id, self.answering, "t", Completion(parts, self.finish, usage), usage, passed
         )
 
     def complete(self, context: RequestContext, request: Request) -> Answer:
@@ -58,7 +65,7 @@ class Models:
         self.calls += 1
         self.contexts.append(context)
         answer = self._answer(context, request)
-        yield [Started(self.model, "t")]
+        yield [Started(self.answering, "t")]
         if self.error and self.early:
             raise self.error
         for word in answer.completion.text.split(" "):
@@ -73,23 +80,16 @@ class World:
     def __init__(self) -> None:
         self.clock, self.models, self.told = ManualClock(), Models(), RecordingTelemetry()
         memory = MemoryResponseCache(1024**2, self.clock)
-        layers = Layers(memory, None, Lifetimes(600, 600, 3600), self.clock, self.told)
+        layers = Layers((Layer("memory", memory),), Lifetimes(600, 600, 3600), self.clock, self.told)
         self.layers = layers
         self.answers = CachingGateway(
             self.models,  # type: ignore[arg-type]
-            layers,
-            MemoryFlights(self.clock),
+            ReadThrough(layers, MemoryFlights(self.clock), self.clock),
             self.clock,
             self.told,
             self.told,
-            self._resolve,
             60.0,
         )
-
-    def _resolve(self, name: str) -> str:
-        if name not in ("", "m"):
-            raise e.UnknownModel("unknown model")
-        return "m"
 
     def ask(self, text: str = "hi", tenant: str = "a", **more: Any) -> Answer:
         return self.answers.complete(caller(tenant), question(text, **more))
@@ -182,7 +182,7 @@ def test_an_answer_that_was_cut_off_is_not_kept(world: World, finish: Finish) ->
 
 
 def test_a_fallback_models_answer_is_not_kept_under_the_name_of_another(world: World) -> None:
-    world.models.model = "fallback"
+    world.models.answering = "fallback"
     world.ask()
     assert world.ask().cache.status == "miss"
 
@@ -301,7 +301,7 @@ def test_a_leader_of_little_patience_works_with_the_usual_one(world: World) -> N
 def test_with_a_stale_answer_at_hand_nobody_waits_long_for_the_first_word(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "STALE_PATIENCE_S", 0.05)
+    monkeypatch.setattr(read_through, "STALE_PATIENCE_S", 0.05)
     world.ask()
     world.clock.sleep(601)
     world.models.go.clear()
@@ -316,7 +316,7 @@ def test_with_a_stale_answer_at_hand_nobody_waits_long_for_the_first_word(
 def test_an_answer_that_has_begun_is_waited_for_though_a_stale_one_is_at_hand(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "STALE_PATIENCE_S", 0.05)
+    monkeypatch.setattr(read_through, "STALE_PATIENCE_S", 0.05)
     world.ask()
     world.clock.sleep(601)
     world.models.go.clear()
@@ -345,8 +345,8 @@ def test_invalidating_a_tenants_tag_takes_back_its_answers_only(world: World) ->
 # -- a run that begins again ---------------------------------------------------------------------------
 
 
-def shown(view: _ReplayCursor, *events: Event) -> str:
-    return text_of([it for event in events for it in view.shown(event)])
+def shown(cursor: ReplayCursor, *events: Event) -> str:
+    return text_of([it for event in events for it in cursor.advance(event)])
 
 
 def done(text: str) -> Done:
@@ -354,22 +354,22 @@ def done(text: str) -> Done:
 
 
 def test_after_a_restart_only_what_is_new_is_shown() -> None:
-    view = _ReplayCursor()
-    assert shown(view, Started("m", "t"), Delta("ab"), Delta("cd")) == "abcd"
-    view.restarted()
-    assert shown(view, Started("m", "t"), Delta("abc"), Delta("def"), done("abcdef")) == "ef"
+    cursor = ReplayCursor()
+    assert shown(cursor, Started("m", "t"), Delta("ab"), Delta("cd")) == "abcd"
+    cursor.restart()
+    assert shown(cursor, Started("m", "t"), Delta("abc"), Delta("def"), done("abcdef")) == "ef"
 
 
 def test_after_a_restart_a_shorter_or_unary_run_completes_the_text() -> None:
-    view = _ReplayCursor()
-    shown(view, Started("m", "t"), Delta("ab"))
-    view.restarted()
-    assert shown(view, done("abcd")) == "cd"
+    cursor = ReplayCursor()
+    shown(cursor, Started("m", "t"), Delta("ab"))
+    cursor.restart()
+    assert shown(cursor, done("abcd")) == "cd"
 
 
 def test_after_a_restart_another_answer_is_a_failure_not_a_mixture() -> None:
-    view = _ReplayCursor()
-    shown(view, Started("m", "t"), Delta("ab"))
-    view.restarted()
+    cursor = ReplayCursor()
+    shown(cursor, Started("m", "t"), Delta("ab"))
+    cursor.restart()
     with pytest.raises(e.ProviderUnavailable):
-        shown(view, Delta("xy"))
+        shown(cursor, Delta("xy"))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from knowalledge.caching.domain import CacheEntry, Key, Lifetimes, pack, parse_pattern
-from knowalledge.caching.layers import Layers
+from knowalledge.caching.layers import Layer, Layers
 from knowalledge.caching.memory import MemoryResponseCache
 from knowalledge.caching.ports import LayerSize, ResponseCache
 from knowalledge.caching.redis import RedisResponseCache
@@ -276,7 +276,11 @@ class Worker:
         self.shared = RedisResponseCache(client, RedisBreaker(clock))
         self.telemetry = RecordingTelemetry()
         self.layers = Layers(
-            self.memory, self.shared, Lifetimes(600, 3600, 3600), clock, self.telemetry, self.listen
+            (Layer("memory", self.memory), Layer("redis", self.shared)),
+            Lifetimes(600, 3600, 3600),
+            clock,
+            self.telemetry,
+            self.listen,
         )
         self.listen()
 
@@ -284,11 +288,11 @@ class Worker:
         return self.shared.listen(self.memory)
 
     def ask(self, key: Key) -> bytes | None:
-        entry = self.layers.find(key).entry
+        entry = self.layers.lookup(key).entry
         return entry.body if entry else None
 
     def make(self, key: Key, body: bytes, clock: ManualClock) -> None:
-        self.layers.keep(key, CacheEntry(body, "", clock.now(), self.layers.find(key).generation))
+        self.layers.store(key, CacheEntry(body, "", clock.now(), self.layers.lookup(key).generation))
 
 
 def test_what_one_worker_takes_back_is_gone_from_the_memory_of_the_others(
@@ -299,10 +303,10 @@ def test_what_one_worker_takes_back_is_gone_from_the_memory_of_the_others(
     one.make(topic("b"), b"b", clock)
     assert (two.ask(topic("a")), two.ask(topic("b"))) == (b"old", b"b")
     assert one.layers.invalidate("topic:a", "test") == 1
-    assert one.layers.near(topic("a")) is None
+    assert one.layers.get_local(topic("a")) is None
     two.listen()
-    assert two.layers.near(topic("a")) is None
-    assert two.layers.near(topic("b")) is not None
+    assert two.layers.get_local(topic("a")) is None
+    assert two.layers.get_local(topic("b")) is not None
 
 
 def test_a_worker_that_missed_too_much_forgets_everything(
@@ -317,7 +321,7 @@ def test_a_worker_that_missed_too_much_forgets_everything(
         one.layers.invalidate(f"topic:{index}", "test")
     assert redis_client.xlen("kn:{cache}:log") < 400
     two.listen()
-    assert two.layers.near(topic("a")) is None
+    assert two.layers.get_local(topic("a")) is None
 
 
 def test_a_worker_forgets_when_redis_lost_its_data(redis_client: Redis, clock: ManualClock) -> None:
@@ -325,7 +329,7 @@ def test_a_worker_forgets_when_redis_lost_its_data(redis_client: Redis, clock: M
     one.make(topic("a"), b"old", clock)
     redis_client.flushdb()
     one.listen()
-    assert one.layers.near(topic("a")) is None
+    assert one.layers.get_local(topic("a")) is None
 
 
 def test_a_worker_keeps_its_memory_when_nothing_happened(redis_client: Redis, clock: ManualClock) -> None:
@@ -333,7 +337,7 @@ def test_a_worker_keeps_its_memory_when_nothing_happened(redis_client: Redis, cl
     one.make(topic("a"), b"old", clock)
     one.listen()
     one.listen()
-    assert one.layers.near(topic("a")) is not None
+    assert one.layers.get_local(topic("a")) is not None
 
 
 def test_a_hit_in_redis_is_promoted_to_memory_and_each_look_is_told(
@@ -392,10 +396,12 @@ def test_no_worker_ever_serves_what_was_taken_back_before_it_was_asked_for(
             body = worker.ask(topic(str(what)))
             assert body is None or int(body) >= taken[what]
         elif action == "begin":
-            flying[who, what] = (worker.layers.find(topic(str(what))).generation, taken[what])
+            flying[who, what] = (worker.layers.lookup(topic(str(what))).generation, taken[what])
         elif action == "end" and (who, what) in flying:
             generation, stamp = flying.pop((who, what))
-            worker.layers.keep(topic(str(what)), CacheEntry(str(stamp).encode(), "", clock.now(), generation))
+            worker.layers.store(
+                topic(str(what)), CacheEntry(str(stamp).encode(), "", clock.now(), generation)
+            )
         elif action == "take":
             worker.layers.invalidate(what, "test")
             for index in range(4):

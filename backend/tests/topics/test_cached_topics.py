@@ -7,8 +7,8 @@ import pytest
 from flask.testing import FlaskClient
 from redis import Redis
 
+from knowalledge.caching import read_through
 from knowalledge.core import errors as e
-from knowalledge.topics import service as topics
 from tests.support.doubles import ManualClock
 from tests.support.fake_provider import FakeProvider
 from tests.topics.conftest import build
@@ -81,7 +81,7 @@ def test_a_stale_answer_serves_as_a_fallback_for_an_hour_and_says_so(
     failure: Exception,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(topics, "STALE_PATIENCE_S", 0.1)  # the room waits by a clock of its own
+    monkeypatch.setattr(read_through, "STALE_PATIENCE_S", 0.1)  # the room waits by a clock of its own
     fresh = client.get("/api/v1/topics/light/related")
     clock.sleep(3601)
     provider.error = failure

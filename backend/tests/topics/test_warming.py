@@ -9,8 +9,9 @@ import pytest
 from redis import Redis
 
 from knowalledge.caching.domain import Lifetimes
-from knowalledge.caching.layers import Layers
+from knowalledge.caching.layers import Layer, Layers
 from knowalledge.caching.memory import MemoryResponseCache
+from knowalledge.caching.read_through import ReadThrough
 from knowalledge.caching.redis import RedisResponseCache
 from knowalledge.caching.singleflight.memory import MemoryFlights
 from knowalledge.core.context import Priority, RequestContext
@@ -68,11 +69,11 @@ class Replica:
         self.spare = True
         lifetimes = Lifetimes(600, life_s, 3600)
         memory = MemoryResponseCache(1024**2, clock)
-        self.layers = Layers(memory, shared, lifetimes, clock, RecordingTelemetry())
+        layers = (Layer("memory", memory), *((Layer("redis", shared),) if shared is not None else ()))
+        self.layers = Layers(layers, lifetimes, clock, RecordingTelemetry())
         self.topics = Topics(
             models,
-            self.layers,
-            flights or MemoryFlights(clock),
+            ReadThrough(self.layers, flights or MemoryFlights(clock), clock),
             clock,
             prompts.load(),
             "m",
@@ -82,7 +83,7 @@ class Replica:
         self.popular = Popular(self.topics, popularity, clock, life_s, lambda: self.spare, lambda: "id")
 
     def fresh(self, asked: TopicQuery = LIGHT) -> bool:
-        return self.layers.look(self.topics.key(asked)).fresh
+        return self.layers.peek(self.topics.key(asked)).fresh
 
     def ask(self, times: int, asked: TopicQuery = LIGHT) -> None:
         for _ in range(times):

@@ -1,4 +1,8 @@
-"""The two layers that we own, read as one: a worker's memory, then the store that replicas share."""
+"""The cache layers of this process as one cache, the fastest layer first.
+
+The last layer is the authority: its generations decide what was invalidated, and what it returns is copied into the
+layers before it. Every other layer answers alone only for ``Lifetimes.memory_s`` before the authority is asked again.
+"""
 
 from collections.abc import Callable
 from typing import Literal
@@ -7,119 +11,126 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from knowalledge.caching.domain import CacheEntry, Key, Lifetimes, parse_pattern
-from knowalledge.caching.ports import CacheTelemetry, NearCache, ResponseCache
+from knowalledge.caching.ports import CacheTelemetry, ResponseCache
 from knowalledge.core.clock import Clock
-from knowalledge.core.errors import Unavailable
+
+LayerName = Literal["memory", "redis"]
 
 
 class CacheLookup(Struct, frozen=True):
-    """What both layers know of a key."""
+    """The best entry that any layer holds for a key. ``entry`` is None for a miss."""
 
     entry: CacheEntry | None
     fresh: bool
-    layer: Literal["memory", "redis"] | None
-    generation: int  # to be given to what is made in its place
-    age: float = 0.0
+    layer: LayerName | None
+    generation: int  # of this lookup; an entry that is made because of it is stored with this generation
+    age_s: float = 0.0
 
     @property
     def result(self) -> Literal["hit", "stale", "miss"]:
         return "miss" if self.entry is None else "hit" if self.fresh else "stale"
 
 
+class Layer(Struct, frozen=True):
+    """One layer and the name that metrics, headers and answers know it by."""
+
+    name: LayerName
+    cache: ResponseCache
+
+
 class Layers:
-    """Memory in front of the shared store. Without one, or while it is away, memory alone."""
+    """All layers of this process. A layer that is unavailable answers like an empty one."""
 
     def __init__(
         self,
-        memory: NearCache,
-        shared: "ResponseCache | None",
+        layers: tuple[Layer, ...],
         lifetimes: Lifetimes,
         clock: Clock,
         telemetry: CacheTelemetry,
         listen: Callable[[], bool] = lambda: True,
     ) -> None:
-        """``listen`` brings what was taken back elsewhere to ``memory``."""
-        self.memory, self.shared, self.lifetimes = memory, shared, lifetimes
+        """``layers``: the fastest first, at least one. ``listen`` applies the invalidations of other replicas."""
+        self.layers, self.lifetimes = layers, lifetimes
         self._clock = clock
         self._telemetry = telemetry
         self._listen = listen
+        self._answers_alone_s = lifetimes.memory_s if len(layers) > 1 else float("inf")
 
-    def near(self, key: Key) -> CacheLookup | None:
-        """A fresh answer from memory, or None. No IO, and nothing is counted."""
-        sight = self.memory.get(key)
-        entry = sight.entry
-        if entry is None or (self.shared is not None and sight.held_s >= self.lifetimes.memory_s):
+    @property
+    def memory(self) -> ResponseCache:
+        """The layer in this process."""
+        return self.layers[0].cache
+
+    @property
+    def shared(self) -> ResponseCache | None:
+        """The layer that all replicas share; None where this process is alone."""
+        return self.layers[-1].cache if len(self.layers) > 1 else None
+
+    def get_local(self, key: Key) -> CacheLookup | None:
+        """A fresh entry of the first layer, or None. No IO, and no metric."""
+        lookup = self.layers[0].cache.get(key)
+        entry = lookup.entry
+        if entry is None or lookup.held_s >= self._answers_alone_s:
             return None
-        age = entry.age(self._clock.now())
-        if age >= self.lifetimes.life_s:
+        age_s = entry.age(self._clock.now())
+        if age_s >= self.lifetimes.life_s:
             return None
-        return CacheLookup(entry, True, "memory", sight.generation, age)
+        return CacheLookup(entry, True, self.layers[0].name, lookup.generation, age_s)
 
-    def find(self, key: Key) -> CacheLookup:
-        """The best that there is: fresh, or stale but fit as a fallback, or nothing."""
-        found = self.near(key)
-        if found is not None:
-            self._telemetry.cached("memory", "hit", found.entry)
-            return found
-        found = self.far(key)
-        for layer in ("memory", "redis") if self.shared is not None else ("memory",):
-            mine = found.layer == layer
-            result = "hit" if mine and found.fresh else "stale" if mine else "miss"
-            self._telemetry.cached(layer, result, found.entry if mine and found.fresh else None)
-        return found
+    def lookup(self, key: Key) -> CacheLookup:
+        """The best entry: fresh, or stale but fit as a fallback, or a miss. Counted by layer."""
+        lookup = self.get_local(key)
+        if lookup is not None:
+            self._telemetry.cached(self.layers[0].name, "hit", lookup.entry)
+            return lookup
+        lookup = self.get_shared(key)
+        for layer in self.layers:
+            result = lookup.result if layer.name == lookup.layer else "miss"
+            self._telemetry.cached(layer.name, result, lookup.entry if result == "hit" else None)
+        return lookup
 
-    def look(self, key: Key) -> CacheLookup:
-        """What ``find`` finds, without counting it."""
-        return self.near(key) or self.far(key)
+    def peek(self, key: Key) -> CacheLookup:
+        """The same without counting."""
+        return self.get_local(key) or self.get_shared(key)
 
-    def far(self, key: Key) -> CacheLookup:
-        """What all replicas know, whatever this worker holds; not counted."""
-        sight = self.shared.get(key) if self.shared is not None else None
-        local = self.memory.get(key)
-        generation = (sight and sight.generation) or local.generation
-        if (
-            sight is not None
-            and sight.entry is not None
-            and (local.entry is None or local.entry.made_at <= sight.entry.made_at)
-        ):
-            found = self._judged(sight.entry, "redis", generation)
-            # Redis vouches for it as of this generation, so memory may hold it as if it were born now.
-            self._hold(key, replace(sight.entry, born=generation), found.age)
-        else:
-            # A copy that Redis has not got, or cannot be asked about, is as good as its age.
-            found = self._judged(local.entry, "memory", generation)
-        return found
-
-    def _judged(
-        self, entry: CacheEntry | None, layer: Literal["memory", "redis"], generation: int
-    ) -> CacheLookup:
-        age = entry.age(self._clock.now()) if entry else 0.0
-        if entry is None or age >= self.lifetimes.whole_s:
+    def get_shared(self, key: Key) -> CacheLookup:
+        """The newest entry of all layers, whatever the first one holds; not counted."""
+        generation = 0
+        best: tuple[int, CacheEntry] | None = None
+        for index in reversed(range(len(self.layers))):  # of equally new entries, the authority's
+            found = self.layers[index].cache.get(key)
+            generation = generation or found.generation
+            if found.entry is not None and (best is None or found.entry.made_at > best[1].made_at):
+                best = index, found.entry
+        if best is None:
             return CacheLookup(None, False, None, generation)
-        return CacheLookup(entry, age < self.lifetimes.life_s, layer, generation, age)
+        index, entry = best
+        age_s = entry.age(self._clock.now())
+        for faster in self.layers[:index]:
+            # Valid as of this generation, so a faster layer may treat it as made under it.
+            faster.cache.put(key, replace(entry, born=generation), self.lifetimes.whole_s - age_s)
+        if age_s >= self.lifetimes.whole_s:
+            return CacheLookup(None, False, None, generation)
+        return CacheLookup(entry, age_s < self.lifetimes.life_s, self.layers[index].name, generation, age_s)
 
-    def _hold(self, key: Key, entry: CacheEntry, age: float) -> None:
-        self.memory.put(key, entry, self.lifetimes.whole_s - age)
-
-    def keep(self, key: Key, entry: CacheEntry) -> None:
-        """Store in both layers; ``entry.born`` is the generation of the look that missed."""
-        age = entry.age(self._clock.now())
-        if self.shared is not None:
-            self.shared.put(key, entry, self.lifetimes.whole_s - age)
-        self._hold(key, entry, age)
+    def store(self, key: Key, entry: CacheEntry) -> None:
+        """Store in every layer; ``entry.born`` is the generation of the lookup that missed."""
+        left_s = self.lifetimes.whole_s - entry.age(self._clock.now())
+        for layer in reversed(self.layers):
+            layer.cache.put(key, entry, left_s)
 
     def invalidate(self, pattern: str, by: str) -> int:
-        """Take back by name, tag or pattern, in every replica; returns the entries removed.
+        """Invalidate by name, tag or pattern in every replica; the number of entries removed.
 
-        Raises ``Unavailable`` if the others cannot be told; this worker has then forgotten them all the same.
+        Raises ``InvalidRequest`` for a bad pattern, and ``Unavailable`` if other replicas cannot be reached; the layers
+        of this process are invalidated all the same.
         """
-        take = parse_pattern(pattern)
-        if self.shared is None:
-            return self.memory.invalidate(take, by)
+        invalidation = parse_pattern(pattern)
+        *faster, authority = self.layers
         try:
-            removed = self.shared.invalidate(take, by)
-        except Unavailable:
-            self.memory.drop(take)
-            raise
-        self._listen()
-        return max(removed, self.memory.drop(take))
+            removed = authority.cache.invalidate(invalidation, by)
+            if faster:
+                self._listen()
+        finally:
+            dropped = [layer.cache.drop(invalidation) for layer in faster]
+        return max(removed, *dropped, 0)

@@ -41,18 +41,14 @@ class ResponseCache(Protocol):
         """Take back everything that ``take`` names, at once for every reader; returns the entries removed."""
         ...
 
+    def drop(self, invalidation: Invalidation) -> int:
+        """Remove the entries that it names, without a new generation; the number removed."""
+        ...
+
     def size(self) -> LayerSize: ...
 
     @property
     def up(self) -> bool: ...
-
-
-class NearCache(ResponseCache, Protocol):
-    """A layer in this process, in front of a shared one."""
-
-    def drop(self, take: Invalidation) -> int:
-        """Let go of what is held, without a new generation; returns the entries removed."""
-        ...
 
 
 class Flight(Protocol):

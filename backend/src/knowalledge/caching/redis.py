@@ -87,6 +87,9 @@ class RedisResponseCache:
         )
         if told is None:
             raise Unavailable("the shared cache is away: other replicas cannot be told", retry_after=2.0)
+        return self.drop(take)
+
+    def drop(self, take: Invalidation) -> int:
         removed: int = self._outage.run(lambda: self._sweep(take), 0)
         return removed
 

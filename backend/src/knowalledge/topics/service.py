@@ -8,8 +8,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from knowalledge.caching.domain import SCHEMA, CacheEntry, Key, digest, etag_of, pack, slug, unpack
-from knowalledge.caching.layers import Layers
-from knowalledge.caching.ports import CacheTelemetry, Flights
+from knowalledge.caching.layers import CacheLookup
+from knowalledge.caching.ports import CacheTelemetry
+from knowalledge.caching.read_through import ReadThrough
 from knowalledge.core import errors as e
 from knowalledge.core.clock import Clock
 from knowalledge.core.context import RequestContext
@@ -32,8 +33,6 @@ from knowalledge.topics.prompt_files import PromptFile, repaired
 
 # An answer is asked for twice at most: once, and once more to be repaired.
 TRIES = 2
-# With a stale answer at hand nobody waits longer than this for a fresh one, in seconds; its making goes on.
-STALE_PATIENCE_S = 10.0
 # Whoever makes an answer anew waits this much longer than the request, in seconds, to hear how it ended.
 LAST_WORD_S = 1.0
 # What can be said to a model about its own answer.
@@ -73,8 +72,7 @@ class Topics:
     def __init__(
         self,
         models: Asks,
-        layers: Layers,
-        flights: Flights,
+        reads: ReadThrough,
         clock: Clock,
         prompts: Mapping[str, PromptFile],
         model: str,
@@ -83,7 +81,7 @@ class Topics:
         timeout_s: float = 60.0,
     ) -> None:
         """``asked`` is called with every question; ``timeout_s`` is the deadline of contexts without one."""
-        self._models, self._layers, self._flights, self._clock = models, layers, flights, clock
+        self._models, self._reads, self._clock = models, reads, clock
         self._prompts, self._model = prompts, model
         self._telemetry = telemetry
         self._asked = asked
@@ -94,13 +92,13 @@ class Topics:
 
     def near(self, key: Key) -> TopicDocument | None:
         """A fresh answer from memory, or None; no IO and no work."""
-        found = self._layers.near(key)
+        found = self._reads.layers.get_local(key)
         if found is None or found.entry is None:
             return None
         self._telemetry.cached("memory", "hit", found.entry)
-        left = self._layers.lifetimes.life_s - found.age
+        left = self._reads.layers.lifetimes.life_s - found.age_s
         return TopicDocument(
-            found.entry.body, found.entry.etag, key.tags, CacheInfo("hit", "memory", int(found.age)), left
+            found.entry.body, found.entry.etag, key.tags, CacheInfo("hit", "memory", int(found.age_s)), left
         )
 
     def confirmed(self) -> None:
@@ -127,7 +125,7 @@ class Topics:
 
     def made_at(self, asked: TopicQuery) -> float | None:
         """When the answer to a question was made, seconds since the epoch; None if there is none."""
-        found = self._layers.look(self.key(asked))
+        found = self._reads.layers.peek(self.key(asked))
         return found.entry.made_at if found.entry else None
 
     def refresh(self, asked: TopicQuery, context: RequestContext, due_s: float) -> bool:
@@ -135,18 +133,18 @@ class Topics:
         key = self.key(asked)
         # Not the flight that callers would share: they must not wait behind one of low priority.
         name = f"refresh:{key.name}"
-        if self._flights.flying(key.name) or self._flights.flying(name):
+        if self._reads.flights.flying(key.name) or self._reads.flights.flying(name):
             return False  # somebody has it made: what takes minutes is neither paid for twice nor waited for here
-        found = self._layers.far(key)
-        if found.entry is not None and found.age < due_s:
+        found = self._reads.layers.get_shared(key)
+        if found.entry is not None and found.age_s < due_s:
             return False  # another replica has just done it
         than = found.entry.made_at if found.entry else 0.0
-        work = partial(self._work, key, self._recipe(asked), context, than)
-        for _ in self._flights.fly(name, work).follow(self._timeout(context) + LAST_WORD_S):
+        work = self._work(key, self._recipe(asked), context, than)
+        for _ in self._reads.flights.fly(name, work).follow(self._deadline_s(context) + LAST_WORD_S):
             pass
         return True
 
-    def _timeout(self, context: RequestContext) -> float:
+    def _deadline_s(self, context: RequestContext) -> float:
         return self._timeout_s if context.timeout_s is None else context.timeout_s
 
     def _recipe(self, asked: TopicQuery) -> Recipe:
@@ -154,32 +152,24 @@ class Topics:
         return Recipe(file.about(asked), partial(_document, asked, file.version))
 
     def _serve(self, key: Key, recipe: Recipe, context: RequestContext) -> TopicDocument:
-        began = self._clock.monotonic()
-        found = self._layers.find(key)
-        context.trace.looked(began, found.result, found.layer or "")
-        if found.fresh and found.entry is not None:
-            return self._document(key, found.entry, CacheInfo("hit", found.layer, int(found.age)))
-        patience = (
-            self._timeout(context) if found.entry is None else min(self._timeout(context), STALE_PATIENCE_S)
-        )
+        lookup = self._reads.lookup(key, context.trace)
+        if lookup.fresh and lookup.entry is not None:
+            return self._document(key, lookup.entry, CacheInfo("hit", lookup.layer, int(lookup.age_s)))
         try:
-            return self._fly(key, recipe, context, patience)
-        except (e.Limited, e.Unavailable, e.ProviderError):
-            stale = found.entry
-            if stale is None:
+            return self._fly(key, recipe, context, lookup)
+        except e.KnowalledgeError as error:
+            entry = self._reads.fallback(lookup, error)
+            if entry is None:
                 raise
-            age = stale.age(self._clock.now())
-            if age >= self._layers.lifetimes.whole_s:
-                raise
-            body = degraded(stale.body)
-            info = CacheInfo("stale", found.layer, int(age))
-            self._telemetry.cached("flight", "stale", stale)
-            return TopicDocument(body, etag_of(body), key.tags, info, degraded=True)
+        info = CacheInfo("stale", lookup.layer, int(entry.age(self._clock.now())))
+        self._telemetry.cached("flight", "stale", entry)
+        body = degraded(entry.body)
+        return TopicDocument(body, etag_of(body), key.tags, info, degraded=True)
 
-    def _fly(self, key: Key, recipe: Recipe, context: RequestContext, patience: float) -> TopicDocument:
-        flight = self._flights.fly(key.name, partial(self._work, key, recipe, context, None))
+    def _fly(self, key: Key, recipe: Recipe, context: RequestContext, lookup: CacheLookup) -> TopicDocument:
+        flight = self._reads.flights.fly(key.name, self._work(key, recipe, context))
         data = b""
-        for piece in flight.follow(patience):
+        for piece in self._reads.follow(flight, lookup, self._deadline_s(context)):
             data = piece or b""
         entry = unpack(data[1:])
         if entry is None:
@@ -194,22 +184,21 @@ class Topics:
         if entry.model not in ("", self._model):  # a fallback answered: never stored, and it says so
             body = degraded(entry.body)
             return TopicDocument(body, etag_of(body), key.tags, info, degraded=True)
-        left = max(0.0, self._layers.lifetimes.life_s - entry.age(self._clock.now()))
+        left = max(0.0, self._reads.layers.lifetimes.life_s - entry.age(self._clock.now()))
         return TopicDocument(entry.body, entry.etag, key.tags, info, left)
 
-    def _work(self, key: Key, recipe: Recipe, context: RequestContext, than: float | None) -> Iterator[bytes]:
-        """The run of a flight: look once more, for another may just have landed; then ask.
+    def _work(
+        self, key: Key, recipe: Recipe, context: RequestContext, newer_than: float | None = None
+    ) -> Callable[[], Iterator[bytes]]:
+        """A flight's work: its only piece is the packed entry, marked as reused or new."""
 
-        ``than``: what is there must have been made after this moment; None: it must be fresh.
-        """
-        found = self._layers.look(key) if than is None else self._layers.far(key)
-        if found.entry is not None and (found.fresh if than is None else found.entry.made_at > than):
-            yield _CACHED + pack(found.entry)
-            return
-        entry = replace(self._make(recipe, context), born=found.generation)
-        if entry.model == self._model:
-            self._layers.keep(key, entry)
-        yield _MADE + pack(entry)
+        def make(generation: int) -> Iterator[bytes]:
+            entry = replace(self._make(recipe, context), born=generation)
+            if entry.model == self._model:
+                self._reads.layers.store(key, entry)
+            yield _MADE + pack(entry)
+
+        return partial(self._reads.run, key, lambda entry: _CACHED + pack(entry), make, newer_than=newer_than)
 
     def _make(self, recipe: Recipe, context: RequestContext) -> CacheEntry:
         prompt, spent = recipe.prompt, [0, 0]
