@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib.util import find_spec
 from multiprocessing import Pool
 from pathlib import Path
@@ -16,11 +17,11 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from knowalledge.core.clock import SystemClock
-from knowalledge.quota.redis import EndedReservation, ReservationOutcome, RedisQuotaStore, LocalUsage
-from knowalledge.quota.domain.queue import QueueRules
 from knowalledge.core.context import Priority
-from knowalledge.quota.ports import ReservationRequest
+from knowalledge.quota.domain.queue import QueueRules
 from knowalledge.quota.domain.window import Count, TokenCost, Window
+from knowalledge.quota.ports import Granted, ReservationRequest
+from knowalledge.quota.redis import EndedReservation, LocalUsage, RedisQuotaStore, ReservationOutcome
 
 SECONDS = 5.0
 PROCESSES = 3
@@ -31,6 +32,10 @@ WINDOWS = (
     Window("rpd", Count.REQUESTS, LOTS, 86_400, zone="America/Los_Angeles"),
     Window("tpd", Count.TOKENS, LOTS, 86_400, zone="America/Los_Angeles"),
 )
+
+
+def known(spent: LocalUsage, _: bool) -> LocalUsage:
+    return spent
 
 
 def spend(task: "tuple[int, int, int, int]") -> int:
@@ -50,14 +55,18 @@ def spend(task: "tuple[int, int, int, int]") -> int:
             spent = LocalUsage(
                 ({},) * len(WINDOWS), (0,) * len(WINDOWS), tuple(it.limit for it in WINDOWS), (), ()
             )
-            store.join(name, lambda _, spent=spent: spent, 0)
+            store.join(name, partial(known, spent), 0)
         done, end = 0, time.monotonic() + SECONDS
         while time.monotonic() < end:
             name = names[done // together % targets]
             ends = []
             for key in range(done, done + together):
-                asking = ReservationRequest(f"{number}-{key}", TokenCost(100, 200), Priority.HIGH, "", 0.0)
-                ends.append(EndedReservation(store.ask(name, asking).reservation, ReservationOutcome.SETTLED, TokenCost(100, 150)))
+                request = ReservationRequest(f"{number}-{key}", TokenCost(100, 200), Priority.HIGH, "", 0.0)
+                decision = store.reserve(name, request)
+                assert isinstance(decision, Granted)  # no window is ever full
+                ends.append(
+                    EndedReservation(decision.reservation, ReservationOutcome.SETTLED, TokenCost(100, 150))
+                )
             store.finish(name, ends)
             done += together
         return done

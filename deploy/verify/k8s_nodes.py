@@ -2,7 +2,8 @@
 
 The API server, the controllers, the scheduler and the autoscaler are real. Three nodes in three zones call every pod
 that is bound to them ready half a second later, unless its image is called never-ready, and let go of what is deleted.
-The metrics API spreads the millicores in the file ``load`` over the gateway's pods. `python k8s_nodes.py SERVER TOKEN PORT CERT KEY LOAD_FILE`
+The metrics API spreads the millicores in the file ``load`` over the gateway's pods.
+`python k8s_nodes.py SERVER TOKEN PORT CERT KEY LOAD_FILE`
 """
 
 import json

@@ -1,8 +1,8 @@
 """Stands in for Grafana where its image cannot be had: the same files, the same queries, plain pictures.
 
-It finds the data source and the dashboards where Grafana would, by the provisioning files, asks Prometheus every query of
-every panel over the last 15 minutes, and draws one line a series. What it proves: the files are mounted where they
-are looked for, the data source answers, and each panel has something to show. What it cannot: how Grafana draws.
+It finds the data source and the dashboards where Grafana would, by the provisioning files, asks Prometheus every
+query of every panel over the last 15 minutes, and draws one line a series. What it proves: the files are mounted where
+they are looked for, the data source answers, and each panel has something to show. What it cannot: how Grafana draws.
 `python panels.py` serves port 3000; /api/health as Grafana's.
 """
 
@@ -21,7 +21,8 @@ SPAN_S, STEP_S = 900, 15
 VARIABLES = {"$__rate_interval": "1m", "$model": ".*"}
 COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#17becf", "#7f7f7f")
 STYLE = """body{font:13px sans-serif;margin:1em;background:#fafafa}p{color:#555}
-main{display:grid;grid-template-columns:repeat(24,1fr);gap:8px}section{background:#fff;border:1px solid #ddd;padding:6px}
+main{display:grid;grid-template-columns:repeat(24,1fr);gap:8px}
+section{background:#fff;border:1px solid #ddd;padding:6px}
 h2{font-size:13px;margin:0 0 4px}svg{width:100%;height:70px;display:block}small{display:block}b{color:#b00}"""
 
 
@@ -47,7 +48,8 @@ def asked(query: str) -> list[dict[str, Any]]:
 
 def drawn(panel: dict[str, Any]) -> str:
     """A panel: one line a series, the last value of each, or the word that there is nothing."""
-    lines, last = [], []
+    lines: list[str] = []
+    last: list[str] = []
     series = [it for target in panel["targets"] for it in asked(target["expr"])]
     points = [[(float(t), float(v)) for t, v in it["values"] if v != "NaN"] for it in series]
     top = max((v for line in points for _, v in line), default=0.0) or 1.0
@@ -77,7 +79,8 @@ def page() -> str:
         panels = "".join(drawn(it) for it in board["panels"] if "targets" in it)
         drawings.append(f"<h1>{html.escape(board['title'])}</h1><main>{panels}</main>")
     return (
-        f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="5"><title>Dashboards</title><style>{STYLE}</style>'
+        '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="5">'
+        f"<title>Dashboards</title><style>{STYLE}</style>"
         "<p>Not Grafana: a stand-in that draws its dashboards, where its image cannot be had.</p>"
         + "".join(drawings)
     )

@@ -51,7 +51,8 @@ def page() -> str:
         parts.append(f"<h2>{html.escape(trace)}</h2><pre>")
         spans = jaegers(trace)["spans"]
         parts += [
-            f"{(it['startTime'] - spans[0]['startTime']) / 1000:9.1f} ms +{it['duration'] / 1000:8.1f} ms  {html.escape(it['operationName'])}\n"
+            f"{(it['startTime'] - spans[0]['startTime']) / 1000:9.1f} ms +{it['duration'] / 1000:8.1f} ms"
+            f"  {html.escape(it['operationName'])}\n"
             for it in spans
         ]
         parts.append("</pre>")

@@ -21,6 +21,16 @@ def test_every_make_target_that_the_pipeline_calls_exists() -> None:
     assert called <= TARGETS
 
 
+def test_make_alone_lists_every_target_with_a_sentence() -> None:
+    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    listed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert set(listed) == TARGETS
+    assert all(re.fullmatch(r"[A-Z].+\.", it) for it in listed.values())
+    phony = re.findall(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.M)
+    assert set(" ".join(phony).split()) == TARGETS
+
+
 @pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
 def test_every_make_target_that_a_document_names_exists(document: Path) -> None:
     assert set(re.findall(r"`make ([a-z0-9-]+)|^make ([a-z0-9-]+)", document.read_text(), re.M)) <= {
