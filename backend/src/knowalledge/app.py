@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from knowalledge import __version__, caches
 from knowalledge.caching.read_through import ReadThrough
 from knowalledge.caching.service import CachingGateway
+from knowalledge.caching.telemetry import CacheMetrics
 from knowalledge.config.settings import Settings
 from knowalledge.core.clock import Clock, SystemClock
 from knowalledge.core.context import Principal
@@ -23,14 +24,16 @@ from knowalledge.gateway.domain.estimate import Estimator
 from knowalledge.gateway.domain.routing import Breaker, RetryBudget
 from knowalledge.gateway.service.execution import Dispatcher, ModelRoutes, Target
 from knowalledge.gateway.service.gateway import QuotaGateway
+from knowalledge.gateway.telemetry import GatewayTelemetry
 from knowalledge.identity import client_limit as clients
 from knowalledge.identity.client_limit import ClientRate
 from knowalledge.net.background import Background, Task
 from knowalledge.net.redis.client import is_single_server, make_client
 from knowalledge.net.redis.multiplexed import MultiplexedClient
-from knowalledge.observability.logging import LoggedTelemetry, configure
-from knowalledge.observability.metrics import Telemetry
+from knowalledge.observability.logging import configure
+from knowalledge.observability.metrics import PrometheusMetrics
 from knowalledge.observability.spans import FLUSH_S, Exporter, SpanTracer, TargetInfo
+from knowalledge.observability.telemetry import SpanMetrics
 from knowalledge.observability.tracing import trace
 from knowalledge.observability.web import Dependency, Operations
 from knowalledge.providers import registry as providers
@@ -42,20 +45,24 @@ from knowalledge.quota.memory import MemoryQuotaStore
 from knowalledge.quota.ports import QueueStats, QuotaStore
 from knowalledge.quota.redis import Client, RedisQuotaStore
 from knowalledge.quota.replica import ReplicaQuotaStore
+from knowalledge.quota.telemetry import QuotaMetrics
 from knowalledge.registration import register
 from knowalledge.web.context import WebContext
+from knowalledge.web.telemetry import HttpMetrics
 
 # How far ahead of an even pace a level may spend that is held back: some three seconds of a
 # minute. More serves more of it, and lets the urgent wait longer.
 PACED_BURST = 1 / 19
 
 
-def create_app(settings: Settings) -> Flask:
-    """Everything built and joined; connects to nothing yet."""
+def create_app(settings: Settings, metrics: PrometheusMetrics | None = None) -> Flask:
+    """Everything built and joined; connects to nothing yet. ``metrics`` is a registry that holds none yet."""
     configure(settings.log.level)
     clock = SystemClock()
-    telemetry = Telemetry()
-    told = LoggedTelemetry(telemetry)
+    metrics = metrics or PrometheusMetrics()
+    telemetry, http_metrics = GatewayTelemetry(metrics), HttpMetrics(metrics)
+    cache_metrics, quota_metrics = CacheMetrics(metrics), QuotaMetrics(metrics)
+    span_metrics = SpanMetrics(metrics)
     redis = connect(settings)
     pipe = shared_line(settings, redis)
     quota = quota_store(settings, pipe, clock)
@@ -67,7 +74,7 @@ def create_app(settings: Settings) -> Flask:
         quota=quota,
         clock=clock,
         new_id=partial(token_hex, 16),
-        telemetry=told,
+        telemetry=telemetry,
         timeout_s=settings.request.timeout,
         patience_s=settings.queue.timeout,
         retries=RetryBudget(),
@@ -76,18 +83,18 @@ def create_app(settings: Settings) -> Flask:
         headroom={},
     )
     completer = QuotaGateway(deck)
-    cached = caches.build(settings, redis, pipe, clock, telemetry)
+    cached = caches.build(settings, redis, pipe, clock, cache_metrics)
     answers = CachingGateway(
         completer,
         ReadThrough(cached.layers, cached.flights, clock),
         clock,
-        told,
         telemetry,
+        cache_metrics,
         timeout_s=settings.request.timeout,
     )
     app = Flask("knowalledge", static_folder=None)
     web = WebContext(
-        observer=telemetry,
+        observer=http_metrics,
         new_id=partial(token_hex, 16),
         now=clock.now,
         anonymous=Principal(max_priority=settings.queue.max_level_anonymous),
@@ -95,18 +102,18 @@ def create_app(settings: Settings) -> Flask:
         max_body=settings.server.max_body,
         max_timeout_s=settings.request.max_timeout,
     )
-    api = ApiContext(web, answers, told, settings.server.heartbeat)
-    waiting = partial(queue_stats, quota, targets, telemetry)
-    knowledge = caches.knowledge(settings, web, cached, completer, quota, clock, telemetry)
-    spans = exporter(settings, telemetry)
+    api = ApiContext(web, answers, telemetry, settings.server.heartbeat)
+    waiting = partial(queue_stats, quota, targets, quota_metrics)
+    knowledge = caches.knowledge(settings, web, cached, completer, quota, clock, cache_metrics)
+    spans = exporter(settings, span_metrics)
     sending: tuple[Task, ...] = ((FLUSH_S, spans.flush),) if spans else ()
     life = Lifecycle(quota, Background((*knowledge.tasks, *sending)), spans.close if spans else _nothing)
-    stats = partial(quota_stats, quota, targets, telemetry, life.alone)
+    stats = partial(quota_stats, quota, targets, quota_metrics, life.alone)
     operations = Operations(
         ready=life.reasons,
         dependencies=partial(dependencies, redis, clock),
         notes=life.notes,
-        metrics=lambda: (stats(), waiting(), knowledge.gauges(), telemetry.render())[3],
+        metrics=lambda: (stats(), waiting(), knowledge.gauges(), metrics.render())[3],
         quota_stats=stats,
         queue_stats=waiting,
     )
@@ -135,7 +142,7 @@ def _nothing() -> None:
     """There is nothing to end."""
 
 
-def exporter(settings: Settings, telemetry: Telemetry) -> Exporter | None:
+def exporter(settings: Settings, metrics: SpanMetrics) -> Exporter | None:
     """The way of spans to their store, or None if there is none."""
     if not settings.tracing.endpoint:
         return None
@@ -144,7 +151,7 @@ def exporter(settings: Settings, telemetry: Telemetry) -> Exporter | None:
         "service.version": __version__,
         "service.instance.id": uuid4().hex,
     }
-    return Exporter(settings.tracing.endpoint, settings.tracing.timeout, resource, telemetry.spans)
+    return Exporter(settings.tracing.endpoint, settings.tracing.timeout, resource, metrics.spans)
 
 
 def wsgi_name(header: str) -> str:
@@ -271,13 +278,13 @@ def provider_spec(target: TargetSettings, settings: Settings) -> ProviderSpec:
 
 
 def quota_stats(
-    quota: QuotaStore, targets: list[str], telemetry: Telemetry, alone: Callable[[], bool]
+    quota: QuotaStore, targets: list[str], metrics: QuotaMetrics, alone: Callable[[], bool]
 ) -> object:
     """Per target and window, what is used and left; the gauges are refreshed by the same look."""
     found = {}
     for target in targets:
         status = quota.window_status(target)
-        telemetry.quota(target, status)
+        metrics.windows(target, status)
         totals = quota.totals(target)
         found[target] = {
             "windows": [
@@ -298,17 +305,17 @@ def quota_stats(
             "provider_429s": totals.rejected,
             "drift": {"input_tokens": totals.drift_input, "output_tokens": totals.drift_output},
         }
-    telemetry.degraded(alone())
+    metrics.degraded(alone())
     return {"degraded": alone(), "targets": found}
 
 
-def queue_stats(quota: QuotaStore, targets: list[str], telemetry: Telemetry) -> object:
+def queue_stats(quota: QuotaStore, targets: list[str], metrics: QuotaMetrics) -> object:
     """Per target, level and tenant, who waits and how those before them left."""
     found = {}
     for target in targets:
         levels = {}
         for it in quota.queue_stats(target):
-            telemetry.queue(target, it)
+            metrics.queue(target, it)
             tenants = {name: crowd_stats(crowd) for name, crowd in it.tenants.items()}
             levels[it.level.label] = crowd_stats(it) | {"tenants": tenants}
         found[target] = levels

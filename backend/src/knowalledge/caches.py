@@ -21,6 +21,7 @@ from knowalledge.caching.read_through import ReadThrough
 from knowalledge.caching.redis import RedisResponseCache
 from knowalledge.caching.singleflight.memory import MemoryFlights
 from knowalledge.caching.singleflight.redis import Pace, RedisFlights
+from knowalledge.caching.telemetry import CacheMetrics
 from knowalledge.caching.web import CacheStats, LayerStats, Saved
 from knowalledge.config.settings import Settings
 from knowalledge.core.clock import Clock
@@ -28,7 +29,6 @@ from knowalledge.net.background import Task
 from knowalledge.net.redis.breaker import RedisBreaker
 from knowalledge.net.redis.scripts import CommandExecutor
 from knowalledge.observability.logging import audit
-from knowalledge.observability.metrics import Telemetry
 from knowalledge.quota.ports import QuotaStore
 from knowalledge.topics import prompt_files as prompts
 from knowalledge.topics import web as topic_routes
@@ -68,7 +68,7 @@ def build(
     redis: "Redis | None",
     pipe: CommandExecutor | None,
     clock: Clock,
-    telemetry: Telemetry,
+    telemetry: CacheMetrics,
 ) -> Caches:
     """``pipe`` is for short commands of many requests; ``redis`` for those that block."""
     memory = MemoryResponseCache(settings.cache.memory_bytes, clock)
@@ -111,7 +111,7 @@ def knowledge(
     models: Asks,
     quota: QuotaStore,
     clock: Clock,
-    telemetry: Telemetry,
+    telemetry: CacheMetrics,
 ) -> Knowledge:
     layers = caches.layers
     model = settings.default
@@ -171,11 +171,11 @@ def purger(settings: Settings) -> Purger | None:
     )
 
 
-def _gauges(layers: Layers, telemetry: Telemetry) -> None:
-    telemetry.cache_size("memory", layers.memory.size())
+def _gauges(layers: Layers, telemetry: CacheMetrics) -> None:
+    telemetry.size("memory", layers.memory.size())
 
 
-def _shared_gauges(layers: Layers, telemetry: Telemetry) -> None:
+def _shared_gauges(layers: Layers, telemetry: CacheMetrics) -> None:
     _gauges(layers, telemetry)
     if layers.shared is not None:
         size = layers.shared.size()
@@ -183,11 +183,11 @@ def _shared_gauges(layers: Layers, telemetry: Telemetry) -> None:
             telemetry.shared_size(size)
 
 
-def cache_stats(settings: Settings, caches: Caches, popular: Popular, telemetry: Telemetry) -> CacheStats:
+def cache_stats(settings: Settings, caches: Caches, popular: Popular, telemetry: CacheMetrics) -> CacheStats:
     layers = caches.layers
     _gauges(layers, telemetry)
-    looks = telemetry.totals("knowalledge_cache_lookups_total")
-    spared = telemetry.totals("knowalledge_cache_saved_tokens_total")
+    looks = telemetry.lookups()
+    spared = telemetry.saved_tokens()
 
     def told(layer: str) -> LayerStats:
         hits, misses, stale, shared = (
@@ -196,11 +196,8 @@ def cache_stats(settings: Settings, caches: Caches, popular: Popular, telemetry:
         own = {labels: value for labels, value in spared.items() if labels[0] == layer}
         return LayerStats(hits, misses, stale, shared, saved=_saved(settings, own))
 
-    entries, size, evictions = (
-        int(telemetry.totals(f"knowalledge_cache_{name}").get(("memory",), 0))
-        for name in ("entries", "bytes", "evictions")
-    )
-    memory = replace(told("memory"), entries=entries, bytes=size, evictions=evictions)
+    size = telemetry.total_size("memory")
+    memory = replace(told("memory"), entries=size.entries, bytes=size.bytes, evictions=size.evictions)
     flight = told("flight")
     found = {"browser": replace(told("browser"), saved=None), "memory": memory, "flight": flight}
     hits = memory.hits

@@ -17,7 +17,7 @@ import yaml
 from knowalledge.app import create_app
 from knowalledge.config.settings import Settings
 from knowalledge.core.parsers import duration, size
-from knowalledge.observability.metrics import METRICS
+from knowalledge.observability.metrics import PrometheusMetrics
 from knowalledge.web.settings import ServerSettings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -79,9 +79,11 @@ def queries() -> Iterator[tuple[str, str]]:
 def series() -> dict[str, set[str]]:
     """Every series that the gateway writes, with its labels."""
     known = {}
-    for name, kind, labels, _ in METRICS:
-        for suffix in ("_bucket", "_sum", "_count") if kind == "histogram" else ("",):
-            known[name + suffix] = set(labels) | ({"le"} if suffix == "_bucket" else set())
+    metrics = PrometheusMetrics()
+    create_app(Settings.load(environ={}), metrics)
+    for it in metrics.registered:
+        for suffix in ("_bucket", "_sum", "_count") if it.kind == "histogram" else ("",):
+            known[it.name + suffix] = set(it.labels) | ({"le"} if suffix == "_bucket" else set())
     return known
 
 

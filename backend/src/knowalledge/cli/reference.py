@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 import click
 
+from knowalledge.app import create_app
 from knowalledge.config.models import MODEL_KEYS, TARGET_KEYS
-from knowalledge.config.settings import SETTINGS
+from knowalledge.config.settings import SETTINGS, Settings
 from knowalledge.config.sources import variable
 from knowalledge.core import errors
 from knowalledge.gateway.domain.outcomes import Outcome
-from knowalledge.observability.metrics import METRICS
+from knowalledge.observability.metrics import PrometheusMetrics
 from knowalledge.quota.domain.admission import RefusalReason
 from knowalledge.quota.domain.queue import QueueOutcome
 from knowalledge.web.problems import TITLES, status_of_kind
@@ -70,8 +71,11 @@ def metrics() -> Iterator[str]:
         "Labels are closed sets or come from the configuration; nothing that a caller sends becomes a label.",
     )
     yield from ("", "| series | kind | labels | |", "| --- | --- | --- | --- |")
-    for name, kind, labels, why in METRICS:
-        yield f"| `{name}` | {kind} | {', '.join(f'`{it}`' for it in labels)} | {why} |"
+    registry = PrometheusMetrics()
+    create_app(Settings.load(environ={}), registry)
+    for metric in sorted(registry.registered, key=lambda it: it.name):
+        labels = ", ".join(f"`{it}`" for it in metric.labels)
+        yield f"| `{metric.name}` | {metric.kind} | {labels} | {metric.description} |"
     for title, values in (
         ("outcome", Outcome),
         ("ending (of a wait)", QueueOutcome),

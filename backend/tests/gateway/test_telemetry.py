@@ -10,8 +10,9 @@ from knowalledge.core.context import Priority
 from knowalledge.gateway.domain.answer import Usage
 from knowalledge.gateway.domain.outcomes import Outcome
 from knowalledge.gateway.ports import Record
-from knowalledge.observability.logging import LoggedTelemetry, configure
-from knowalledge.observability.metrics import Telemetry
+from knowalledge.gateway.telemetry import REQUESTS, UNCOUNTED, GatewayTelemetry
+from knowalledge.observability.logging import configure
+from knowalledge.observability.metrics import PrometheusMetrics
 from knowalledge.quota.domain.queue import QueueRules
 from knowalledge.quota.domain.window import SECOND, Count, Window
 from knowalledge.quota.memory import MemoryQuotaStore
@@ -21,13 +22,13 @@ from tests.support.doubles import ManualClock
 
 
 def test_a_provider_that_does_not_count_is_written_of_once_a_target_and_counted_always() -> None:
-    inner = Telemetry()
+    metrics = PrometheusMetrics()
     with capture_logs() as lines:
-        telemetry = LoggedTelemetry(inner)
+        telemetry = GatewayTelemetry(metrics)
         for target in "aaba":
             telemetry.uncounted(target)
     assert [line["target"] for line in lines] == ["a", "b"]
-    assert inner.totals("knowalledge_uncounted_answers_total") == {("a",): 3, ("b",): 1}
+    assert metrics.totals(UNCOUNTED) == {("a",): 3, ("b",): 1}
 
 
 def test_a_clock_of_redis_that_steps_back_is_written_of_once_a_step(clock: ManualClock) -> None:
@@ -56,10 +57,10 @@ def configured() -> Iterator[None]:
 )
 def test_a_failure_is_written_at_info_and_an_answer_at_debug(level: str, written: list[str]) -> None:
     configure(level)
-    inner = Telemetry()
+    metrics = PrometheusMetrics()
     with capture_logs() as lines:
-        telemetry = LoggedTelemetry(inner)
+        telemetry = GatewayTelemetry(metrics)
         for outcome in (Outcome.OK, Outcome.UNAVAILABLE):
             telemetry.request(Record("r", "m", "t", outcome, Priority.MEDIUM, 0.1, Usage()))
     assert [line["log_level"] for line in lines] == written
-    assert sum(inner.totals("knowalledge_requests_total").values()) == 2
+    assert sum(metrics.totals(REQUESTS).values()) == 2

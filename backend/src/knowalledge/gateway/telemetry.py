@@ -1,0 +1,153 @@
+"""Metrics, and the log line, of requests to models."""
+
+import logging
+
+import structlog
+
+from knowalledge.core.metrics import Metric, Metrics
+from knowalledge.gateway.domain.outcomes import Outcome
+from knowalledge.gateway.ports import Record
+from knowalledge.quota.domain.admission import RefusalReason
+from knowalledge.quota.domain.window import TokenCost
+
+REQUESTS = Metric(
+    "knowalledge_requests_total",
+    "counter",
+    ("model", "outcome", "priority"),
+    "Requests by how they ended.",
+)
+SECONDS = Metric(
+    "knowalledge_request_seconds", "histogram", ("model",), "Time from a request's arrival to its end."
+)
+FIRST_TOKEN = Metric(
+    "knowalledge_first_token_seconds",
+    "histogram",
+    ("model",),
+    "Time from a stream's arrival to its first token.",
+)
+UPSTREAM_CALLS = Metric(
+    "knowalledge_upstream_calls_total",
+    "counter",
+    ("target", "outcome"),
+    "Calls to providers by how they ended.",
+)
+UPSTREAM_SECONDS = Metric(
+    "knowalledge_upstream_seconds", "histogram", ("target",), "Time that a provider took for a call."
+)
+TOKENS = Metric(
+    "knowalledge_tokens_total", "counter", ("model", "kind"), "Tokens as the provider counted them."
+)
+REFUSED = Metric(
+    "knowalledge_quota_refused_total",
+    "counter",
+    ("target", "reason"),
+    "Requests to which a target's quota gave neither a grant nor a place.",
+)
+SETTLED = Metric(
+    "knowalledge_quota_settled_total", "counter", ("target",), "Reservations settled by what was used."
+)
+ESTIMATE_ERROR = Metric(
+    "knowalledge_estimate_error_tokens_total",
+    "counter",
+    ("target", "kind", "direction"),
+    "Tokens by which estimates were over or under the truth.",
+)
+UNCOUNTED = Metric(
+    "knowalledge_uncounted_answers_total",
+    "counter",
+    ("target",),
+    "Answers whose tokens the provider did not count, or counted absurdly, so that the estimate stands.",
+)
+QUEUE_WAIT = Metric(
+    "knowalledge_queue_wait_seconds",
+    "histogram",
+    ("priority",),
+    "Time that requests spent in the waiting room, of those that were in it.",
+)
+QUEUE_LEFT = Metric(
+    "knowalledge_queue_left_total",
+    "counter",
+    ("priority", "ending"),
+    "Waiters by how they left the waiting room.",
+)
+
+# Outcomes that are logged at debug; all others at info.
+_QUIET = frozenset((Outcome.OK, Outcome.CACHED, Outcome.SHARED))
+
+
+class GatewayTelemetry:
+    """Implements ``Telemetry``: counts, ends the request's trace, and logs one line a request.
+
+    The log has neither prompts nor answers.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        family = metrics.family
+        self._requests, self._seconds, self._first_token = (
+            family(REQUESTS),
+            family(SECONDS),
+            family(FIRST_TOKEN),
+        )
+        self._upstream_calls, self._upstream_seconds = family(UPSTREAM_CALLS), family(UPSTREAM_SECONDS)
+        self._tokens = family(TOKENS)
+        self._refused, self._settled = family(REFUSED), family(SETTLED)
+        self._estimate_error, self._uncounted = family(ESTIMATE_ERROR), family(UNCOUNTED)
+        self._queue_wait, self._queue_left = family(QUEUE_WAIT), family(QUEUE_LEFT)
+        self._log = structlog.get_logger()
+        self._warned: set[str] = set()  # targets whose missing counts are in the log
+
+    def request(self, record: Record) -> None:
+        model, level = record.model, record.priority.label
+        self._requests[model, record.outcome, level].inc()
+        self._seconds[model].observe(record.seconds)
+        if record.first_token_s is not None:
+            self._first_token[model].observe(record.first_token_s)
+        if record.ending is not None:
+            self._queue_left[level, record.ending].inc()
+            self._queue_wait[level].observe(record.waited_s)
+        usage = record.usage
+        for kind, tokens in (("input", usage.input), ("output", usage.output), ("thinking", usage.thinking)):
+            if tokens:
+                self._tokens[model, kind].inc(tokens)
+        record.trace.told(record)
+        self._write(record)
+
+    def _write(self, record: Record) -> None:
+        quiet = record.outcome in _QUIET
+        if quiet and not self._log.is_enabled_for(logging.DEBUG):
+            return  # a line that is not written costs as much as one that is
+        write = self._log.debug if quiet else self._log.info
+        write(
+            "request",
+            request_id=record.request_id,
+            model=record.model,
+            target=record.target,
+            outcome=record.outcome,
+            priority=record.priority.label,
+            seconds=round(record.seconds, 4),
+            waited_s=round(record.waited_s, 4),
+            input_tokens=record.usage.input,
+            output_tokens=record.usage.generated,
+            error=record.error,
+            **({"trace_id": record.trace.id} if record.trace.live else {}),
+        )
+
+    def upstream(self, target: str, outcome: Outcome, seconds: float) -> None:
+        self._upstream_calls[target, outcome].inc()
+        self._upstream_seconds[target].observe(seconds)
+
+    def refused(self, target: str, reason: RefusalReason) -> None:
+        self._refused[target, reason].inc()
+
+    def settled(self, target: str, estimate: TokenCost, true: TokenCost) -> None:
+        self._settled[target].inc()
+        for kind, less in (("input", estimate.input - true.input), ("output", estimate.output - true.output)):
+            if less:
+                self._estimate_error[target, kind, "over" if less > 0 else "under"].inc(abs(less))
+
+    def uncounted(self, target: str) -> None:
+        """Logged once per target: a provider that does not count does so in every answer."""
+        self._uncounted[target].inc()
+        if target not in self._warned:
+            self._warned.add(target)
+            self._log.warning("an answer came without a believable count of its tokens", target=target)

@@ -1,0 +1,68 @@
+"""Metrics of quotas and their queues: gauges, set from the stores' own figures when they are read."""
+
+from collections.abc import Sequence
+
+from knowalledge.core.metrics import Metric, Metrics
+from knowalledge.quota.domain.window import WindowStatus
+from knowalledge.quota.ports import QueueStats
+
+USED = Metric(
+    "knowalledge_quota_used", "gauge", ("target", "window"), "What of a window is charged or held now."
+)
+LIMIT = Metric(
+    "knowalledge_quota_limit",
+    "gauge",
+    ("target", "window"),
+    "What a window allows: its own limit, or what was learnt of it.",
+)
+RESERVED = Metric(
+    "knowalledge_quota_reserved",
+    "gauge",
+    ("target", "window"),
+    "What of a window is held for answers that are not complete.",
+)
+RESETS = Metric(
+    "knowalledge_quota_resets_seconds",
+    "gauge",
+    ("target", "window"),
+    "Time until everything that a window counts now is out of it.",
+)
+DEGRADED = Metric(
+    "knowalledge_quota_degraded",
+    "gauge",
+    (),
+    "1 while this replica spends its part of the quota alone because Redis is gone.",
+)
+DEPTH = Metric("knowalledge_queue_depth", "gauge", ("target", "priority"), "Requests waiting for quota now.")
+ETA = Metric(
+    "knowalledge_queue_eta_seconds", "gauge", ("target", "priority"), "A newcomer's time to its turn."
+)
+
+
+class QuotaMetrics:
+    """The gauges of one process."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._used, self._limit = metrics.family(USED), metrics.family(LIMIT)
+        self._reserved, self._resets = metrics.family(RESERVED), metrics.family(RESETS)
+        self._degraded = metrics.family(DEGRADED)
+        self._depth, self._eta = metrics.family(DEPTH), metrics.family(ETA)
+
+    def windows(self, target: str, status: Sequence[WindowStatus]) -> None:
+        """The state of a target's windows."""
+        for it in status:
+            labels = (target, it.window.name)
+            self._used[labels].set(it.used)
+            self._reserved[labels].set(it.held)
+            self._limit[labels].set(it.limit)
+            self._resets[labels].set(it.resets_s)
+
+    def queue(self, target: str, stats: QueueStats) -> None:
+        """The state of one priority of a target's queue."""
+        labels = (target, stats.level.label)
+        self._depth[labels].set(stats.waiting)
+        self._eta[labels].set(stats.eta_s)
+
+    def degraded(self, degraded: bool) -> None:
+        """Whether this replica decides by its share alone."""
+        self._degraded[()].set(degraded)
