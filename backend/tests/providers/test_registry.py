@@ -9,7 +9,8 @@ from knowalledge.app import provider_spec
 from knowalledge.config.settings import Settings, SettingsError
 from knowalledge.core import errors as e
 from knowalledge.core.clock import SystemClock
-from knowalledge.providers.descriptor import ProviderDescriptor, ProviderSpec, SpecFault
+from knowalledge.core.settings import Fault
+from knowalledge.providers.descriptor import ProviderDescriptor, ProviderSpec
 from knowalledge.providers.registry import PROVIDERS, build
 from knowalledge.quota.domain.window import Count
 from tests.contract.conftest import PROMPT
@@ -49,9 +50,9 @@ def test_a_provider_on_this_machine_is_called_directly() -> None:
         provider.close()
 
 
-def _needs_a_location(spec: ProviderSpec) -> Iterator[SpecFault]:
+def _needs_a_location(spec: ProviderSpec) -> Iterator[Fault]:
     if not spec.location:
-        yield SpecFault("location", "is missing", "name the office")
+        yield Fault("location", "is missing", "name the office")
 
 
 @pytest.fixture

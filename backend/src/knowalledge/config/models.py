@@ -138,8 +138,8 @@ def _target(model: str, key: str, found: Any, faults: list[Fault]) -> TargetSett
         )
     if spec.base_url and not is_http(spec.base_url):
         faults.append(Fault(f"{key}.base_url", "is not an address", "write http://... or https://..."))
-    for field, wrong, cure in providers.faults(spec):
-        faults.append(Fault(f"{key}.{field}" if field else key, wrong, cure))
+    for fault in providers.faults(spec):
+        faults.append(fault._replace(key=f"{key}.{fault.key}" if fault.key else key))
     return target
 
 

@@ -1,8 +1,8 @@
-"""How often one client may ask, whatever its requests cost: the guard before the quota, not the quota.
+"""Limits the request rate of each client, whatever its requests cost. It guards the gateway; the quota is separate.
 
-A client is the tenant that a trusted front has named, else the address that the connection, or the last proxy that is
-trusted, shows. Off unless ``clients.rate`` is set. Answers that memory gives before the framework is asked are not
-counted: they cost less than counting does.
+A client is the tenant that a trusted proxy has named, else the address of the connection, or that which the last
+trusted proxy forwards. Off unless ``clients.rate`` is set. Answers from the fast path are not counted: they cost less
+than counting would.
 """
 
 import logging
@@ -19,33 +19,32 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from knowalledge.core.errors import ClientLimited
 
 PREFIX = "knowalledge:clients"
-MOST = 128  # characters of a tenant's name
+MAX_TENANT = 128  # characters of a tenant's name in a key
 
 
 class ClientRate(Struct, frozen=True):
-    """``rate`` as flask-limiter writes it (``600/minute``); ``pool`` leads to the Redis that the replicas share."""
+    """How clients are told apart and counted."""
 
-    rate: str
-    proxies: int  # in front, which are trusted to say who asks
-    tenant_header: str  # as WSGI names it; empty: nobody names tenants
-    pool: ConnectionPool | None
+    rate: str  # as flask-limiter writes it, such as 600/minute
+    proxies: int  # trusted ones in front, whose X-Forwarded-For entries are believed
+    tenant_header: str  # as a WSGI environ key; empty: clients are addresses
+    pool: ConnectionPool | None  # of the Redis that replicas share; None: this process counts alone
 
 
 def client_of(request: Request, tenant_header: str) -> str:
-    """Whose requests are counted together. A name that is not fit for a tenant is refused later; here it is bounded."""
+    """The key of the client that sent a request. An invalid tenant is rejected later; here its length is bounded."""
     tenant = request.environ.get(tenant_header, "") if tenant_header else ""
-    return f"tenant:{tenant[:MOST]}" if tenant else f"address:{request.remote_addr}"
+    return f"tenant:{tenant[:MAX_TENANT]}" if tenant else f"address:{request.remote_addr}"
 
 
 def limit(app: Flask, clients: ClientRate, blueprints: Set[str], now: Callable[[], float]) -> None:
-    """Count each client's requests to these blueprints over a sliding window and refuse those above the rate.
+    """Count each client's requests to these blueprints over a sliding window; above the rate, ``ClientLimited``.
 
-    When Redis is gone each replica counts for itself: that is more than the rate for a while, and nobody is refused
-    for a fault of ours.
+    Without Redis each replica counts alone: clients may then exceed the rate, and none is refused for our outage.
     """
     if clients.proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, clients.proxies, x_proto=0)  # type: ignore[method-assign]
-    # It writes the addresses of those whom it refuses.
+    # At INFO it logs the addresses of limited clients.
     logging.getLogger("flask-limiter").setLevel(logging.WARNING)
     limiter = Limiter(
         lambda: client_of(request, clients.tenant_header),
@@ -60,10 +59,10 @@ def limit(app: Flask, clients: ClientRate, blueprints: Set[str], now: Callable[[
     )
 
     @app.errorhandler(RateLimitExceeded)
-    def refused(error: RateLimitExceeded) -> Response:
-        found = limiter.current_limit
-        after = max(1, ceil(found.reset_at - now())) if found else error.limit.limit.get_expiry()
-        answer = app.handle_user_exception(
-            ClientLimited(f"one client may ask {error.limit.limit}", retry_after=after)
+    def refuse(error: RateLimitExceeded) -> Response:
+        current = limiter.current_limit
+        after = max(1, ceil(current.reset_at - now())) if current else error.limit.limit.get_expiry()
+        response = app.handle_user_exception(
+            ClientLimited(f"each client is limited to {error.limit.limit}", retry_after=after)
         )
-        return app.make_response(answer)
+        return app.make_response(response)

@@ -1,4 +1,4 @@
-"""Settings of who may ask, and how often."""
+"""Settings of authentication and of each client's request rate."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,12 @@ class ClientSettings:
     rate: str = setting(
         request_rate,
         "",
-        "How often one client (a tenant, else an address) may ask, such as 600/minute; empty: as often as it likes.",
+        "Requests that one client (a tenant, else an address) may send, such as 600/minute; empty: no limit.",
     )
     proxies: int = setting(
-        non_negative, 0, "How many proxies in front are trusted to say in X-Forwarded-For who asks."
+        non_negative,
+        0,
+        "Trusted proxies in front of the gateway, whose entries in X-Forwarded-For are believed.",
     )
 
 
@@ -27,10 +29,10 @@ class AuthSettings:
     tenant_header: str = setting(
         header_name,
         "",
-        "The header in which a trusted front names the tenant; empty: all callers are one tenant.",
+        "The header in which a trusted proxy names the tenant; empty: all callers are one tenant.",
     )
     mode: str = setting(
         one_of("none", "required"),
         "none",
-        "required: a front lets in only who says who it is, so no cache outside may share its answers.",
+        "`required`: callers authenticate, so answers are `private` and CDNs must not store them.",
     )

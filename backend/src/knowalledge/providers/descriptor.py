@@ -1,13 +1,13 @@
-"""What a provider declares about itself, so that configuration, documents and errors name none themselves."""
+"""What a provider declares about itself. Configuration, documentation and error messages are made from this."""
 
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
 from knowalledge.core.clock import Clock
+from knowalledge.core.settings import Fault
 from knowalledge.gateway.ports import Provider
 from knowalledge.net.http.client import HttpClient
 from knowalledge.quota.domain.window import Count
@@ -31,25 +31,17 @@ class ProviderSpec(Struct, frozen=True):
 
 # The keys of a target's settings that make its ProviderSpec; registry.py adds `provider`.
 SPEC_KEYS = {
-    "model": "The provider's name for the model; default: the client's name.",
+    "model": "The model's name at the provider; default: the name that clients use.",
     "project": "Vertex: the Google Cloud project.",
     "location": "Vertex: the region, or global.",
-    "base_url": "The address; default: the provider's own endpoint.",
-    "api_key": "The provider's key.",
-    "client": "Vertex: rest (the default), or aiplatform: Google's own, of the extra knowalledge[aiplatform].",
-    "credentials": "adc, anonymous (loopback only), or the path of a key file.",
+    "base_url": "Base URL of the API; default: the provider's own endpoint.",
+    "api_key": "The API key.",
+    "client": "Vertex: rest (default), or aiplatform: Google's gRPC library, from the extra knowalledge[aiplatform].",
+    "credentials": "adc (application default credentials), anonymous (loopback only), or the path of a key file.",
 }
 
 
-class SpecFault(NamedTuple):
-    """A mistake in a ProviderSpec and its cure. ``field`` is empty where no single field is wrong."""
-
-    field: str
-    wrong: str
-    cure: str
-
-
-def _no_faults(_: ProviderSpec) -> Iterator[SpecFault]:
+def _no_faults(_: ProviderSpec) -> Iterator[Fault]:
     yield from ()
 
 
@@ -58,17 +50,18 @@ class ProviderDescriptor(Struct, frozen=True):
 
     - ``create``: the provider at a base URL. Connects to nothing. Raises ValueError for values that cannot be sent.
     - ``default_url``: the provider's own endpoint, for specs without ``base_url``.
-    - ``faults``: what is missing or contradictory in a spec, beyond what holds for every provider.
+    - ``faults``: the mistakes in a spec that only this provider knows. Their key is a field of the spec, or empty where
+      no single field is wrong.
     - ``clients``: the values that ``client`` may have.
     - ``tokens``: what ``tpm`` and ``tpd`` count.
-    - ``day_zone``: the IANA zone at whose midnight ``rpd`` and ``tpd`` begin anew; empty: a sliding day.
-    - ``quota_note``: where ``tokens`` or ``day_zone`` differ from the default, the words that say so in the documents.
+    - ``day_zone``: the IANA zone at whose midnight ``rpd`` and ``tpd`` are reset; empty: a sliding day.
+    - ``quota_note``: the half-sentence of the documentation about ``tokens`` and ``day_zone``, if they are not default.
     """
 
     name: str
     create: Callable[[ProviderSpec, str, Clock], Provider]
     default_url: Callable[[ProviderSpec], str]
-    faults: Callable[[ProviderSpec], Iterator[SpecFault]] = _no_faults
+    faults: Callable[[ProviderSpec], Iterator[Fault]] = _no_faults
     clients: tuple[str, ...] = (REST,)
     tokens: Count = Count.TOKENS
     day_zone: str = ""
@@ -76,7 +69,7 @@ class ProviderDescriptor(Struct, frozen=True):
 
 
 def is_loopback(url: str) -> bool:
-    """Whether an address is this machine's own; not so for one that cannot be parsed."""
+    """Whether a URL's host is this machine; False for a URL that cannot be parsed."""
     try:
         host = urlsplit(url).hostname or ""
         return host == "localhost" or ip_address(host).is_loopback
@@ -85,10 +78,10 @@ def is_loopback(url: str) -> bool:
 
 
 def proxy_for(url: str, proxy: str) -> str:
-    """The proxy for calls to ``url``: none for loopback."""
+    """The proxy to use for ``url``: none for loopback."""
     return "" if is_loopback(url) else proxy
 
 
 def http_client(spec: ProviderSpec, url: str, clock: Clock) -> HttpClient:
-    """A pooled client of ``url``, through the spec's proxy."""
+    """A pooled client for ``url``, through the spec's proxy. Raises ValueError for a malformed URL."""
     return HttpClient(url, clock, proxy=proxy_for(url, spec.proxy))

@@ -8,13 +8,14 @@ from msgspec import Struct
 
 from knowalledge.core.clock import Clock
 from knowalledge.core.errors import ProviderGarbage
+from knowalledge.core.settings import Fault
 from knowalledge.gateway.domain.answer import Embeddings
 from knowalledge.gateway.domain.prompt import Prompt
 from knowalledge.gateway.ports import Provider
 from knowalledge.net.http.client import HttpClient
 from knowalledge.providers import google
 from knowalledge.providers.credentials import headers_for
-from knowalledge.providers.descriptor import ProviderDescriptor, ProviderSpec, SpecFault, http_client
+from knowalledge.providers.descriptor import ProviderDescriptor, ProviderSpec, http_client
 from knowalledge.providers.google_rest import MODEL_SAFE, AuthHeaders, GoogleRest, encode
 from knowalledge.quota.domain.window import Count
 
@@ -71,9 +72,9 @@ def _create(spec: ProviderSpec, url: str, clock: Clock) -> Provider:
     return Gemini(http, quote(spec.model, safe=MODEL_SAFE), headers)
 
 
-def _faults(spec: ProviderSpec) -> Iterator[SpecFault]:
+def _faults(spec: ProviderSpec) -> Iterator[Fault]:
     if not spec.api_key and not spec.credentials:
-        yield SpecFault("api_key", "is missing", "set api_key: ${GOOGLE_API_KEY}")
+        yield Fault("api_key", "is missing", "set api_key: ${GOOGLE_API_KEY}")
 
 
 # Limits: ai.google.dev/gemini-api/docs/rate-limits.

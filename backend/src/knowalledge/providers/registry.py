@@ -6,13 +6,13 @@ To add one: a module with its ``ProviderDescriptor``, its place in ``PROVIDERS``
 from collections.abc import Iterable, Iterator
 
 from knowalledge.core.clock import Clock
+from knowalledge.core.settings import Fault
 from knowalledge.gateway.ports import Provider
 from knowalledge.providers.descriptor import (
     REST,
     SPEC_KEYS,
     ProviderDescriptor,
     ProviderSpec,
-    SpecFault,
     is_loopback,
 )
 from knowalledge.providers.embedded.provider import EMBEDDED
@@ -26,7 +26,7 @@ CLIENTS = tuple(dict.fromkeys(client for it in PROVIDERS.values() for client in 
 
 
 def build(spec: ProviderSpec, clock: Clock) -> Provider:
-    """The provider of a target. Connects to nothing yet. Raises ValueError for what cannot be an address."""
+    """The provider of a target. Connects to nothing. Raises ValueError for values that cannot work."""
     descriptor = PROVIDERS[spec.provider]
     url = spec.base_url or descriptor.default_url(spec)
     if spec.credentials == "anonymous" and not is_loopback(url):
@@ -34,20 +34,20 @@ def build(spec: ProviderSpec, clock: Clock) -> Provider:
     return descriptor.create(spec, url, clock)
 
 
-def faults(spec: ProviderSpec) -> Iterator[SpecFault]:
-    """Every mistake in a spec that can be seen without a call. A spec without a provider has only those of them all."""
+def faults(spec: ProviderSpec) -> Iterator[Fault]:
+    """The mistakes in a spec that can be seen without a call; of an unknown provider, only those common to all."""
     if spec.credentials == "anonymous" and not is_loopback(spec.base_url):
-        yield SpecFault("credentials", "anonymous is for loopback only", "set a loopback base_url")
+        yield Fault("credentials", "anonymous is for loopback only", "set a loopback base_url")
     descriptor = PROVIDERS.get(spec.provider)
     if descriptor is not None:
         yield from descriptor.faults(spec)
     if spec.client != REST and (descriptor is None or spec.client not in descriptor.clients):
-        having = listed((it.name for it in PROVIDERS.values() if spec.client in it.clients), "and")
-        yield SpecFault("client", f"{spec.client} is for {having} only", "drop it, or write rest")
+        names = listed((it.name for it in PROVIDERS.values() if spec.client in it.clients), "and")
+        yield Fault("client", f"{spec.client} is for {names} only", "drop it, or write rest")
 
 
 def listed(words: Iterable[str], last: str) -> str:
-    """Words as a sentence lists them: ``a, b or c``."""
+    """Words as a list within a sentence: ``a, b or c``."""
     *first, final = words
     return f"{', '.join(first)} {last} {final}" if first else final
 

@@ -17,7 +17,7 @@ class ProviderSettings:
     proxy: str = setting(
         address("http://user:password@host:3128", "http"),
         "",
-        "The way to providers that are not on this machine.",
+        "HTTP proxy for provider calls; not used for loopback.",
         secret=True,
     )
 

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from urllib.parse import quote
 
 from knowalledge.core.clock import Clock
+from knowalledge.core.settings import Fault
 from knowalledge.gateway.domain.answer import Embeddings
 from knowalledge.gateway.domain.prompt import Prompt
 from knowalledge.gateway.ports import Provider
@@ -16,7 +17,6 @@ from knowalledge.providers.descriptor import (
     REST,
     ProviderDescriptor,
     ProviderSpec,
-    SpecFault,
     http_client,
     proxy_for,
 )
@@ -68,12 +68,12 @@ def _create(spec: ProviderSpec, base_url: str, clock: Clock) -> Provider:
     return Vertex(http, model, quote(spec.project, safe=":"), quote(spec.location), headers)
 
 
-def _faults(spec: ProviderSpec) -> Iterator[SpecFault]:
+def _faults(spec: ProviderSpec) -> Iterator[Fault]:
     if not spec.api_key and not (spec.project and spec.location):
-        yield SpecFault("", "vertex needs project and location", "set both, or an api_key for express mode")
+        yield Fault("", "vertex needs project and location", "set both, or an api_key for express mode")
     if spec.client == _AIPLATFORM and not _installed("google.cloud.aiplatform_v1"):
         cure = "pip install 'knowalledge[aiplatform]', or write rest"
-        yield SpecFault("client", "is not installed", cure)
+        yield Fault("client", "is not installed", cure)
 
 
 def _installed(module: str) -> bool:

@@ -13,4 +13,8 @@ redis_address = address("redis://127.0.0.1:6379/0", "redis", "rediss", "unix", S
 class RedisSettings:
     """``redis.*``"""
 
-    timeout: float = setting(duration, 1.0, "A Redis that does not answer within this counts as gone.")
+    timeout: float = setting(
+        duration,
+        1.0,
+        "The longest wait for a connection or a reply; a slower Redis counts as unavailable.",
+    )
