@@ -11,8 +11,8 @@ from knowalledge.caching.domain import (
     Generations,
     answer_key,
     etag_of,
-    may_keep,
-    may_share,
+    may_cache,
+    may_store,
     pack,
     parse_pattern,
     slug,
@@ -69,17 +69,17 @@ def test_a_key_never_tells_the_prompt_and_names_its_tenant() -> None:
 def test_only_what_is_the_same_twice_or_was_asked_for_is_shared(
     mode: CacheMode | None, temperature: float | None, shared: bool
 ) -> None:
-    assert may_share(prompt(temperature=temperature), mode) is shared
+    assert may_cache(prompt(temperature=temperature), mode) is shared
 
 
 def test_media_behind_an_address_are_not_shared_unless_asked() -> None:
     linked = Prompt((Message("user", (FileRef("https://x/y.png"),)),), temperature=0)
-    assert not may_share(linked, None)
-    assert may_share(linked, CacheMode.DEFAULT)
+    assert not may_cache(linked, None)
+    assert may_cache(linked, CacheMode.DEFAULT)
 
 
 def test_only_whole_answers_are_kept() -> None:
-    assert [finish for finish in Finish if may_keep(finish)] == [Finish.STOP, Finish.TOOL_CALLS]
+    assert [finish for finish in Finish if may_store(finish)] == [Finish.STOP, Finish.TOOL_CALLS]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_only_whole_answers_are_kept() -> None:
 )
 def test_patterns_are_tags_where_they_can_be(pattern: str, kind: str, what: str, family: str) -> None:
     take = parse_pattern(pattern)
-    assert (take.kind, take.what, take.family) == (kind, what, family)
+    assert (take.kind, take.pattern, take.index_tag) == (kind, what, family)
 
 
 @pytest.mark.parametrize("pattern", ["", "  ", "a\nb", "x" * 501, "\x00"])
@@ -121,8 +121,8 @@ def test_long_texts_with_one_beginning_have_different_slugs() -> None:
 
 
 @given(st.binary(max_size=3000), st.integers(0, 2**53))
-def test_a_packed_entry_unpacks_to_itself(body: bytes, born: int) -> None:
-    entry = CacheEntry(body, etag_of(body), 1.5, born)
+def test_a_packed_entry_unpacks_to_itself(body: bytes, generation: int) -> None:
+    entry = CacheEntry(body, etag_of(body), 1.5, generation)
     assert unpack(pack(entry)) == entry
 
 
@@ -135,10 +135,10 @@ def test_bytes_that_are_no_entry_are_none(data: bytes) -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.booleans()), max_size=60))
 def test_generations_forget_only_on_the_safe_side(steps: list[tuple[str, bool]]) -> None:
-    small, whole = Generations(most=3), Generations()
+    small, whole = Generations(max_tags=3), Generations()
     for tag, take in steps:
         if take:
-            assert small.take(tag) == whole.take(tag)
-        for born in range(whole.now + 1):
-            assert not small.valid([tag], born) or whole.valid([tag], born)
-        assert small.valid([tag], small.now)
+            assert small.invalidate(tag) == whole.invalidate(tag)
+        for generation in range(whole.now + 1):
+            assert not small.is_valid([tag], generation) or whole.is_valid([tag], generation)
+        assert small.is_valid([tag], small.now)

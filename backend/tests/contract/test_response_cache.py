@@ -32,7 +32,7 @@ def cache(request: pytest.FixtureRequest, clock: ManualClock) -> ResponseCache:
 
 
 def fill(cache: ResponseCache, key: Key, body: bytes = b"x", seconds: float = 60.0) -> None:
-    cache.put(key, CacheEntry(body, '"e"', 0.0, born=cache.get(key).generation), seconds)
+    cache.put(key, CacheEntry(body, '"e"', 0.0, generation=cache.get(key).generation), seconds)
 
 
 def held(cache: ResponseCache, key: Key) -> bytes | None:
@@ -47,8 +47,8 @@ def take(cache: ResponseCache, pattern: str) -> int:
 @pytest.mark.parametrize("size", [1, 900, 5_000, 200_000])
 def test_what_was_put_comes_back_as_it_was(cache: ResponseCache, size: int) -> None:
     key = topic("a")
-    born = cache.get(key).generation
-    entry = CacheEntry(b"ab" * (size // 2) + b"c", '"e"', 12.5, born, "m", 7, 90)
+    generation = cache.get(key).generation
+    entry = CacheEntry(b"ab" * (size // 2) + b"c", '"e"', 12.5, generation, "m", 7, 90)
     cache.put(key, entry, 60)
     assert cache.get(key).entry == entry
 
@@ -99,9 +99,9 @@ def test_an_answer_on_its_way_when_its_tag_is_taken_back_is_never_served(
     cache: ResponseCache, pattern: str
 ) -> None:
     key = topic("a")
-    born = cache.get(key).generation
+    generation = cache.get(key).generation
     take(cache, pattern)
-    cache.put(key, CacheEntry(b"old", '"e"', 0.0, born), 60)
+    cache.put(key, CacheEntry(b"old", '"e"', 0.0, generation), 60)
     assert held(cache, key) is None
     fill(cache, key, b"new")
     assert held(cache, key) == b"new"
@@ -193,7 +193,7 @@ def test_a_small_bomb_does_not_unpack_to_a_large_entry(
 def test_redis_never_holds_more_than_its_room_whoever_asks_for_however_many_topics(
     redis_client: Redis, clock: ManualClock
 ) -> None:
-    cache = RedisResponseCache(redis_client, RedisBreaker(clock), room=100_000)
+    cache = RedisResponseCache(redis_client, RedisBreaker(clock), max_bytes=100_000)
     for index in range(300):
         fill(cache, topic(str(index)), random.Random(index).randbytes(1000 + index), seconds=60 + index)
         assert cache.size().bytes <= 100_000
@@ -234,14 +234,14 @@ def test_a_redis_that_lost_its_generations_serves_nothing_older(
 def test_many_taken_tags_stay_bounded_and_forgetting_is_on_the_safe_side(
     shared: RedisResponseCache, redis_client: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("knowalledge.caching.redis.MOST_TAGS", 100)
+    monkeypatch.setattr("knowalledge.caching.redis.MAX_TAGS", 100)
     fill(shared, topic("first"))
-    born = shared.get(topic("first")).generation
+    generation = shared.get(topic("first")).generation
     take(shared, "topic:second")
     for index in range(500):
         take(shared, f"topic:{index}")
     assert redis_client.zcard("kn:{cache}:gens") <= 101
-    shared.put(topic("second"), CacheEntry(b"old", "", 0.0, born), 60)
+    shared.put(topic("second"), CacheEntry(b"old", "", 0.0, generation), 60)
     assert held(shared, topic("second")) is None
 
 
@@ -405,7 +405,7 @@ def test_no_worker_ever_serves_what_was_taken_back_before_it_was_asked_for(
         elif action == "take":
             worker.layers.invalidate(what, "test")
             for index in range(4):
-                if parse_pattern(what).hits(topic(str(index))):
+                if parse_pattern(what).matches(topic(str(index))):
                     taken[index] += 1
         else:
             clock.sleep(what)

@@ -1,9 +1,9 @@
-"""What may be kept, under which name, for how long, and how it is taken back.
+"""What may be cached, under which key, for how long, and how it is invalidated.
 
-An entry carries the *generation* that it was asked under: one number that grows with every invalidation. Taking back a
-tag notes the tag with a new generation; an entry is valid while none of its tags was taken back after its own
-generation. So an invalidation costs the same for one entry as for a million, and an answer that was already on its way
-when its tag was taken back is never served.
+A *generation* is one number that grows with every invalidation. An invalidation records a tag with a new generation;
+an entry carries the generation at which it was requested, and is valid while none of its tags has a later one. So an
+invalidation costs the same for one entry as for a million, and an answer that was in flight when its tag was
+invalidated is never served.
 """
 
 import re
@@ -24,23 +24,23 @@ from knowalledge.gateway.domain.answer import Finish
 from knowalledge.gateway.domain.prompt import FileRef, Prompt
 from knowalledge.gateway.domain.request import CacheMode
 
-# Part of every key and of every stored entry: whoever changes the form of either adds one.
+# Part of every key and stored entry; incremented when the form of either changes.
 SCHEMA = 1
-# An entry smaller than this is stored as it is; compressing it would cost more than it saves.
+# Smaller entries are stored uncompressed: compression would cost more than it saves.
 COMPRESS_FROM = 1024
-# What an entry may unpack to: nothing that we store is larger, so anything larger is not ours.
-LARGEST = 8 * 1024 * 1024
-# Tags whose last generation is remembered one by one; beyond, the oldest are forgotten on the safe side.
-MOST_TAGS = 100_000
+# Bytes that an entry may decompress to; nothing larger is ever stored.
+MAX_ENTRY_BYTES = 8 * 1024 * 1024
+# Tags whose last invalidation is recorded one by one; beyond it the oldest are merged into the floor.
+MAX_TAGS = 100_000
 
-ALL = "*"  # the tag of everything
-BAR = "!"
+ALL = "*"  # a tag of every entry
+BARRIER = "!"  # prefix of the records that keep answers in flight from being stored
 
 
 class Key(Struct, frozen=True):
-    """An entry's unique name, readable as ``kind:subject:...``, and the tags that take it back.
+    """An entry's unique name, readable as ``kind:subject:...``, and the tags that invalidate it.
 
-    The name itself is one of its tags, and so is ``ALL``.
+    The name is one of its tags, and so is ``ALL``.
     """
 
     name: str
@@ -51,44 +51,44 @@ class Key(Struct, frozen=True):
         return cls(name, (ALL, *tags, name))
 
     @property
-    def families(self) -> tuple[str, ...]:
-        """The tags that other entries carry too."""
+    def shared_tags(self) -> tuple[str, ...]:
+        """The tags that other entries may carry too."""
         return self.tags[:-1]
 
     @property
-    def bars(self) -> tuple[str, ...]:
-        """What may bar an entry from being put: see ``Take.mark``."""
-        return (BAR, BAR + self.name.partition(":")[0])
+    def barriers(self) -> tuple[str, ...]:
+        """Records that may keep the entry from being stored: see ``Invalidation.record_key``."""
+        return (BARRIER, BARRIER + self.name.partition(":")[0])
 
 
 class CacheEntry(Struct, frozen=True, array_like=True):
-    """Something kept: bytes that are ready to be sent, and what they were made with."""
+    """A response body that is ready to send, and what it was made from."""
 
     body: bytes
     etag: str  # of the body, quoted, strong
     made_at: float  # seconds since the epoch
-    born: int = 0  # the generation that it was asked under
+    generation: int = 0  # at which it was requested
     model: str = ""
-    input_tokens: int = 0  # what making it took, hence what each hit saves
+    input_tokens: int = 0  # spent to make it, so saved by each hit
     output_tokens: int = 0
 
     def age(self, now: float) -> float:
-        """Seconds; never negative, whatever two machines' clocks say."""
+        """Seconds; never negative, though two machines' clocks may differ."""
         return max(0.0, now - self.made_at)
 
 
 class LayerLookup(Struct, frozen=True):
-    """What a layer knows of a key: the entry if it holds a valid one, and the generation of this look."""
+    """One layer's answer: the entry if it holds a valid one, and the generation of this lookup."""
 
     entry: CacheEntry | None
-    generation: int  # 0: the layer is away
-    held_s: float = 0.0  # how long this layer has held it
+    generation: int  # 0: the layer is unavailable
+    held_s: float = 0.0  # since when this layer holds it
 
 
 class Lifetimes(Struct, frozen=True):
-    """Seconds: ``life`` is how long an answer is fresh; ``stale`` how long past it the answer may be a fallback.
+    """Seconds. ``life_s``: an entry is fresh. ``stale_s``: after that, it may serve as a fallback.
 
-    ``memory`` is how long a worker answers from its own memory before it looks at the shared layer again.
+    ``memory_s``: a worker answers from its own memory before it asks the shared layer again.
     """
 
     memory_s: float
@@ -106,30 +106,30 @@ _GLOB = frozenset("*?[")
 
 
 class Invalidation(Struct, frozen=True):
-    """What an invalidation takes back: everything with a tag, or every name that matches a pattern."""
+    """The entries to invalidate: all with a tag, or all whose name matches a glob pattern."""
 
     kind: Literal["tag", "glob"]
-    what: str
+    pattern: str  # the tag, or the glob
 
-    def hits(self, key: Key) -> bool:
-        return self.what in key.tags if self.kind == "tag" else fnmatchcase(key.name, self.what)
+    def matches(self, key: Key) -> bool:
+        return self.pattern in key.tags if self.kind == "tag" else fnmatchcase(key.name, self.pattern)
 
     @property
-    def mark(self) -> str:
-        """What its generation is noted under.
+    def record_key(self) -> str:
+        """The name under which its generation is recorded.
 
-        A tag under itself: it decides who may be read. A pattern removes what is there, and bars what is still on its
-        way from being put: every answer of its kind that was asked for before.
+        A tag is recorded as itself and is checked when an entry is read. A glob removes the entries that exist and is
+        recorded as a barrier: no answer of its kind that was requested earlier is stored.
         """
         if self.kind == "tag":
-            return self.what
-        family = self.what.partition(":")[0]
-        return BAR if _GLOB & set(family) else BAR + family
+            return self.pattern
+        family = self.pattern.partition(":")[0]
+        return BARRIER if _GLOB & set(family) else BARRIER + family
 
     @property
-    def family(self) -> str:
-        """The tag under which everything that it may hit is found."""
-        return self.what if self.kind == "tag" else self.mark.removeprefix(BAR) or ALL
+    def index_tag(self) -> str:
+        """The tag whose index holds every entry that it may match."""
+        return self.pattern if self.kind == "tag" else self.record_key.removeprefix(BARRIER) or ALL
 
 
 def etag_of(body: bytes) -> str:
@@ -138,13 +138,13 @@ def etag_of(body: bytes) -> str:
 
 
 def slug(text: str) -> str:
-    """A text as one safe word of a name or a tag: ASCII without spaces, commas, colons or glob characters."""
+    """A text as one word of a name or tag: ASCII without spaces, commas, colons or glob characters."""
     word = quote(text, safe="")
     return word if len(word) <= 96 else f"{word[:48].rpartition('%')[0] or word[:48]}~{digest(text)}"
 
 
 def digest(*parts: object) -> str:
-    """128 bits of SHA-256 over a canonical encoding: parts cannot run into one another."""
+    """128 bits of SHA-256 over a canonical encoding, in which parts cannot run into one another."""
     return sha256(_canonical(parts)).hexdigest()[:32]
 
 
@@ -152,17 +152,17 @@ _canonical = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
 def answer_key(tenant: str, model: str, prompt: Prompt) -> Key:
-    """The key of a private answer: its tenant, the model and everything that changes what the model says."""
+    """The key of a private answer: the tenant, the model and everything that changes the answer."""
     who = f"tenant:{slug(tenant)}"
     name = f"answer:{slug(tenant)}:{digest(SCHEMA, tenant, model, prompt)}"
     return Key.of(name, "answer", who, f"model:{slug(model)}")
 
 
-def may_share(prompt: Prompt, mode: CacheMode | None) -> bool:
-    """Whether an answer may come from, or go to, the cache at all.
+def may_cache(prompt: Prompt, mode: CacheMode | None) -> bool:
+    """Whether the answer may come from the cache, and be stored in it.
 
-    Only where the caller expects the same answer twice (temperature 0) or asked for it; never when bypassed; and never
-    for media behind an address unless asked, since what is there may change.
+    Only where the client expects equal answers (temperature 0) or asks for it, and never when bypassed. Media behind a
+    URL may change, so such a prompt is cached only on request.
     """
     if mode is CacheMode.BYPASS:
         return False
@@ -172,16 +172,16 @@ def may_share(prompt: Prompt, mode: CacheMode | None) -> bool:
     return prompt.temperature == 0 and not linked
 
 
-def may_keep(finish: Finish) -> bool:
-    """Only whole answers: never one that was cut off, blocked or ended oddly."""
+def may_store(finish: Finish) -> bool:
+    """Only whole answers: never one that was cut off or blocked, or ended for an unknown reason."""
     return finish in (Finish.STOP, Finish.TOOL_CALLS)
 
 
-def _as_named(text: str) -> str:
-    """A pattern of topics in the letters that their names are kept in, percent-encoding as it is."""
+def _fold_topic(text: str) -> str:
+    """A topic pattern in the folded case of topic names; percent-encoding is left as it is."""
     if not text.startswith("topic:"):
         return text
-    parts = _ESCAPE.split(text)  # every second one is an escape
+    parts = _ESCAPE.split(text)  # every second part is an escape
     folded = [it.upper() if at % 2 else normalize("NFC", it).casefold() for at, it in enumerate(parts)]
     return " ".join("".join(folded).split())
 
@@ -190,15 +190,15 @@ _ESCAPE = re.compile("(%[0-9A-Fa-f]{2})")
 
 
 def parse_pattern(pattern: str) -> Invalidation:
-    """A pattern as people write it: ``*``, ``topic:*``, ``topic:black holes``, ``topic:black*``.
+    """A pattern as operators write it: ``*``, ``topic:*``, ``topic:black holes``, ``topic:black*``.
 
-    A whole family (``*``, ``kind:*``, ``kind:subject:*``) is a tag, hence taken back in one step; what holds no glob
-    character is a tag or a name; only other patterns need a look at every name of their kind.
+    ``*``, ``kind:*`` and ``kind:subject:*`` are tags, invalidated in one step. A pattern without a glob character is a
+    tag or a name. Only other patterns are compared with every name of their kind. Raises ``InvalidRequest``.
     """
     text = pattern.strip()
     if not text or len(text) > 500 or not text.isprintable():
         raise InvalidRequest("write a pattern such as topic:* or topic:photosynthesis", param="pattern")
-    text = quote(_as_named(text), safe=":*?[]~!%-._")
+    text = quote(_fold_topic(text), safe=":*?[]~!%-._")
     stem = text.removesuffix(":*")
     if not _GLOB & set(stem):
         return Invalidation("tag", stem)
@@ -206,43 +206,43 @@ def parse_pattern(pattern: str) -> Invalidation:
 
 
 class Generations:
-    """Which tags were taken back, and when: the arithmetic that every layer repeats.
+    """Which tags were invalidated, and at which generation: the arithmetic that every layer repeats.
 
-    Bounded: when too many tags are remembered, the oldest half is forgotten and everything born before the newest of
-    those counts as taken back. Losing memory loses cache, never truth.
+    Bounded: beyond ``max_tags`` the oldest half is merged into a floor, and entries of an earlier generation than the
+    floor count as invalid. Forgetting costs hits, never correctness.
     """
 
-    def __init__(self, start: int = 1, most: int = MOST_TAGS) -> None:
+    def __init__(self, start: int = 1, max_tags: int = MAX_TAGS) -> None:
         self.now = start  # the newest generation
-        self._floor = 0  # whatever was born before is taken back
+        self._floor = 0  # entries of earlier generations are invalid
         self._tags: OrderedDict[str, int] = OrderedDict()  # oldest first
-        self._most = most
+        self._max_tags = max_tags
 
-    def take(self, tag: str) -> int:
-        """Take back a tag; returns the new generation."""
-        self.learn(tag, self.now + 1)
+    def invalidate(self, tag: str) -> int:
+        """Invalidate a tag; the new generation."""
+        self.record(tag, self.now + 1)
         return self.now
 
-    def learn(self, tag: str, generation: int) -> None:
-        """Note that a tag was taken back, here or elsewhere."""
+    def record(self, tag: str, generation: int) -> None:
+        """Record that a tag was invalidated, here or in another replica."""
         self.now = max(self.now, generation)
         self._tags.pop(tag, None)
         self._tags[tag] = generation
-        if len(self._tags) > self._most:
-            for _ in range(self._most // 2):
+        if len(self._tags) > self._max_tags:
+            for _ in range(self._max_tags // 2):
                 self._floor = max(self._floor, self._tags.popitem(last=False)[1])
 
-    def forget(self, generation: int) -> None:
-        """Nothing is known of what happened before: whatever was born before is taken back."""
+    def reset(self, generation: int) -> None:
+        """Earlier invalidations are unknown: all entries of an earlier generation become invalid."""
         self.now = max(self.now, generation)
         self._floor = max(self._floor, generation)
         self._tags.clear()
 
-    def valid(self, tags: Iterable[str], born: int) -> bool:
-        if born < self._floor:
+    def is_valid(self, tags: Iterable[str], generation: int) -> bool:
+        if generation < self._floor:
             return False
-        taken = self._tags
-        return not taken or all(taken.get(tag, 0) <= born for tag in tags)
+        invalidated = self._tags
+        return not invalidated or all(invalidated.get(tag, 0) <= generation for tag in tags)
 
 
 # -- entries as bytes ------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ _decode = msgspec.msgpack.Decoder(CacheEntry).decode
 
 
 def pack(entry: CacheEntry) -> bytes:
-    """An entry for a shared store: the schema, whether it is compressed, a checksum, the rest."""
+    """An entry for a shared store: schema, compression mark, CRC-32, payload."""
     raw = _encode(entry)
     mark = b"r"
     if len(raw) >= COMPRESS_FROM:
@@ -264,7 +264,7 @@ def pack(entry: CacheEntry) -> bytes:
 
 
 def unpack(data: bytes) -> CacheEntry | None:
-    """An entry again; None for anything that this version did not write, whatever is wrong with it."""
+    """The entry in these bytes; None for anything that this version did not write."""
     head = len(_MAGIC)
     mark, check, raw = data[head : head + 1], data[head + 1 : head + 5], data[head + 5 :]
     if data[:head] != _MAGIC or zlib.crc32(raw).to_bytes(4, "big") != check:
@@ -272,7 +272,7 @@ def unpack(data: bytes) -> CacheEntry | None:
     try:
         if mark == b"z":
             unpacker = zlib.decompressobj()
-            raw = unpacker.decompress(raw, LARGEST)
+            raw = unpacker.decompress(raw, MAX_ENTRY_BYTES)
             if unpacker.unconsumed_tail:
                 return None
         return _decode(raw)

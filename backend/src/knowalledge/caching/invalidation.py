@@ -1,4 +1,4 @@
-"""Taking answers back, everywhere: every replica, then the caches outside, and a line in the audit log."""
+"""Invalidation everywhere: every replica, then the CDN, and a line in the audit log."""
 
 from collections.abc import Callable
 
@@ -10,37 +10,44 @@ from knowalledge.caching.ports import Purger
 from knowalledge.core.errors import Unavailable
 
 
-class Taken(Struct, frozen=True):
-    """What an invalidation did. ``cdn``: purged, failed (try again), or none where there is none."""
+class InvalidationResult(Struct, frozen=True):
+    """``removed``: entries. ``cdn``: purged, failed (try again), or none where no CDN is configured."""
 
     removed: int
     cdn: str
 
 
 class Invalidator(Struct, frozen=True):
-    """The use case of whoever knows that an answer is not right any more."""
+    """The use case of an operator who knows that an answer is wrong."""
 
     layers: Layers
     purger: Purger | None
     audit: Callable[[str, dict[str, object]], None]
 
-    def __call__(self, pattern: str, by: str, request_id: str) -> Taken:
-        """Take back by name, tag or pattern. Raises ``InvalidRequest``, or ``Unavailable`` if others were not told.
+    def __call__(self, pattern: str, by: str, request_id: str) -> InvalidationResult:
+        """Invalidate by name, tag or pattern, for the audit log in the name of ``by``.
 
-        Ours first: a CDN that is purged before would fetch the old answer again.
+        Raises ``InvalidRequest``, or ``Unavailable`` if other replicas were not reached. Our layers come first: a CDN
+        purged before them would fetch the old answer again.
         """
-        take = parse_pattern(pattern)
+        invalidation = parse_pattern(pattern)
         removed = self.layers.invalidate(pattern, by)
         cdn = "none"
         if self.purger is not None:
             try:
-                # A pattern that a CDN cannot match is purged with its whole family.
-                self.purger.purge((take.family,))
+                # A CDN cannot match globs: the whole kind is purged.
+                self.purger.purge((invalidation.index_tag,))
                 cdn = "purged"
             except Unavailable:
                 cdn = "failed"
         self.audit(
             "cache_invalidated",
-            {"pattern": take.what, "removed": removed, "cdn": cdn, "by": by, "request_id": request_id},
+            {
+                "pattern": invalidation.pattern,
+                "removed": removed,
+                "cdn": cdn,
+                "by": by,
+                "request_id": request_id,
+            },
         )
-        return Taken(removed, cdn)
+        return InvalidationResult(removed, cdn)

@@ -108,13 +108,13 @@ class Layers:
         age_s = entry.age(self._clock.now())
         for faster in self.layers[:index]:
             # Valid as of this generation, so a faster layer may treat it as made under it.
-            faster.cache.put(key, replace(entry, born=generation), self.lifetimes.whole_s - age_s)
+            faster.cache.put(key, replace(entry, generation=generation), self.lifetimes.whole_s - age_s)
         if age_s >= self.lifetimes.whole_s:
             return CacheLookup(None, False, None, generation)
         return CacheLookup(entry, age_s < self.lifetimes.life_s, self.layers[index].name, generation, age_s)
 
     def store(self, key: Key, entry: CacheEntry) -> None:
-        """Store in every layer; ``entry.born`` is the generation of the lookup that missed."""
+        """Store in every layer; ``entry.generation`` is the generation of the lookup that missed."""
         left_s = self.lifetimes.whole_s - entry.age(self._clock.now())
         for layer in reversed(self.layers):
             layer.cache.put(key, entry, left_s)

@@ -1,4 +1,4 @@
-"""Answers in a worker's own memory: bounded by bytes, told what was taken back."""
+"""The cache layer in a worker's own memory, bounded by bytes."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from knowalledge.caching.eviction import Sieve
 from knowalledge.caching.ports import LayerSize
 from knowalledge.core.clock import Clock
 
-# What an entry takes beside its body and names: the objects around it, measured with tracemalloc (CPython 3.11).
+# Bytes of an entry beside its body and names, measured with tracemalloc (CPython 3.11).
 OVERHEAD = 900
 
 
@@ -21,16 +21,16 @@ class _Held(NamedTuple):
 class MemoryResponseCache:
     """Implements ``ResponseCache`` for one process.
 
-    Greenlets switch only at IO and there is none here, so it needs no lock. With a shared store behind it, that
-    store's watcher tells it of every invalidation through ``generations`` and ``drop``.
+    Greenlets switch only at IO and there is none here, so it needs no lock. The shared layer's ``listen`` applies the
+    invalidations of other replicas through ``generations`` and ``drop``.
     """
 
     up = True
 
-    def __init__(self, room: int, clock: Clock) -> None:
+    def __init__(self, max_bytes: int, clock: Clock) -> None:
         self.generations = Generations()
         self._clock = clock
-        self._held: Sieve[str, _Held] = Sieve(room)
+        self._held: Sieve[str, _Held] = Sieve(max_bytes)
 
     def get(self, key: Key) -> LayerLookup:
         generation = self.generations.now
@@ -38,29 +38,29 @@ class MemoryResponseCache:
         if held is None:
             return LayerLookup(None, generation)
         now = self._clock.monotonic()
-        if now >= held.until or not self.generations.valid(held.key.tags, held.entry.born):
+        if now >= held.until or not self.generations.is_valid(held.key.tags, held.entry.generation):
             self._held.pop(key.name)
             return LayerLookup(None, generation)
         return LayerLookup(held.entry, generation, now - held.since)
 
     def put(self, key: Key, entry: CacheEntry, seconds: float) -> None:
-        if seconds <= 0 or not self.generations.valid((*key.tags, *key.bars), entry.born):
+        if seconds <= 0 or not self.generations.is_valid((*key.tags, *key.barriers), entry.generation):
             return
         now = self._clock.monotonic()
         size = len(entry.body) + 2 * len(key.name) + OVERHEAD
         self._held.put(key.name, _Held(key, entry, now, now + seconds), size)
 
-    def invalidate(self, take: Invalidation, by: str) -> int:  # noqa: ARG002 - a log is for shared stores
-        self.generations.take(take.mark)
-        return self.drop(take)
+    def invalidate(self, invalidation: Invalidation, by: str) -> int:  # noqa: ARG002 - only the shared layer keeps a log
+        self.generations.invalidate(invalidation.record_key)
+        return self.drop(invalidation)
 
-    def drop(self, take: Invalidation) -> int:
-        """Let go of what ``take`` names; returns how many of those were still alive."""
+    def drop(self, invalidation: Invalidation) -> int:
+        """Remove the entries that it names; the number of those that had not expired."""
         now = self._clock.monotonic()
-        gone = [held for _, held in self._held if take.hits(held.key)]
-        for held in gone:
+        dropped = [held for _, held in self._held if invalidation.matches(held.key)]
+        for held in dropped:
             self._held.pop(held.key.name)
-        return sum(held.until > now for held in gone)
+        return sum(held.until > now for held in dropped)
 
     def clear(self) -> None:
         self._held.clear()

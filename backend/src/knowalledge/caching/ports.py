@@ -9,12 +9,12 @@ from knowalledge.caching.domain import CacheEntry, Invalidation, Key, LayerLooku
 
 
 class CacheTelemetry(Protocol):
-    """What the cache tells about itself."""
+    """Metrics of the cache."""
 
     def cached(self, layer: str, result: str, entry: CacheEntry | None = None) -> None:
-        """One look at a layer: ``layer`` is memory, redis or flight; ``result`` is hit, miss, stale or shared.
+        """One lookup: ``layer`` is memory, redis, flight or browser; ``result`` is hit, miss, stale or shared.
 
-        With the entry that was served, whose tokens were saved.
+        ``entry``: the one served, whose tokens were saved.
         """
         ...
 
@@ -26,23 +26,23 @@ class LayerSize(Struct, frozen=True):
 
 
 class ResponseCache(Protocol):
-    """One layer of entries; an entry is valid until its time is over or one of its tags is taken back.
+    """One layer of entries; an entry is valid until it expires or one of its tags is invalidated.
 
-    No method raises for a store that is gone: it answers like an empty one, and ``up`` says so.
+    A store that is unavailable answers like an empty one, and ``up`` is False; only ``invalidate`` raises for it.
     """
 
     def get(self, key: Key) -> LayerLookup: ...
 
     def put(self, key: Key, entry: CacheEntry, seconds: float) -> None:
-        """Hold an entry for at most ``seconds``. It is never served if a tag was taken back after ``entry.born``."""
+        """Store for at most ``seconds``. Never served if a tag was invalidated after ``entry.generation``."""
         ...
 
-    def invalidate(self, take: Invalidation, by: str) -> int:
-        """Take back everything that ``take`` names, at once for every reader; returns the entries removed."""
+    def invalidate(self, invalidation: Invalidation, by: str) -> int:
+        """Invalidate for every reader at once; the number of entries removed. Raises ``Unavailable``."""
         ...
 
     def drop(self, invalidation: Invalidation) -> int:
-        """Remove the entries that it names, without a new generation; the number removed."""
+        """Remove the matching entries without a new generation; the number removed."""
         ...
 
     def size(self) -> LayerSize: ...
@@ -52,37 +52,37 @@ class ResponseCache(Protocol):
 
 
 class Flight(Protocol):
-    """One run of some work, seen by one of those who wait for it."""
+    """One run of some work, as seen by one of its callers."""
 
     @property
     def led(self) -> bool:
-        """Whether this caller's own work is what runs; otherwise it shares another's."""
+        """Whether this caller's own work is what runs; otherwise the caller shares another's run."""
         ...
 
     def follow(self, timeout: float) -> Iterator[bytes | None]:
-        """The pieces from the first to the last, as they come; then what the work raised, if it did.
+        """The pieces from first to last, as they arrive; then the work's exception, if it raised one.
 
-        None means that the run was lost with its machine and another began: what follows comes from the start again.
-        Raises ``ProviderTimeout`` when ``timeout`` seconds have passed; the work goes on for the others.
+        None means that the run was lost with its replica and another one began: the pieces start again from the first.
+        Raises ``ProviderTimeout`` after ``timeout`` seconds; the work continues for the other callers.
         """
         ...
 
 
 class Flights(Protocol):
-    """One run of the same work at a time, over all replicas that share a store."""
+    """At most one run of the same work at a time over all replicas that share a store (Go's singleflight)."""
 
     def fly(self, key: str, work: Callable[[], Iterator[bytes]]) -> Flight:
-        """Join the run under this key, or start ``work`` in the background, where it survives its caller."""
+        """Join the run under this key, or start ``work`` in the background, where it outlives its caller."""
         ...
 
     def flying(self, key: str) -> bool:
-        """Whether there is a run under this key, in any replica, as far as is known."""
+        """Whether a run under this key is known, in any replica."""
         ...
 
 
 class Purger(Protocol):
-    """A cache outside that keeps public answers by their tags."""
+    """A CDN that caches public answers by their tags."""
 
     def purge(self, tags: tuple[str, ...]) -> None:
-        """Drop what carries any of the tags. Raises ``Unavailable`` if it did not say that it did."""
+        """Purge all answers with any of the tags. Raises ``Unavailable`` unless the CDN confirms."""
         ...

@@ -1,8 +1,8 @@
-"""Answers that all replicas share, and the news of what was taken back. See ``scripts/_cache.lua``."""
+"""The cache layer that all replicas share, and the log of invalidations. See ``scripts/_cache.lua``."""
 
 from knowalledge.caching.domain import (
     ALL,
-    MOST_TAGS,
+    MAX_TAGS,
     CacheEntry,
     Invalidation,
     Key,
@@ -23,45 +23,47 @@ _NEWS = Script("knowalledge.caching", "cache_news", "_cache")
 _SWEEP = Script("knowalledge.caching", "cache_sweep", "_cache")
 _SIZE = Script("knowalledge.caching", "cache_size", "_cache")
 
-# One hash tag: an entry and the generations that judge it must be on one node of a Cluster.
+# One hash tag keeps entries and generations on one node of a Redis Cluster, where a script reaches both.
 _ENTRY = b"kn:{cache}:e:"
 _INDEX = b"kn:{cache}:i:"
 _GENS = b"kn:{cache}:gens"
 _LOG = b"kn:{cache}:log"
 _SIZES = b"kn:{cache}:sizes"
 _ALL = _INDEX + ALL.encode()
-# Invalidations that a replica may miss while it is away; one that missed more forgets everything.
+# Invalidations that a replica may miss while it is disconnected; one that misses more drops all of its memory.
 LOG_LENGTH = 10_000
-_PORTION = 500
+_BATCH = 500  # names or invalidations in one script call
 
 
 class RedisResponseCache:
     """Implements ``ResponseCache`` for every replica that names the same Redis."""
 
-    def __init__(self, client: CommandExecutor, outage: RedisBreaker, room: int = 128 * 1024**2) -> None:
-        """``room``: the bytes that all entries together may take; beyond, what would end first goes first."""
+    def __init__(
+        self, client: CommandExecutor, breaker: RedisBreaker, max_bytes: int = 128 * 1024**2
+    ) -> None:
+        """``max_bytes``: of all entries together; beyond it those that expire first are evicted."""
         self._client = client
-        self._room = room
-        self._outage = outage
-        self.unreadable = 0  # entries that were corrupt or of another version
+        self._max_bytes = max_bytes
+        self._breaker = breaker
+        self.unreadable = 0  # entries that were corrupt or of another schema
 
     @property
     def up(self) -> bool:
-        return self._outage.up
+        return self._breaker.up
 
     def get(self, key: Key) -> LayerLookup:
         keys = (_ENTRY + key.name.encode(), _GENS, _LOG)
-        reply = self._outage.run(lambda: _GET(self._client, keys, *key.tags), None)
+        reply = self._breaker.run(lambda: _GET(self._client, keys, *key.tags), None)
         if reply is None:
             return LayerLookup(None, 0)
-        generation, taken, data = reply
+        generation, invalidated, data = reply
         if data is None:
             return LayerLookup(None, generation)
         entry = unpack(data)
         if entry is None:
             self.unreadable += 1
             return LayerLookup(None, generation)
-        return LayerLookup(entry if taken <= entry.born else None, generation)
+        return LayerLookup(entry if invalidated <= entry.generation else None, generation)
 
     def put(self, key: Key, entry: CacheEntry, seconds: float) -> None:
         if seconds <= 0:
@@ -71,65 +73,74 @@ class RedisResponseCache:
             _GENS,
             _LOG,
             _SIZES,
-            *(_INDEX + tag.encode() for tag in key.families),
+            *(_INDEX + tag.encode() for tag in key.shared_tags),
         )
-        kept = int(seconds * 1000), self._room, _ENTRY
-        args = (key.name, entry.born, pack(entry), *kept, *key.tags, *key.bars)
-        self._outage.run(lambda: _PUT(self._client, keys, *args), None)
+        limits = int(seconds * 1000), self._max_bytes, _ENTRY
+        args = (key.name, entry.generation, pack(entry), *limits, *key.tags, *key.barriers)
+        self._breaker.run(lambda: _PUT(self._client, keys, *args), None)
 
-    def invalidate(self, take: Invalidation, by: str) -> int:
-        """Effective at once; then the memory is freed. Raises ``Unavailable`` when replicas cannot be told."""
-        told = self._outage.run(
+    def invalidate(self, invalidation: Invalidation, by: str) -> int:
+        """Effective at once; the memory is freed afterwards. Raises ``Unavailable`` if replicas cannot be reached."""
+        generation = self._breaker.run(
             lambda: _TAKE(
-                self._client, (_GENS, _LOG), take.kind, take.what, take.mark, by, MOST_TAGS, LOG_LENGTH
+                self._client,
+                (_GENS, _LOG),
+                invalidation.kind,
+                invalidation.pattern,
+                invalidation.record_key,
+                by,
+                MAX_TAGS,
+                LOG_LENGTH,
             ),
             None,
         )
-        if told is None:
+        if generation is None:
             raise Unavailable("the shared cache is away: other replicas cannot be told", retry_after=2.0)
-        return self.drop(take)
+        return self.drop(invalidation)
 
-    def drop(self, take: Invalidation) -> int:
-        removed: int = self._outage.run(lambda: self._sweep(take), 0)
+    def drop(self, invalidation: Invalidation) -> int:
+        removed: int = self._breaker.run(lambda: self._sweep(invalidation), 0)
         return removed
 
-    def _sweep(self, take: Invalidation) -> int:
-        keys = (_INDEX + take.family.encode(), _SIZES, _ALL)
-        glob = take.what if take.kind == "glob" else ""
+    def _sweep(self, invalidation: Invalidation) -> int:
+        keys = (_INDEX + invalidation.index_tag.encode(), _SIZES, _ALL)
+        glob = invalidation.pattern if invalidation.kind == "glob" else ""
         removed, cursor = 0, "0"
         while True:
-            found, cursor = _SWEEP(self._client, keys, glob, cursor, _PORTION, _ENTRY, take.what)
-            removed += int(found)
+            swept, cursor = _SWEEP(self._client, keys, glob, cursor, _BATCH, _ENTRY, invalidation.pattern)
+            removed += int(swept)
             if cursor in (b"0", "0"):
                 return removed
 
     def size(self) -> LayerSize:
-        """All zero while Redis is away."""
-        return LayerSize(*self._outage.run(lambda: _SIZE(self._client, (_SIZES, _ALL), _ENTRY), (0, 0, 0)))
+        """All zero while Redis is unavailable."""
+        return LayerSize(*self._breaker.run(lambda: _SIZE(self._client, (_SIZES, _ALL), _ENTRY), (0, 0, 0)))
 
     def listen(self, memory: MemoryResponseCache) -> bool:
-        """Tell a worker's memory what was taken back since the last call; False if Redis is away.
+        """Apply the invalidations since the last call to a worker's memory; False if Redis is unavailable.
 
-        Events are numbered without gaps, so a listener knows when it missed some (it was away for long, or Redis
-        lost its data): then it forgets everything that it held before.
+        Log entries are numbered without gaps, so a listener knows when it has missed some (after a long disconnection,
+        or because Redis has lost its data). It then drops everything that it holds.
         """
-        known = memory.generations
-        reply = self._outage.run(lambda: _NEWS(self._client, (_GENS, _LOG), known.now, _PORTION), None)
+        generations = memory.generations
+        reply = self._breaker.run(lambda: _NEWS(self._client, (_GENS, _LOG), generations.now, _BATCH), None)
         if reply is None:
             return False
         now, *rest = reply
-        last, missed = known.now, False  # asked again: another call may have listened meanwhile
-        for generation, before, kind, what, mark in zip(*(rest[part::5] for part in range(5)), strict=True):
+        last, missed = generations.now, False  # read anew: another call may have listened meanwhile
+        for generation, previous, kind, pattern, record_key in zip(
+            *(rest[part::5] for part in range(5)), strict=True
+        ):
             if generation <= last:
                 continue
-            if before != last:
+            if previous != last:
                 missed = True
                 break
-            known.learn(mark.decode(), generation)
-            if kind == b"glob":  # the tags are judged when they are read
-                memory.drop(Invalidation("glob", what.decode()))
+            generations.record(record_key.decode(), generation)
+            if kind == b"glob":  # tags are checked when an entry is read
+                memory.drop(Invalidation("glob", pattern.decode()))
             last = generation
-        if missed or (last < now and len(rest) < 5 * _PORTION):
-            known.forget(now)
+        if missed or (last < now and len(rest) < 5 * _BATCH):
+            generations.reset(now)
             memory.clear()
         return True

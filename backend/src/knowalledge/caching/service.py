@@ -11,7 +11,7 @@ from functools import partial
 import msgspec
 from msgspec.structs import replace
 
-from knowalledge.caching.domain import CacheEntry, Key, answer_key, etag_of, may_keep, may_share
+from knowalledge.caching.domain import CacheEntry, Key, answer_key, etag_of, may_cache, may_store
 from knowalledge.caching.layers import CacheLookup
 from knowalledge.caching.ports import CacheTelemetry, Flight
 from knowalledge.caching.read_through import ReadThrough
@@ -139,7 +139,7 @@ class CachingGateway:
 
     def _key(self, context: RequestContext, request: Request) -> Key | None:
         """The cache key; None for a request that may not be cached."""
-        if not may_share(request.prompt, request.cache):
+        if not may_cache(request.prompt, request.cache):
             return None
         try:
             model = self._inner.model(request.model)
@@ -188,7 +188,7 @@ class CachingGateway:
 
     def _store(self, key: Key, request: Request, answer: Answer, generation: int) -> None:
         """Store a whole answer of the requested model; never a fallback model's, never one that was cut off."""
-        if answer.model != self._inner.model(request.model) or not may_keep(answer.completion.finish):
+        if answer.model != self._inner.model(request.model) or not may_store(answer.completion.finish):
             return
         body = _encode(replace(answer, id="", queue=QueueInfo(), allowances=(), degraded=False))
         usage = answer.usage

@@ -6,7 +6,7 @@ import msgspec
 from flask import Blueprint, Response, request
 from msgspec import Struct
 
-from knowalledge.caching.invalidation import Taken
+from knowalledge.caching.invalidation import InvalidationResult
 from knowalledge.core.errors import InvalidRequest
 from knowalledge.web.bodies import decode
 from knowalledge.web.context import WebContext
@@ -73,7 +73,9 @@ _decoder = msgspec.json.Decoder(InvalidateBody)
 
 
 def blueprint(
-    web: WebContext, stats: Callable[[], CacheStats], invalidate: Callable[[str, str, str], Taken]
+    web: WebContext,
+    stats: Callable[[], CacheStats],
+    invalidate: Callable[[str, str, str], InvalidationResult],
 ) -> Blueprint:
     """The routes about the caches."""
     routes = Blueprint("cache", __name__)

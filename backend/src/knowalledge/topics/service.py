@@ -193,7 +193,7 @@ class Topics:
         """A flight's work: its only piece is the packed entry, marked as reused or new."""
 
         def make(generation: int) -> Iterator[bytes]:
-            entry = replace(self._make(recipe, context), born=generation)
+            entry = replace(self._make(recipe, context), generation=generation)
             if entry.model == self._model:
                 self._reads.layers.store(key, entry)
             yield _MADE + pack(entry)

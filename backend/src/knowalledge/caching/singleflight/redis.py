@@ -1,11 +1,12 @@
-"""One run of the same work at a time over all replicas: a lease says who leads, a stream carries the pieces.
+"""Single flight over all replicas: a lease names the leader, a Redis stream carries its pieces.
 
-Within a worker there is one run per key, whoever leads, so that a thousand followers here cost one reader. A leader
-renews its lease while it works; when it dies the lease lapses and one of the followers' workers leads anew. A leader
-that lost its lease without dying (a frozen machine) writes to its own stream, which nobody reads any more.
+Each worker has one run per key, so a thousand followers in it cost one reader. A leader renews its lease while it
+works; when it dies, the lease expires and a follower's worker leads a new run. A leader that loses its lease without
+dying (a frozen machine) writes to its own stream, which has no readers any more.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gevent
@@ -23,35 +24,35 @@ _READ = Script("knowalledge.caching", "flight_read")
 
 
 class Pace(Struct, frozen=True):
-    """Seconds: how soon a dead leader is replaced, and how long followers wait for the next word."""
+    """Timing, in seconds."""
 
-    lease: float = 3.0
-    block: float = 0.4  # below the client's socket timeout; 0: never block, poll
-    poll: float = 0.05  # ... between two looks when not blocking
-    keep: float = 60.0  # what a leader said is kept for the slowest follower
+    lease: float = 3.0  # a dead leader is replaced after it
+    block: float = 0.4  # of one blocking read; below the client's socket timeout; 0: poll only
+    poll: float = 0.05  # between two reads that do not block
+    keep: float = 60.0  # a leader's stream is kept for the slowest follower
 
 
-# Followed flights that may hold a connection each; more of them poll.
-MOST_BLOCKING = 64
+# Flights that may hold a blocking connection each; further ones poll.
+MAX_BLOCKING = 64
 
 
 class RedisFlights(MemoryFlights):
-    """Implements ``Flights`` for every replica that names the same Redis; without it, within this process."""
+    """Implements ``Flights`` over all replicas of one Redis; without Redis, within this process."""
 
     def __init__(
         self,
         client: CommandExecutor,
-        outage: RedisBreaker,
+        breaker: RedisBreaker,
         clock: Clock,
         new_id: Callable[[], str],
         pace: Pace = Pace(),  # noqa: B008 - frozen
         blocking: CommandExecutor | None = None,
     ) -> None:
-        """``blocking``: a client with connections of its own, for reads that wait; ``client`` may share one."""
+        """``blocking``: a client with connections of its own, for blocking reads; ``client`` may multiplex one."""
         super().__init__(clock)
         self._client = client
-        self._waits = blocking or client
-        self._outage = outage
+        self._blocking_client = blocking or client
+        self._breaker = breaker
         self._new_id = new_id
         self._pace = pace
         self._blocking = 0
@@ -59,7 +60,7 @@ class RedisFlights(MemoryFlights):
     def flying(self, key: str) -> bool:
         command = ("EXISTS", _lease(key))
         return super().flying(key) or bool(
-            self._outage.run(lambda: self._client.execute_command(*command), 0)
+            self._breaker.run(lambda: self._client.execute_command(*command), 0)
         )
 
     def _conduct(self, key: str, run: FlightRun, work: Work) -> None:
@@ -67,8 +68,8 @@ class RedisFlights(MemoryFlights):
         lease = _lease(key)
         while True:
             args = (token, int(self._pace.lease * 1000))
-            holder = self._outage.run(lambda args=args: _JOIN(self._client, (lease,), *args), None)  # type: ignore[misc]
-            if holder is None:  # nobody to share with
+            holder = self._breaker.run(partial(_JOIN, self._client, (lease,), *args), None)
+            if holder is None:  # Redis is unavailable
                 lead(run, work, lambda _: None)
                 return
             if holder == token.encode():
@@ -82,35 +83,35 @@ class RedisFlights(MemoryFlights):
         keys = (lease, _log(lease, token))
         times = (int(self._pace.lease * 1000), int(self._pace.keep * 1000))
 
-        def tell(kind: str, data: bytes = b"") -> None:
-            self._outage.run(lambda: _TELL(self._client, keys, token, *times, kind, data), 0)
+        def append(kind: str, data: bytes = b"") -> None:
+            self._breaker.run(lambda: _TELL(self._client, keys, token, *times, kind, data), 0)
 
-        def beat() -> None:
+        def renew() -> None:
             while True:
                 gevent.sleep(self._pace.lease / 3)
-                tell("alive")
+                append("alive")
 
-        alive = gevent.spawn(beat)
-        last = "left"  # killed: let another lead at once
+        renewal = gevent.spawn(renew)
+        last = "left"  # this greenlet was killed: another worker may lead at once
         data = b""
         try:
-            error = lead(run, work, lambda piece: tell("piece", piece))
+            error = lead(run, work, lambda piece: append("piece", piece))
             last, data = ("failed", failure_bytes(error)) if error else ("end", b"")
         finally:
-            alive.kill(block=False)
-            tell(last, data)
+            renewal.kill(block=False)
+            append(last, data)
 
     def _follow(self, run: FlightRun, lease: bytes, holder: str) -> bool:
-        """Repeat what another worker's leader says; False when it is gone without an end."""
+        """Publish the pieces of another worker's leader; False if it is lost before its end."""
         keys = (lease, _log(lease, holder))
-        at = "0-0"
+        position = "0-0"
         while True:
-            reply = self._outage.run(lambda at=at: _READ(self._client, keys, holder, at), None)  # type: ignore[misc]
+            reply = self._breaker.run(partial(_READ, self._client, keys, holder, position), None)
             if reply is None:
                 return False
             alive, *events = reply
             for id_, kind, data in zip(events[0::3], events[1::3], events[2::3], strict=True):
-                at = id_.decode()
+                position = id_.decode()
                 if kind == b"piece":
                     run.publish(data)
                     continue
@@ -119,22 +120,24 @@ class RedisFlights(MemoryFlights):
             if not events:
                 if not alive:
                     return False
-                self._wait(keys[1], at)
+                self._wait(keys[1], position)
 
-    def _wait(self, log: bytes, at: str) -> None:
-        """Until the leader says something more, or it is time to see whether it lives."""
-        if not self._pace.block or self._blocking >= MOST_BLOCKING:
+    def _wait(self, log: bytes, position: str) -> None:
+        """Wait for the leader's next piece, or until its lease has to be checked."""
+        if not self._pace.block or self._blocking >= MAX_BLOCKING:
             gevent.sleep(self._pace.poll)
             return
         self._blocking += 1
         try:
             block = int(self._pace.block * 1000)
-            self._outage.run(lambda: self._read(block, log, at), None)
+            self._breaker.run(lambda: self._read(block, log, position), None)
         finally:
             self._blocking -= 1
 
-    def _read(self, block: int, log: bytes, at: str) -> Any:
-        return self._waits.execute_command("XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", log, at)
+    def _read(self, block: int, log: bytes, position: str) -> Any:
+        return self._blocking_client.execute_command(
+            "XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", log, position
+        )
 
 
 def _lease(key: str) -> bytes:
