@@ -1,4 +1,4 @@
-"""The strict provider: what Google's and OpenAI's servers would say, with exact quotas and faults on demand.
+"""A strict simulator of Google's and OpenAI's servers, with exact quotas and faults on demand.
 
-It judges the gateway in tests and benchmarks, so it shares no code with it.
+It judges the gateway in tests and benchmarks, so the two share no code.
 """

@@ -1,4 +1,4 @@
-"""``python -m knowalledge_simulator``, which is also ``knowalledge provider-sim``: one process, one core."""
+"""``python -m knowalledge_simulator``, also ``knowalledge provider-sim``: one process on one core."""
 
 import asyncio
 import gc
@@ -10,13 +10,13 @@ from typing import Any
 import click
 import msgspec
 
-from knowalledge_simulator.knobs import FAULTS, Knobs, moved
+from knowalledge_simulator.knobs import FAULTS, Knobs, patched
 from knowalledge_simulator.provider import Provider
 from knowalledge_simulator.server import serve
 from knowalledge_simulator.window import Limits
 
-# Knobs that are given as name=value, several times, or are not for the command line.
-_OTHERS = ("models", "faults")
+# Knobs with options of their own, which may be repeated.
+_REPEATED = ("models", "faults")
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -32,9 +32,9 @@ def _model(text: str) -> tuple[str, dict[str, str]]:
 
 
 def _options(command: Any) -> Any:
-    """One flag a knob, so that flags and ``/_control`` never differ."""
+    """One option per knob, so that the options and ``/_control`` cannot differ."""
     for field in msgspec.structs.fields(Knobs):
-        if field.name in _OTHERS:
+        if field.name in _REPEATED:
             continue
         flag = f"--{field.name.replace('_', '-')}"
         if isinstance(field.default, bool):
@@ -46,7 +46,9 @@ def _options(command: Any) -> Any:
     return command
 
 
-@click.command(help="A strict provider: Gemini, Vertex and OpenAI dialects, exact sliding windows, faults.")
+@click.command(
+    help="A strict provider simulator: the APIs of Gemini, Vertex AI and OpenAI, exact quotas, faults."
+)
 @click.option("--bind", default="127.0.0.1:9900", show_default=True, help="HOST:PORT to listen on.")
 @click.option("--seed", default=0, show_default=True, help="Of latencies, lengths and faults.")
 @click.option("--model", "models", multiple=True, help="NAME[:rpm=N,tpm=N,rpd=N,tpd=N]; may be repeated.")
@@ -57,7 +59,7 @@ def main(bind: str, seed: int, models: tuple[str, ...], faults: tuple[str, ...],
     if not port.isdecimal():
         raise click.BadParameter(f"--bind {bind!r} is not HOST:PORT")
     try:
-        found = moved(
+        initial = patched(
             Knobs(),
             knobs
             | {
@@ -71,7 +73,7 @@ def main(bind: str, seed: int, models: tuple[str, ...], faults: tuple[str, ...],
     except msgspec.ValidationError as error:
         click.echo(f"provider-sim: {error}", err=True)
         sys.exit(2)
-    asyncio.run(_run(found, host.strip("[]") or "127.0.0.1", int(port), seed))
+    asyncio.run(_run(initial, host.strip("[]") or "127.0.0.1", int(port), seed))
 
 
 async def _run(knobs: Knobs, host: str, port: int, seed: int) -> None:
@@ -82,7 +84,7 @@ async def _run(knobs: Knobs, host: str, port: int, seed: int) -> None:
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     gc.freeze()
     bound = server.sockets[0].getsockname()[1]
-    print(f"provider-sim ready on http://{host}:{bound}", flush=True)  # noqa: T201 - the one line
+    print(f"provider-sim ready on http://{host}:{bound}", flush=True)  # noqa: T201 - tells the caller that it serves
     await stop.wait()
     server.close()
 

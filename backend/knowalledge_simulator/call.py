@@ -1,46 +1,46 @@
-"""One request as the provider understands it, and one answer on its way out, in no dialect."""
+"""One request and its response, independent of the dialect."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
-from knowalledge_simulator.window import Refusal
+from knowalledge_simulator.window import Rejection
 
 Kind = Literal["generate", "count", "embed", "model", "models"]
 
 
 class Call(Struct, frozen=True):
-    """What is asked for."""
+    """A parsed request."""
 
     kind: Kind
     dialect: "Dialect"
     model: str = ""
-    key: str = ""  # whose quota: the model, for Vertex with its location
-    tokens: int = 0  # of input
-    wanted: int | None = None  # output tokens that the prompt's marker asks for
-    most: int | None = None  # output tokens that the caller allows
+    key: str = ""  # of its quota: the model, for Vertex with its location
+    tokens: int = 0  # input
+    marked_tokens: int | None = None  # output that the prompt's marker requests
+    max_tokens: int | None = None  # output that the caller allows
     stream: bool = False
-    sse: bool = True  # Google streams a JSON array unless asked for events
-    usage: bool = True  # whether a stream ends with a count
-    inputs: tuple[str, ...] = ()  # to embed
+    sse: bool = True  # Google streams a JSON array unless events are requested
+    usage: bool = True  # whether a stream ends with token counts
+    inputs: tuple[str, ...] = ()  # texts to embed
     dimensions: int = 768
-    single: bool = False  # one vector asked for, not a batch
-    predict: bool = False  # Vertex' older way to ask for vectors
+    single: bool = False  # one embedding requested, not a batch
+    predict: bool = False  # Vertex's predict method for embeddings
     candidates: int = 1
-    said: str = ""  # what the answer's schema makes the model say
+    schema_text: str = ""  # the answer, if the request has a schema
 
 
-class Count(Struct, frozen=True):
-    """Tokens as the answer tells them; None in ``Answer`` leaves them out."""
+class Usage(Struct, frozen=True):
+    """The token counts of an answer."""
 
     input: int
     output: int
     thinking: int = 0
 
 
-class Failure(Struct, frozen=True):
-    """An error answer: its status, extra headers, and body."""
+class ErrorResponse(Struct, frozen=True):
+    """A response with an error status."""
 
     status: int
     body: dict[str, Any]
@@ -48,31 +48,31 @@ class Failure(Struct, frozen=True):
 
 
 class Dialect(Protocol):
-    """How one API writes what happened."""
+    """Response bodies in one API's format. ``usage`` None leaves the counts out."""
 
-    def whole(self, call: Call, text: str, finish: str, count: Count | None) -> dict[str, Any]:
-        """A complete answer. ``finish`` is stop, length, safety, or empty for no candidate at all."""
+    def completion(self, call: Call, text: str, finish: str, usage: Usage | None) -> dict[str, Any]:
+        """A complete answer. ``finish``: stop, length, safety, or empty for an answer without a candidate."""
         ...
 
-    def piece(self, call: Call, text: str, first: bool) -> dict[str, Any]:
-        """One event in the middle of a stream."""
+    def chunk(self, call: Call, text: str, first: bool) -> dict[str, Any]:
+        """One event of a stream, except at its end."""
         ...
 
-    def last(self, call: Call, text: str, finish: str, count: Count | None) -> list[dict[str, Any]]:
-        """The events that end a stream."""
+    def final_chunks(self, call: Call, text: str, finish: str, usage: Usage | None) -> list[dict[str, Any]]:
+        """The events at the end of a stream."""
         ...
 
-    def vectors(self, call: Call, vectors: list[tuple[float, ...]]) -> dict[str, Any]: ...
+    def embeddings(self, call: Call, vectors: list[tuple[float, ...]]) -> dict[str, Any]: ...
 
-    def described(self, names: list[str], single: bool) -> dict[str, Any]: ...
+    def models(self, names: list[str], single: bool) -> dict[str, Any]: ...
 
-    def refusal(self, call: Call, refusal: Refusal | None) -> Failure:
-        """A 429; None names neither quota nor time."""
+    def quota_error(self, call: Call, rejection: Rejection | None) -> ErrorResponse:
+        """A 429; with None it names neither quota nor time."""
         ...
 
-    def failure(self, status: int, message: str) -> Failure: ...
+    def error(self, status: int, message: str) -> ErrorResponse: ...
 
     @property
-    def end(self) -> bytes:
-        """What comes after the last event of a stream."""
+    def terminator(self) -> bytes:
+        """The bytes after the last event of a stream."""
         ...

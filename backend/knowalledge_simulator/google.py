@@ -1,7 +1,7 @@
-"""Google's dialects: the Gemini API and Vertex AI share messages and differ in paths and in how they name a quota.
+"""The formats of the Gemini API and Vertex AI: they share messages and differ in paths and in the names of quotas.
 
-Sources: ai.google.dev/api/generate-content, cloud.google.com/vertex-ai/docs/reference/rest, and 429 answers as
-users have posted them (github.com/google-gemini/gemini-cli/issues/8437,
+Sources: ai.google.dev/api/generate-content, cloud.google.com/vertex-ai/docs/reference/rest, and 429 responses that
+users have posted (github.com/google-gemini/gemini-cli/issues/8437,
 github.com/langchain-ai/langchain-google/issues/1445).
 """
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from knowalledge_simulator import schema
 from knowalledge_simulator import text as words
-from knowalledge_simulator.call import Call, Count, Failure
-from knowalledge_simulator.window import Refusal
+from knowalledge_simulator.call import Call, ErrorResponse, Usage
+from knowalledge_simulator.window import Rejection
 
 _STATUS = {
     400: "INVALID_ARGUMENT",
@@ -59,46 +59,46 @@ _VERTEX_QUOTA = {
 class Google:
     """Implements ``Dialect`` for both Google APIs."""
 
-    end = b""
+    terminator = b""
 
     def __init__(self, vertex: bool) -> None:
         self.vertex = vertex
 
-    def whole(self, call: Call, text: str, finish: str, count: Count | None) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def completion(self, call: Call, text: str, finish: str, usage: Usage | None) -> dict[str, Any]:
+        body: dict[str, Any] = {}
         if finish == "safety" and not text:
-            found["promptFeedback"] = {"blockReason": "SAFETY"}
+            body["promptFeedback"] = {"blockReason": "SAFETY"}
         elif finish:
-            found["candidates"] = [
+            body["candidates"] = [
                 self._candidate(text, finish, index) for index in range(max(1, call.candidates))
             ]
-        return found | self._tail(call, count)
+        return body | self._metadata(call, usage)
 
-    def piece(self, call: Call, text: str, first: bool) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
+    def chunk(self, call: Call, text: str, first: bool) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
         return {"candidates": [self._candidate(text, "", 0)], "modelVersion": call.model}
 
-    def last(self, call: Call, text: str, finish: str, count: Count | None) -> list[dict[str, Any]]:
-        return [{"candidates": [self._candidate(text, finish, 0)]} | self._tail(call, count)]
+    def final_chunks(self, call: Call, text: str, finish: str, usage: Usage | None) -> list[dict[str, Any]]:
+        return [{"candidates": [self._candidate(text, finish, 0)]} | self._metadata(call, usage)]
 
-    def vectors(self, call: Call, vectors: list[tuple[float, ...]]) -> dict[str, Any]:
+    def embeddings(self, call: Call, vectors: list[tuple[float, ...]]) -> dict[str, Any]:
         if call.predict:
             return {
                 "predictions": [
                     {
                         "embeddings": {
                             "values": values,
-                            "statistics": {"token_count": words.count(text), "truncated": False},
+                            "statistics": {"token_count": words.count_tokens(text), "truncated": False},
                         }
                     }
                     for text, values in zip(call.inputs, vectors, strict=True)
                 ]
             }
-        found = [{"values": values} for values in vectors]
-        return {"embedding": found[0]} if call.single else {"embeddings": found}
+        embeddings = [{"values": values} for values in vectors]
+        return {"embedding": embeddings[0]} if call.single else {"embeddings": embeddings}
 
-    def described(self, names: list[str], single: bool) -> dict[str, Any]:
+    def models(self, names: list[str], single: bool) -> dict[str, Any]:
         prefix = "publishers/google/models/" if self.vertex else "models/"
-        found = [
+        models = [
             {
                 "name": prefix + name,
                 "version": "001",
@@ -109,29 +109,29 @@ class Google:
             }
             for name in names
         ]
-        return found[0] if single else {("publisherModels" if self.vertex else "models"): found}
+        return models[0] if single else {("publisherModels" if self.vertex else "models"): models}
 
-    def refusal(self, call: Call, refusal: Refusal | None) -> Failure:
-        if refusal is None:
-            return self._failure(
+    def quota_error(self, call: Call, rejection: Rejection | None) -> ErrorResponse:
+        if rejection is None:
+            return self._error(
                 429,
                 "Resource exhausted. Please try again later. Please refer to "
                 "https://cloud.google.com/vertex-ai/generative-ai/docs/error-code-429 for more details.",
                 [],
             )
         if self.vertex:
-            quota_id = _VERTEX_QUOTA[refusal.window]
+            quota_id = _VERTEX_QUOTA[rejection.window]
             metric = "aiplatform.googleapis.com/" + re.sub(r"(?<!^)(?=[A-Z])", "_", quota_id).lower()
             location = call.key.rpartition("/")[0] or "global"
             dimensions = {"base_model": call.model, "region": location}
         else:
-            name, quota_id = _GEMINI_QUOTA[refusal.window]
+            name, quota_id = _GEMINI_QUOTA[rejection.window]
             metric = f"generativelanguage.googleapis.com/{name}"
             dimensions = {"location": "global", "model": call.model}
         message = (
             "You exceeded your current quota, please check your plan and billing details.\n"
-            f"* Quota exceeded for metric: {metric}, limit: {refusal.limit}, model: {call.model}\n"
-            f"Please retry in {refusal.wait_s:.9f}s."
+            f"* Quota exceeded for metric: {metric}, limit: {rejection.limit}, model: {call.model}\n"
+            f"Please retry in {rejection.wait_s:.9f}s."
         )
         details: list[dict[str, Any]] = [
             {
@@ -141,7 +141,7 @@ class Google:
                         "quotaMetric": metric,
                         "quotaId": quota_id,
                         "quotaDimensions": dimensions,
-                        "quotaValue": str(refusal.limit),
+                        "quotaValue": str(rejection.limit),
                     }
                 ],
             },
@@ -154,66 +154,66 @@ class Google:
                     }
                 ],
             },
-            {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{refusal.wait_s:.3f}s"},
+            {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{rejection.wait_s:.3f}s"},
         ]
-        return self._failure(429, message, details)
+        return self._error(429, message, details)
 
-    def failure(self, status: int, message: str) -> Failure:
-        return self._failure(status, message, [])
+    def error(self, status: int, message: str) -> ErrorResponse:
+        return self._error(status, message, [])
 
-    def _failure(self, status: int, message: str, details: list[dict[str, Any]]) -> Failure:
+    def _error(self, status: int, message: str, details: list[dict[str, Any]]) -> ErrorResponse:
         error: dict[str, Any] = {"code": status, "message": message, "status": _STATUS.get(status, "UNKNOWN")}
         if details:
             error["details"] = details
-        return Failure(status, {"error": error})
+        return ErrorResponse(status, {"error": error})
 
     def _candidate(self, text: str, finish: str, index: int) -> dict[str, Any]:
-        found: dict[str, Any] = {"content": {"role": "model", "parts": [{"text": text}]}, "index": index}
+        candidate: dict[str, Any] = {"content": {"role": "model", "parts": [{"text": text}]}, "index": index}
         if finish:
-            found["finishReason"] = _FINISH[finish]
-        return found
+            candidate["finishReason"] = _FINISH[finish]
+        return candidate
 
-    def _tail(self, call: Call, count: Count | None) -> dict[str, Any]:
-        found: dict[str, Any] = {"modelVersion": call.model, "responseId": "simulated"}
-        if count is not None:
-            usage: dict[str, Any] = {
-                "promptTokenCount": count.input,
-                "candidatesTokenCount": count.output,
-                "totalTokenCount": count.input + count.output + count.thinking,
-                "promptTokensDetails": [{"modality": "TEXT", "tokenCount": count.input}],
+    def _metadata(self, call: Call, usage: Usage | None) -> dict[str, Any]:
+        body: dict[str, Any] = {"modelVersion": call.model, "responseId": "simulated"}
+        if usage is not None:
+            counts: dict[str, Any] = {
+                "promptTokenCount": usage.input,
+                "candidatesTokenCount": usage.output,
+                "totalTokenCount": usage.input + usage.output + usage.thinking,
+                "promptTokensDetails": [{"modality": "TEXT", "tokenCount": usage.input}],
             }
-            if count.thinking:
-                usage["thoughtsTokenCount"] = count.thinking
+            if usage.thinking:
+                counts["thoughtsTokenCount"] = usage.thinking
             if self.vertex:
-                usage["trafficType"] = "ON_DEMAND"
-            found["usageMetadata"] = usage
-        return found
+                counts["trafficType"] = "ON_DEMAND"
+            body["usageMetadata"] = counts
+        return body
 
 
 GEMINI, VERTEX = Google(vertex=False), Google(vertex=True)
 
 
 def match(path: str) -> "re.Match[str] | None":
-    """Whether a path belongs to this dialect."""
+    """The parts of a path of these APIs, or None for another path."""
     return _PATH.fullmatch(path)
 
 
-def dialect(found: "re.Match[str]") -> Google:
-    return VERTEX if found["publisher"] else GEMINI
+def dialect_of(path: "re.Match[str]") -> Google:
+    return VERTEX if path["publisher"] else GEMINI
 
 
-def read(found: "re.Match[str]", query: str, document: dict[str, Any]) -> Call:
-    """A matched path and its body as a Call. Raises ``ValueError`` saying what is wrong, in Google's words."""
-    side = dialect(found)
-    model, method = found["model"] or "", found["method"]
+def parse(path: "re.Match[str]", query: str, document: dict[str, Any]) -> Call:
+    """A matched path and its body as a Call. Raises ``ValueError`` with the message for the caller."""
+    dialect = dialect_of(path)
+    model, method = path["model"] or "", path["method"]
     if method is None:
-        return Call("model" if model else "models", side, model)
+        return Call("model" if model else "models", dialect, model)
     kind = _METHODS.get(method)
     if kind is None or not model:
         raise ValueError(f"Method {method} is not known for this resource.")
-    key = f"{found['location'] or 'global'}/{model}" if side.vertex else model
+    key = f"{path['location'] or 'global'}/{model}" if dialect.vertex else model
     if kind == "embed":
-        return _embed(side, model, key, method, document)
+        return _parse_embed(dialect, model, key, method, document)
     if kind == "count" and isinstance(document.get("generateContentRequest"), dict):
         document = document["generateContentRequest"]
     contents = document.get("contents")
@@ -224,37 +224,38 @@ def read(found: "re.Match[str]", query: str, document: dict[str, Any]) -> Call:
     texts, images = _texts([*contents, document.get("systemInstruction") or {}])
     tools = document.get("tools")
     config = document.get("generationConfig") or {}
-    most = config.get("maxOutputTokens")
-    if most is not None and (type(most) is not int or not 0 < most <= 65_536):
+    max_tokens = config.get("maxOutputTokens")
+    if max_tokens is not None and (type(max_tokens) is not int or not 0 < max_tokens <= 65_536):
         raise ValueError("Unable to submit request because maxOutputTokens is out of range.")
     return Call(
         "count" if kind == "count" else "generate",
-        side,
+        dialect,
         model,
         key,
-        tokens=sum(map(words.count, texts))
+        tokens=sum(map(words.count_tokens, texts))
         + images * _IMAGE_TOKENS
-        + (words.count(str(tools)) if tools else 0),
-        wanted=next((it for it in map(words.wanted, reversed(texts)) if it is not None), None),
-        most=most,
+        + (words.count_tokens(str(tools)) if tools else 0),
+        marked_tokens=next((it for it in map(words.marked_length, reversed(texts)) if it is not None), None),
+        max_tokens=max_tokens,
         stream=method == "streamGenerateContent",
         sse="alt=sse" in query,
         candidates=config.get("candidateCount") or 1,
-        said=schema.said(config.get("responseJsonSchema") or config.get("responseSchema")),
+        schema_text=schema.sample(config.get("responseJsonSchema") or config.get("responseSchema")),
     )
 
 
-def counted(call: Call) -> dict[str, Any]:
-    """The answer to ``:countTokens``, which OpenAI's API has no like of."""
+def token_count(call: Call) -> dict[str, Any]:
+    """The response to ``:countTokens``; OpenAI's API has no such call."""
     details = [{"modality": "TEXT", "tokenCount": call.tokens}]
     return {"totalTokens": call.tokens, "promptTokensDetails": details}
 
 
 def _texts(contents: list[Any]) -> tuple[list[str], int]:
+    """The texts of contents, and the number of their images and files."""
     texts, images = [], 0
     for content in contents:
         parts = content.get("parts", []) if isinstance(content, dict) else None
-        if isinstance(parts, dict):  # both APIs take a lone part for a list of one
+        if isinstance(parts, dict):  # both APIs accept a single part instead of a list
             parts = [parts]
         if not isinstance(parts, list):
             raise ValueError("Invalid value at 'contents': parts is not a list")
@@ -270,10 +271,10 @@ def _texts(contents: list[Any]) -> tuple[list[str], int]:
     return texts, images
 
 
-def _embed(side: Google, model: str, key: str, method: str, document: dict[str, Any]) -> Call:
+def _parse_embed(dialect: Google, model: str, key: str, method: str, document: dict[str, Any]) -> Call:
     if method == "predict":
-        rows = document.get("instances")
-        inputs = [str(row.get("content", "")) for row in rows or () if isinstance(row, dict)]
+        instances = document.get("instances")
+        inputs = [str(it.get("content", "")) for it in instances or () if isinstance(it, dict)]
         dimensions = (document.get("parameters") or {}).get("outputDimensionality")
     else:
         requests = document.get("requests") if method == "batchEmbedContents" else [document]
@@ -285,10 +286,10 @@ def _embed(side: Google, model: str, key: str, method: str, document: dict[str, 
         raise ValueError("* BatchEmbedContentsRequest.requests: at least one request is required")
     return Call(
         "embed",
-        side,
+        dialect,
         model,
         key,
-        tokens=sum(map(words.count, inputs)),
+        tokens=sum(map(words.count_tokens, inputs)),
         inputs=tuple(inputs),
         dimensions=min(3072, max(1, dimensions or 768)),
         single=method == "embedContent",

@@ -1,4 +1,4 @@
-"""Everything that can be set, at the start by flags and at any time by ``POST /_control``."""
+"""The simulator's settings: flags at the start, ``POST /_control`` at any time."""
 
 from typing import Annotated, Any, Literal
 
@@ -7,10 +7,10 @@ from msgspec import Meta, Struct
 
 from knowalledge_simulator.window import Limits
 
-Natural = Annotated[int, Meta(ge=0)]
-Amount = Annotated[float, Meta(ge=0)]
-Share = Annotated[float, Meta(ge=0, le=1)]
-Span = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[int, Meta(ge=0)]
+NonNegativeFloat = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Positive = Annotated[float, Meta(gt=0)]
 Fault = Literal[
     "400",
     "401",
@@ -30,56 +30,56 @@ Fault = Literal[
     "absurd_usage",
 ]
 FAULTS: dict[str, str] = {
-    "400": "refuses the request as invalid",
-    "401": "refuses the credentials",
-    "500": "fails; the request stays charged",
+    "400": "rejects the request as invalid",
+    "401": "rejects the credentials",
+    "500": "fails with an internal error; the request stays charged",
     "503": "is overloaded; the request stays charged",
-    "429": "refuses although there is room",
-    "bare_429": "the same, naming neither quota nor time",
+    "429": "rejects the request although the quota is not exhausted",
+    "bare_429": "the same, naming neither a quota nor a time",
     "stream_429": "answers a stream with 200, then with an error event before any text",
     "hang": "never answers",
-    "reset": "closes the connection without an answer",
-    "cut": "closes the connection in the middle of the answer",
-    "garbage": "answers 200 with what is not JSON",
+    "reset": "closes the connection without a response",
+    "cut": "closes the connection in the middle of the response",
+    "garbage": "answers 200 with a body that is not JSON",
     "empty": "answers without a candidate",
     "safety": "blocks the answer",
-    "gzip": "answers compressed",
-    "no_usage": "answers without counting tokens",
-    "absurd_usage": "counts negative and impossible numbers of tokens",
+    "gzip": "compresses the response",
+    "no_usage": "answers without token counts",
+    "absurd_usage": "reports negative and impossible token counts",
 }
 
 
 class Knobs(Struct, frozen=True, forbid_unknown_fields=True):
-    """How the provider behaves. Times in milliseconds are medians; sigma 0 makes them fixed."""
+    """How the provider behaves. Latencies and lengths are medians of a log-normal distribution; sigma 0 fixes them."""
 
-    rpm: Natural = 0
-    tpm: Natural = 0
-    rpd: Natural = 0
-    tpd: Natural = 0
-    window_s: Span = 60.0
-    day_s: Span = 86_400.0
+    rpm: NonNegative = 0
+    tpm: NonNegative = 0
+    rpd: NonNegative = 0
+    tpd: NonNegative = 0
+    window_s: Positive = 60.0
+    day_s: Positive = 86_400.0
     count: Literal["total", "input"] = "total"  # what tpm and tpd count
-    models: dict[str, Limits] = {}  # in place of the limits above; also "location/model" for Vertex
-    only_models: bool = False  # any other model is 404
-    bare_429: bool = False  # refusals name neither the quota nor the time
-    api_key: str = ""  # what callers must show; empty: anything
-    latency_ms: Amount = 0.0  # until the first token
-    latency_sigma: Amount = 0.0  # of the logarithm
-    tail_p: Share = 0.0  # this share of requests ...
-    tail_x: Amount = 10.0  # ... takes this many times as long
-    token_ms: Amount = 0.0  # from one output token to the next
-    transit_ms: Amount = 0.0  # from a request's arrival to its being counted
-    transit_sigma: Amount = 0.0
-    output_tokens: Natural = 16  # the median
-    output_sigma: Amount = 0.0  # of the logarithm
-    max_output: Natural = 65_536
+    models: dict[str, Limits] = {}  # instead of the limits above, by model or, for Vertex, "location/model"
+    only_models: bool = False  # other models are answered by 404
+    bare_429: bool = False  # 429 responses name neither a quota nor a time
+    api_key: str = ""  # that callers must send; empty: any
+    latency_ms: NonNegativeFloat = 0.0  # until the first token
+    latency_sigma: NonNegativeFloat = 0.0  # of the logarithm
+    tail_p: Fraction = 0.0  # a share of requests ...
+    tail_x: NonNegativeFloat = 10.0  # ... takes this many times as long to the first token
+    token_ms: NonNegativeFloat = 0.0  # between two output tokens
+    transit_ms: NonNegativeFloat = 0.0  # from a request's arrival until it is counted
+    transit_sigma: NonNegativeFloat = 0.0
+    output_tokens: NonNegative = 16  # the median
+    output_sigma: NonNegativeFloat = 0.0  # of the logarithm
+    max_output: NonNegative = 65_536
     marker: bool = True  # [[out=N]] in a prompt sets the length of its answer
-    chunk_tokens: Annotated[int, Meta(ge=1)] = 1  # tokens an event of a stream
-    thinking: Natural = 0  # thinking tokens of each answer, counted as output
-    faults: dict[Fault, Share] = {}  # share of requests by fault; at most one fault a request
+    chunk_tokens: Annotated[int, Meta(ge=1)] = 1  # tokens in one event of a stream
+    thinking: NonNegative = 0  # thinking tokens of each answer, counted as output
+    faults: dict[Fault, Fraction] = {}  # share of requests by fault; at most one fault per request
 
     def limits(self, key: str, model: str) -> Limits:
-        """The limits of a model, under its own key or its plain name."""
+        """The limits of a model: under its quota's key, else its name, else the common ones."""
         return (
             self.models.get(key)
             or self.models.get(model)
@@ -87,6 +87,6 @@ class Knobs(Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
-def moved(knobs: Knobs, patch: dict[str, Any]) -> Knobs:
-    """The knobs with some of them changed. Raises ``msgspec.ValidationError`` naming what is wrong."""
+def patched(knobs: Knobs, patch: dict[str, Any]) -> Knobs:
+    """A copy with some knobs changed. Raises ``msgspec.ValidationError`` naming the invalid one."""
     return msgspec.convert(msgspec.to_builtins(knobs) | patch, Knobs, strict=False)

@@ -1,7 +1,7 @@
-"""Exact sliding windows: every charge is remembered with its moment until it is out of the window.
+"""Exact sliding windows: every charge is kept with its time until it leaves the window.
 
-Times are seconds on any clock that never steps back; they are arguments, so that tests can choose them. A charge made
-at ``t`` counts at every moment before ``t + span`` and no longer at it.
+Times are arguments, in seconds on a monotonic clock, so that tests can choose them. A charge made at ``t`` counts from
+``t`` up to, and not including, ``t + span``.
 """
 
 from collections import deque
@@ -10,7 +10,7 @@ from msgspec import Struct
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
-    """Requests and tokens, a minute and a day; 0 means unlimited."""
+    """Requests and tokens per minute and per day; 0 means unlimited."""
 
     rpm: int = 0
     tpm: int = 0
@@ -18,8 +18,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     tpd: int = 0
 
 
-class Refusal(Struct, frozen=True):
-    """Why a request was not admitted, and when it would be."""
+class Rejection(Struct, frozen=True):
+    """The window that rejected a request, and the seconds until the request would fit."""
 
     window: str  # rpm, tpm, rpd or tpd
     limit: int
@@ -28,7 +28,7 @@ class Refusal(Struct, frozen=True):
 
 
 class Window:
-    """What was charged within the last ``span_s`` seconds, and the most that it ever was."""
+    """The charges of the last ``span_s`` seconds, and their highest sum so far."""
 
     __slots__ = ("_charges", "peak", "peak_share", "span_s", "total")
 
@@ -36,18 +36,18 @@ class Window:
         self.span_s = span_s
         self.total = 0
         self.peak = 0
-        self.peak_share = 0.0  # of the limit that was in force then
+        self.peak_share = 0.0  # of the limit in force at the time
         self._charges: deque[tuple[float, int]] = deque()
 
     def used(self, now: float) -> int:
-        """The sum of what counts at ``now``."""
+        """The sum of the charges in the window at ``now``."""
         charges = self._charges
         while charges and charges[0][0] + self.span_s <= now:
             self.total -= charges.popleft()[1]
         return self.total
 
     def add(self, now: float, amount: int, limit: int) -> None:
-        """Charge ``amount`` at ``now``; ``limit`` is what was allowed at that moment."""
+        """Charge ``amount`` at ``now``; ``limit`` is the limit in force."""
         if amount <= 0:
             return
         self._charges.append((now, amount))
@@ -58,14 +58,14 @@ class Window:
             self.peak_share = max(self.peak_share, used / limit)
 
     def wait(self, now: float, amount: int, limit: int) -> float:
-        """Seconds until ``amount`` more fits if nothing else is charged; a whole span if it never does."""
-        short = self.used(now) + amount - limit
-        if short <= 0:
+        """Seconds until ``amount`` fits if nothing else is charged; a whole span if it never does."""
+        excess = self.used(now) + amount - limit
+        if excess <= 0:
             return 0.0
-        for moment, charged in self._charges:
-            short -= charged
-            if short <= 0:
-                return moment + self.span_s - now
+        for at, charged in self._charges:
+            excess -= charged
+            if excess <= 0:
+                return at + self.span_s - now
         return self.span_s
 
 
@@ -82,9 +82,9 @@ class Quota:
             "tpd": Window(day_s),
         }
 
-    def admit(self, now: float, tokens: int) -> Refusal | None:
-        """Charge one request and its input tokens; or say which window has no room, and charge nothing."""
-        worst: Refusal | None = None
+    def admit(self, now: float, tokens: int) -> Rejection | None:
+        """Charge one request and its input tokens; or return the window that rejects it longest, and charge nothing."""
+        worst: Rejection | None = None
         for name, window in self.windows.items():
             limit: int = getattr(self.limits, name)
             if not limit:
@@ -94,20 +94,20 @@ class Quota:
             if used + amount > limit:
                 wait = window.wait(now, amount, limit)
                 if worst is None or wait > worst.wait_s:
-                    worst = Refusal(name, limit, used, wait)
+                    worst = Rejection(name, limit, used, wait)
         if worst is None:
             self._charge(now, "r", 1)
             self._charge(now, "t", tokens)
         return worst
 
     def complete(self, now: float, tokens: int) -> None:
-        """Charge the output tokens of a finished answer. They are spent whether or not they fit."""
+        """Charge the output tokens of a finished answer, whether or not they fit."""
         if self.output_counts:
             self._charge(now, "t", tokens)
 
     def _charge(self, now: float, kind: str, amount: int) -> None:
         for name, window in self.windows.items():
             limit: int = getattr(self.limits, name)
-            # A window without a limit is not kept: at any rate, for any time, it would only grow.
+            # Without a limit nothing is charged: the charges would take memory and be of no use.
             if name[0] == kind and limit:
                 window.add(now, amount, limit)

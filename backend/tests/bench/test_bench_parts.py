@@ -15,7 +15,7 @@ from bench.wire import Channel, Exchange, Pool
 from knowalledge.core.context import Priority
 from knowalledge.quota.domain.queue import Waiter
 from knowalledge.quota.domain.window import TokenCost
-from knowalledge_simulator.knobs import Knobs, moved
+from knowalledge_simulator.knobs import Knobs, patched
 from knowalledge_simulator.provider import Provider
 from knowalledge_simulator.server import serve
 
@@ -96,7 +96,7 @@ def test_a_token_that_two_reads_share_is_counted_once() -> None:
 def test_every_answer_of_a_load_is_counted_with_its_tokens(mode: dict[str, Any], stream: bool) -> None:
     async def run() -> tuple[dict[str, Any], Provider]:
         loop = asyncio.get_running_loop()
-        provider = Provider(moved(Knobs(), {"output_tokens": 5}), loop.time)
+        provider = Provider(patched(Knobs(), {"output_tokens": 5}), loop.time)
         server = await serve(provider, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         pool = Pool("127.0.0.1", port)

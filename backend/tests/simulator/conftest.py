@@ -1,4 +1,4 @@
-"""A simulator on a free port, in a thread with a loop of its own."""
+"""A simulator on a free port, in a thread with an event loop of its own."""
 
 import asyncio
 import json
@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from knowalledge_simulator.knobs import Knobs, moved
+from knowalledge_simulator.knobs import Knobs, patched
 from knowalledge_simulator.provider import Provider
 from knowalledge_simulator.server import serve
 
 
-class Sim:
-    """The server, and the shortest way to ask it."""
+class SimulatorClient:
+    """Requests to the running simulator."""
 
     def __init__(self, port: int, provider: Provider) -> None:
         self.port, self.provider = port, provider
 
-    def send(self, method: str, path: str, body: Any = None, **headers: str) -> HTTPResponse:
+    def open(self, method: str, path: str, body: Any = None, **headers: str) -> HTTPResponse:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         connection.request(method, path, data, headers)
@@ -29,46 +29,46 @@ class Sim:
         response.connection = connection  # type: ignore[attr-defined]
         return response
 
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-        response = self.send(method, path, body, **headers)
+    def request(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        response = self.open(method, path, body, **headers)
         try:
             return response.status, json.loads(response.read())
         finally:
             response.connection.close()  # type: ignore[attr-defined]
 
     def text(self, path: str, body: Any) -> str:
-        response = self.send("POST", path, body)
+        response = self.open("POST", path, body)
         try:
             return response.read().decode()
         finally:
             response.connection.close()  # type: ignore[attr-defined]
 
-    def knobs(self, **patch: Any) -> None:
-        status, found = self.ask("POST", "/_control", patch)
-        assert status == 200, found
+    def set_knobs(self, **patch: Any) -> None:
+        status, body = self.request("POST", "/_control", patch)
+        assert status == 200, body
 
     def stats(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.ask("GET", "/_stats")[1]
-        return found
+        stats: dict[str, Any] = self.request("GET", "/_stats")[1]
+        return stats
 
 
 @pytest.fixture(scope="session")
-def _running() -> Iterator[Sim]:
+def _running() -> Iterator[SimulatorClient]:
     loop = asyncio.new_event_loop()
     provider = Provider(Knobs(), time.monotonic)
     server = loop.run_until_complete(serve(provider, "127.0.0.1", 0))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    yield Sim(server.sockets[0].getsockname()[1], provider)
+    yield SimulatorClient(server.sockets[0].getsockname()[1], provider)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(5)
     server.close()
-    loop.run_until_complete(asyncio.sleep(0.01))  # connections see their ends
+    loop.run_until_complete(asyncio.sleep(0.01))  # connections see that they are closed
     loop.close()
 
 
 @pytest.fixture
-def sim(_running: Sim) -> Sim:
-    _running.provider.knobs = moved(Knobs(), {})
+def sim(_running: SimulatorClient) -> SimulatorClient:
+    _running.provider.knobs = patched(Knobs(), {})
     _running.provider.reset()
     return _running

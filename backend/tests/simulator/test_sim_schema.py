@@ -1,4 +1,4 @@
-"""Answers that are held to a schema, in every dialect."""
+"""Answers that conform to a schema, in every dialect."""
 
 import json
 from typing import Any
@@ -7,8 +7,8 @@ import jsonschema
 import pytest
 
 from knowalledge_simulator import text
-from knowalledge_simulator.schema import said
-from tests.simulator.conftest import Sim
+from knowalledge_simulator.schema import sample
+from tests.simulator.conftest import SimulatorClient
 
 SCHEMA = {
     "type": "object",
@@ -23,24 +23,24 @@ SCHEMA = {
 }
 
 
-def test_what_is_said_holds_to_the_schema_and_strings_differ() -> None:
-    found = json.loads(said(SCHEMA))
-    jsonschema.validate(found, SCHEMA)
-    assert len(set(found["names"])) == 4
+def test_a_sample_conforms_to_its_schema_and_its_strings_differ() -> None:
+    value = json.loads(sample(SCHEMA))
+    jsonschema.validate(value, SCHEMA)
+    assert len(set(value["names"])) == 4
 
 
-@pytest.mark.parametrize("odd", [None, 3, {}, {"type": "array", "minItems": 10**9}, {"type": []}])
-def test_an_odd_schema_is_no_crash_and_no_flood(odd: Any) -> None:
-    assert len(said(odd)) < 100_000
+@pytest.mark.parametrize("schema", [None, 3, {}, {"type": "array", "minItems": 10**9}, {"type": []}])
+def test_a_malformed_schema_gives_a_bounded_sample(schema: Any) -> None:
+    assert len(sample(schema)) < 100_000
 
 
-def test_parts_of_a_text_are_the_whole_text() -> None:
-    whole = said(SCHEMA)
-    count = text.count(whole)
-    assert "".join(text.part(whole, at, 7) for at in range(0, count, 7)) == whole
+def test_consecutive_slices_join_to_the_whole_text() -> None:
+    whole = sample(SCHEMA)
+    count = text.count_tokens(whole)
+    assert "".join(text.slice_tokens(whole, at, 7) for at in range(0, count, 7)) == whole
 
 
-def test_each_dialect_answers_by_the_schema(sim: Sim) -> None:
+def test_each_dialect_answers_according_to_the_schema(sim: SimulatorClient) -> None:
     for path, body in (
         (
             "/v1beta/models/m:generateContent",
@@ -58,16 +58,16 @@ def test_each_dialect_answers_by_the_schema(sim: Sim) -> None:
             },
         ),
     ):
-        status, found = sim.ask("POST", path, body)
+        status, response = sim.request("POST", path, body)
         assert status == 200
-        if "candidates" in found:
-            answer = found["candidates"][0]["content"]["parts"][0]["text"]
+        if "candidates" in response:
+            answer = response["candidates"][0]["content"]["parts"][0]["text"]
         else:
-            answer = found["choices"][0]["message"]["content"]
+            answer = response["choices"][0]["message"]["content"]
         jsonschema.validate(json.loads(answer), SCHEMA)
 
 
-def test_a_streamed_answer_by_a_schema_is_whole_too(sim: Sim) -> None:
+def test_a_streamed_answer_conforms_to_the_schema_too(sim: SimulatorClient) -> None:
     events = sim.text(
         "/v1beta/models/m:streamGenerateContent?alt=sse",
         {
