@@ -32,7 +32,7 @@ from knowalledge.gateway.domain.prompt import Text
 from knowalledge.gateway.domain.request import Request
 from knowalledge.net.redis.breaker import RedisBreaker
 from knowalledge.topics import prompt_files as prompts
-from knowalledge.topics.domain import query
+from knowalledge.topics.domain import parse_query
 from knowalledge.topics.service import Topics
 
 TITLE = "Caches"
@@ -111,7 +111,7 @@ def hit_rate(stage: Stage, length: int) -> list[Row]:
     near = 0
     for index, rank in enumerate(asked):
         topics, _ = fleet[index % 3]
-        near += topics.get(query("related", f"topic {rank}", {}), context).cache.layer == "memory"
+        near += topics.get(parse_query("related", f"topic {rank}", {}), context).cache.layer == "memory"
     size = fleet[0][1].size()
     redis.close()
     hits = 1 - model.calls / length

@@ -36,8 +36,8 @@ from knowalledge.topics.fast_path import FastPath, ParsedUrl, Policy
 from knowalledge.topics.popularity.memory import MemoryPopularity
 from knowalledge.topics.popularity.redis import RedisPopularity
 from knowalledge.topics.ports import Popularity
-from knowalledge.topics.service import Asks, Topics
-from knowalledge.topics.warming import HALF_LIFE_S, MOST_KNOWN, Popular
+from knowalledge.topics.service import Completes, Topics
+from knowalledge.topics.warming import HALF_LIFE_S, MAX_TRACKED, Warming
 from knowalledge.web.context import WebContext
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def build(
     )
     if redis is None or pipe is None:
         layers = Layers((Layer("memory", memory),), lifetimes, clock, telemetry)
-        popularity = MemoryPopularity(clock, HALF_LIFE_S, MOST_KNOWN)
+        popularity = MemoryPopularity(clock, HALF_LIFE_S, MAX_TRACKED)
         return Caches(layers, MemoryFlights(clock), popularity, (), lambda: 0)
     outage = RedisBreaker(clock)
     shared = RedisResponseCache(pipe, outage, settings.cache.redis_bytes)
@@ -89,7 +89,7 @@ def build(
         Layers((Layer("memory", memory), Layer("redis", shared)), lifetimes, clock, telemetry, listen),
         # Followers block in Redis until there is something to read: on connections of their own.
         RedisFlights(pipe, outage, clock, lambda: uuid4().hex, pace, blocking=redis),
-        RedisPopularity(pipe, outage, HALF_LIFE_S, MOST_KNOWN),
+        RedisPopularity(pipe, outage, HALF_LIFE_S, MAX_TRACKED),
         ((LISTEN_S, listen),),
         lambda: shared.unreadable,
     )
@@ -108,7 +108,7 @@ def knowledge(
     settings: Settings,
     web: WebContext,
     caches: Caches,
-    models: Asks,
+    models: Completes,
     quota: QuotaStore,
     clock: Clock,
     telemetry: CacheMetrics,
@@ -122,10 +122,10 @@ def knowledge(
         prompts.load(),
         model.name,
         telemetry,
-        lambda asked: popular.asked(asked),
+        lambda asked: warming.record_query(asked),
     )
     spare = partial(has_spare, quota, tuple(target.name for target in model.targets))
-    popular = Popular(service, caches.popularity, clock, layers.lifetimes.life_s, spare, lambda: uuid4().hex)
+    warming = Warming(service, caches.popularity, clock, layers.lifetimes.life_s, spare, lambda: uuid4().hex)
     policy = Policy(
         browser_s=int(settings.cache.browser_ttl),
         cdn_s=int(settings.cache.cdn_ttl),
@@ -135,16 +135,16 @@ def knowledge(
     )
     memo: Sieve[str, ParsedUrl] = Sieve(MEMO_BYTES)
     routes = topic_routes.blueprint(web, service, policy, memo, settings.request.timeout)
-    stats = partial(cache_stats, settings, caches, popular, telemetry)
+    stats = partial(cache_stats, settings, caches, warming, telemetry)
     operating = cache_routes.blueprint(web, stats, Invalidator(layers, purger(settings), audit))
     gauges = partial(_shared_gauges, layers, telemetry)
     # Whichever worker is asked tells of all: each notes in time what it holds.
     noting: Task = (NOTE_S, partial(_gauges, layers, telemetry))
-    warming: tuple[Task, ...] = ((popular.round_s, popular.round),) if settings.cache.keep_warm else ()
+    warm: tuple[Task, ...] = ((warming.round_s, warming.round),) if settings.cache.keep_warm else ()
     return Knowledge(
         (routes, operating),
         lambda inner: FastPath(inner, web, service, policy, memo),
-        (*caches.tasks, noting, *warming),
+        (*caches.tasks, noting, *warm),
         gauges,
     )
 
@@ -183,7 +183,7 @@ def _shared_gauges(layers: Layers, telemetry: CacheMetrics) -> None:
             telemetry.shared_size(size)
 
 
-def cache_stats(settings: Settings, caches: Caches, popular: Popular, telemetry: CacheMetrics) -> CacheStats:
+def cache_stats(settings: Settings, caches: Caches, warming: Warming, telemetry: CacheMetrics) -> CacheStats:
     layers = caches.layers
     _gauges(layers, telemetry)
     looks = telemetry.lookups()
@@ -221,7 +221,7 @@ def cache_stats(settings: Settings, caches: Caches, popular: Popular, telemetry:
         stale=flight.stale,
         layers=found,
         saved=_saved(settings, spared),
-        popular=tuple(question.path for question in popular.known[:20]),
+        popular=tuple(question.path for question in warming.popular[:20]),
     )
 
 

@@ -32,51 +32,51 @@ def test_counts_add_up_are_ordered_and_bounded(popularity: Popularity) -> None:
 def test_a_rest_grows_old_and_is_known_for_a_while_after_it(
     popularity: Popularity, clock: ManualClock
 ) -> None:
-    assert popularity.rests() == {}
-    popularity.rest("a", 30, 600)
-    popularity.rest("b", 0.04, 60)
-    popularity.rest("c", 0.02, 0.02)
-    popularity.rest("d", 60, 0)
+    assert popularity.backoffs() == {}
+    popularity.back_off("a", 30, 600)
+    popularity.back_off("b", 0.04, 60)
+    popularity.back_off("c", 0.02, 0.02)
+    popularity.back_off("d", 60, 0)
     gevent.sleep(0.05)
     clock.sleep(0.05)
-    found = popularity.rests()
+    found = popularity.backoffs()
     assert {name: it.length_s for name, it in found.items()} == {"a": 30, "b": 0.04, "d": 60}
     assert 0.04 <= found["b"].age_s < 30
-    assert [found[name].over for name in "abd"] == [False, True, False]
+    assert [found[name].is_over for name in "abd"] == [False, True, False]
 
 
 def test_a_rest_that_begins_again_is_the_new_one_and_one_that_is_forgotten_is_gone(
     popularity: Popularity, clock: ManualClock
 ) -> None:
-    popularity.rest("a", 0.02, 60)
-    popularity.rest("b", 30, 600)
+    popularity.back_off("a", 0.02, 60)
+    popularity.back_off("b", 30, 600)
     gevent.sleep(0.03)
     clock.sleep(0.03)
-    popularity.rest("a", 60, 600)
-    assert popularity.rests()["a"].length_s == 60
-    assert not popularity.rests()["a"].over
+    popularity.back_off("a", 60, 600)
+    assert popularity.backoffs()["a"].length_s == 60
+    assert not popularity.backoffs()["a"].is_over
     popularity.forget("a")
     popularity.forget("never known")
-    assert list(popularity.rests()) == ["b"]
+    assert list(popularity.backoffs()) == ["b"]
 
 
 def test_of_too_many_rests_those_are_lost_that_would_be_forgotten_first(popularity: Popularity) -> None:
     for index in (37 * step % 60 for step in range(60)):
-        popularity.rest(f"x{index}", 100 * (index + 1), 600)
-    popularity.rest("x59", 9000, 600)  # known already: nobody's place
-    assert set(popularity.rests()) == {f"x{index}" for index in range(10, 60)}
+        popularity.back_off(f"x{index}", 100 * (index + 1), 600)
+    popularity.back_off("x59", 9000, 600)  # known already: nobody's place
+    assert set(popularity.backoffs()) == {f"x{index}" for index in range(10, 60)}
 
 
 def test_rests_do_not_outlive_their_use_in_redis(redis_client: Redis, clock: ManualClock) -> None:
     popularity = RedisPopularity(redis_client, RedisBreaker(clock), 3600, 50)
-    popularity.rest("a", 600, 600)
-    popularity.rest("b", 30, 600)
+    popularity.back_off("a", 600, 600)
+    popularity.back_off("b", 30, 600)
     (key,) = redis_client.keys()
     assert 1190 < redis_client.ttl(key) <= 1200
 
 
 def test_without_redis_nothing_rests_and_nothing_is_raised(clock: ManualClock) -> None:
     popularity = RedisPopularity(Redis(port=1), RedisBreaker(clock), 3600, 50)
-    popularity.rest("a", 30, 600)
+    popularity.back_off("a", 30, 600)
     popularity.forget("a")
-    assert popularity.rests() == {}
+    assert popularity.backoffs() == {}

@@ -18,7 +18,7 @@ from knowalledge.topics.domain import (
     degraded,
     document,
     document_key,
-    normal,
+    normalize_topic,
     query,
     read,
     schema_of,
@@ -30,11 +30,11 @@ from tests.support.fake_provider import fill
 @given(st.text(max_size=300))
 def test_a_normal_name_is_its_own_normal_name(text: str) -> None:
     try:
-        once = normal(text)
+        once = normalize_topic(text)
     except InvalidRequest:
         return
-    assert normal(once) == once
-    assert normal(f"  {once.upper()} ") in (once, normal(once.upper()))
+    assert normalize_topic(once) == once
+    assert normalize_topic(f"  {once.upper()} ") in (once, normalize_topic(once.upper()))
     assert len(once) <= 200
 
 
@@ -51,13 +51,13 @@ def test_a_normal_name_is_its_own_normal_name(text: str) -> None:
     ],
 )
 def test_normal_names(spelled: str, name: str) -> None:
-    assert normal(spelled) == name
+    assert normalize_topic(spelled) == name
 
 
 @pytest.mark.parametrize("name", ["", " ", "...", "a/../b", "..\\x", "a\x00", "\x7f", "\ud800", "a" * 201])
 def test_what_names_nothing_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest):
-        normal(name)
+        normalize_topic(name)
 
 
 def test_each_part_of_a_question_has_its_own_key() -> None:

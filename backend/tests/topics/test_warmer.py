@@ -71,7 +71,7 @@ PATHS = [
 
 
 def run(warmer: Warmer, tmp_path: Path) -> list[str]:
-    return [it.how for it in warmer.warm(warmer.left(topics_of(tmp_path / "topics.txt")))]
+    return [it.how for it in warmer.warm(warmer.pending(topics_of(tmp_path / "topics.txt")))]
 
 
 def test_every_topic_is_asked_once_and_told_whether_it_was_there(
@@ -93,7 +93,7 @@ def test_a_second_run_asks_only_what_is_left(make: Make, gateway: Gateway, tmp_p
 
 def test_a_run_that_was_stopped_goes_on_where_it_was(make: Make, gateway: Gateway, tmp_path: Path) -> None:
     warmer = make()
-    running = warmer.warm(warmer.left(topics_of(tmp_path / "topics.txt")))
+    running = warmer.warm(warmer.pending(topics_of(tmp_path / "topics.txt")))
     next(running)
     running.close()  # type: ignore[attr-defined]
     gateway.asked.clear()

@@ -30,17 +30,17 @@ from knowalledge.gateway.domain.answer import Answer
 from knowalledge.gateway.domain.request import Request
 from knowalledge.net.redis.breaker import RedisBreaker
 from knowalledge.topics import prompt_files as prompts
-from knowalledge.topics.domain import TopicQuery, query
+from knowalledge.topics.domain import TopicQuery, parse_query
 from knowalledge.topics.popularity.memory import MemoryPopularity
 from knowalledge.topics.popularity.redis import RedisPopularity
 from knowalledge.topics.ports import Popularity
 from knowalledge.topics.service import Topics
-from knowalledge.topics.warming import Popular
+from knowalledge.topics.warming import Warming
 from tests.support.doubles import ManualClock, RecordingTelemetry
 from tests.support.fake_provider import FakeProvider
 
 ASKER = RequestContext("id")
-LIGHT = query("related", "light", {})
+LIGHT = parse_query("related", "light", {})
 
 
 class Models:
@@ -78,9 +78,9 @@ class Replica:
             prompts.load(),
             "m",
             RecordingTelemetry(),
-            lambda asked: self.popular.asked(asked),
+            lambda asked: self.warming.record_query(asked),
         )
-        self.popular = Popular(self.topics, popularity, clock, life_s, lambda: self.spare, lambda: "id")
+        self.warming = Warming(self.topics, popularity, clock, life_s, lambda: self.spare, lambda: "id")
 
     def fresh(self, asked: TopicQuery = LIGHT) -> bool:
         return self.layers.peek(self.topics.key(asked)).fresh
@@ -119,46 +119,46 @@ def test_after_ten_requests_an_answer_is_made_anew_before_it_ends_at_low_priorit
     replica: Replica, clock: ManualClock, models: Models
 ) -> None:
     replica.ask(10)
-    assert replica.popular.round() == 0
+    assert replica.warming.round() == 0
     clock.sleep(2800)  # by now they count less than ten
     replica.ask(5)
-    assert replica.popular.round() == 0
+    assert replica.warming.round() == 0
     clock.sleep(100)
-    assert replica.popular.round() == 1
+    assert replica.warming.round() == 1
     assert [it.priority for it in models.contexts] == [Priority.MEDIUM, Priority.LOW]
     clock.sleep(1000)  # past the first one's end
     assert replica.topics.get(LIGHT, ASKER).cache.status == "hit"
-    assert replica.popular.round() == 0
+    assert replica.warming.round() == 0
 
 
 def test_nine_requests_are_not_popular_and_old_ones_count_less(
     replica: Replica, clock: ManualClock, models: Models
 ) -> None:
     replica.ask(9)
-    replica.popular.round()
-    assert replica.popular.known == ()
+    replica.warming.round()
+    assert replica.warming.popular == ()
     replica.ask(2)
-    replica.popular.round()
-    assert replica.popular.known == (LIGHT,)
+    replica.warming.round()
+    assert replica.warming.popular == (LIGHT,)
     clock.sleep(3600)
-    replica.popular.round()
-    assert replica.popular.known == ()
+    replica.warming.round()
+    assert replica.warming.popular == ()
 
 
 def test_what_callers_have_made_already_is_not_made_twice(replica: Replica, models: Models) -> None:
     models.provider.takes = 0.05
     callers = [gevent.spawn(replica.ask, 1) for _ in range(20)]
     gevent.sleep(0.01)
-    assert replica.popular.round() == 0
+    assert replica.warming.round() == 0
     gevent.joinall(callers, raise_error=True)
-    assert replica.popular.known == (LIGHT,)
+    assert replica.warming.popular == (LIGHT,)
     assert models.provider.calls == 1
 
 
 def test_what_was_taken_back_while_it_is_popular_is_made_anew(replica: Replica, models: Models) -> None:
     replica.ask(20)
     replica.layers.invalidate("topic:light", "me")
-    assert replica.popular.round() == 1
+    assert replica.warming.round() == 1
     assert models.provider.calls == 2
 
 
@@ -168,7 +168,7 @@ def test_without_quota_to_spare_nothing_is_made_anew(
     replica.ask(20)
     clock.sleep(3000)
     replica.spare = False
-    assert replica.popular.round() == 0
+    assert replica.warming.round() == 0
     assert len(models.contexts) == 1
 
 
@@ -178,12 +178,12 @@ def test_a_failure_leaves_the_old_answer_and_after_a_rest_it_is_tried_again(
     replica.ask(40)
     clock.sleep(3000)
     models.provider.error = ProviderUnavailable("x")
-    assert replica.popular.round() == 0
+    assert replica.warming.round() == 0
     assert replica.topics.get(LIGHT, ASKER).cache.status == "hit"
     models.provider.error = None
-    assert replica.popular.round() == 0
+    assert replica.warming.round() == 0
     clock.sleep(30)
-    assert replica.popular.round() == 1
+    assert replica.warming.round() == 1
 
 
 def tries(replica: Replica, clock: ManualClock, models: Models, seconds: float) -> list[float]:
@@ -191,8 +191,8 @@ def tries(replica: Replica, clock: ManualClock, models: Models, seconds: float) 
     began, found = clock.now(), []
     while clock.now() - began < seconds:
         before = models.provider.calls
-        replica.popular.asked(LIGHT)
-        replica.popular.round()
+        replica.warming.record_query(LIGHT)
+        replica.warming.round()
         found += [clock.now() - began] * (models.provider.calls - before)
         clock.sleep(5)
     return found
@@ -234,7 +234,7 @@ def test_the_answer_of_a_fallback_is_not_kept_so_it_is_not_fetched_every_round(
     assert tries(replica, clock, models, 120) == [0, 30, 90]
     models.answering = ""
     clock.sleep(120)
-    assert replica.popular.round() == 1
+    assert replica.warming.round() == 1
 
 
 def test_after_a_success_the_next_rest_is_short_again(
@@ -257,9 +257,9 @@ def test_a_rest_is_over_when_a_caller_has_it_made(
     models.provider.error = None
     replica.layers.invalidate("topic:light", "test")
     replica.ask(1)
-    assert replica.popular.round() == 0
+    assert replica.warming.round() == 0
     replica.layers.invalidate("topic:light", "test")
-    assert replica.popular.round() == 1
+    assert replica.warming.round() == 1
 
 
 @pytest.mark.parametrize(
@@ -292,19 +292,19 @@ def test_without_quota_to_spare_a_rest_neither_begins_nor_grows(
 def test_one_that_fails_keeps_none_of_the_others_and_at_most_four_are_tried_in_a_round(
     replica: Replica, clock: ManualClock, models: Models
 ) -> None:
-    asked = [query("related", f"topic {index}", {}) for index in range(10)]
+    asked = [parse_query("related", f"topic {index}", {}) for index in range(10)]
     for question in asked:
         replica.ask(40, question)
     clock.sleep(3000)
     models.provider.error = ProviderRejected("x")
     begun = [models.provider.calls]
     for _ in range(4):
-        assert replica.popular.round() == 0
+        assert replica.warming.round() == 0
         begun.append(models.provider.calls)
     assert [after - before for before, after in pairwise(begun)] == [4, 4, 2, 0]
     clock.sleep(30)
     models.provider.error = None
-    assert [replica.popular.round() for _ in range(4)] == [4, 4, 2, 0]
+    assert [replica.warming.round() for _ in range(4)] == [4, 4, 2, 0]
 
 
 def test_to_know_what_rests_takes_one_look_a_round_and_none_at_the_quota(
@@ -313,12 +313,12 @@ def test_to_know_what_rests_takes_one_look_a_round_and_none_at_the_quota(
     popularity = MemoryPopularity(clock, 3600, 1000)
     replica = Replica(clock, models, popularity)
     failing(replica, clock, models, ProviderRejected("x"))
-    replica.popular.round()
+    replica.warming.round()
     looks: list[str] = []
     rests = popularity.rests
     monkeypatch.setattr(popularity, "rests", lambda: looks.append("rests") or rests())
-    monkeypatch.setattr(replica.popular, "_spare", lambda: looks.append("spare") or True)
-    replica.popular.round()
+    monkeypatch.setattr(replica.warming, "_spare", lambda: looks.append("spare") or True)
+    replica.warming.round()
     assert looks == ["rests"]
 
 
@@ -328,7 +328,7 @@ def test_what_failed_in_one_replica_is_tried_by_none_of_the_others(
     replicas = sharing(3, clock, models, redis_client)
     failing(replicas[0], clock, models, ProviderRejected("x"))
     for _ in range(3):
-        assert [it.popular.round() for it in replicas] == [0, 0, 0]
+        assert [it.warming.round() for it in replicas] == [0, 0, 0]
     assert models.provider.calls == 2
 
 
@@ -339,12 +339,12 @@ def test_what_failed_elsewhere_while_a_round_was_under_way_is_not_tried_in_it(
     here, there = (RedisPopularity(redis_client, outage, 3600, 1000) for _ in range(2))
     replica = Replica(clock, models, here)
     for topic, times in (("light", 40), ("dark", 30)):
-        replica.ask(times, query("related", topic, {}))
-    assert replica.popular.round() == 0
+        replica.ask(times, parse_query("related", topic, {}))
+    assert replica.warming.round() == 0
     clock.sleep(3000)
     (dark,) = there.count({}, 10)[1:]
-    models.provider.takes, models.provider.wait = 1, lambda _: there.rest(dark, 30, 600)
-    assert replica.popular.round() == 1
+    models.provider.takes, models.provider.wait = 1, lambda _: there.back_off(dark, 30, 600)
+    assert replica.warming.round() == 1
 
 
 def test_to_have_waited_for_quota_until_the_end_is_told_as_that(replica: Replica, models: Models) -> None:
@@ -357,7 +357,7 @@ def test_to_have_waited_for_quota_until_the_end_is_told_as_that(replica: Replica
 def test_an_answer_that_was_taken_back_is_made_again(replica: Replica, models: Models) -> None:
     replica.ask(12)
     replica.layers.invalidate("topic:light", "test")
-    assert replica.popular.round() == 1
+    assert replica.warming.round() == 1
 
 
 def test_replicas_count_together_and_one_of_them_makes_it_anew(
@@ -366,11 +366,11 @@ def test_replicas_count_together_and_one_of_them_makes_it_anew(
     replicas = sharing(3, clock, models, redis_client)
     for it in replicas:
         it.ask(8)
-        it.popular.round()
+        it.warming.round()
     clock.sleep(3000)  # the replicas' clock; Redis counts by its own
     for it in replicas:
         it.ask(1)
-    assert sum(it.popular.round() for it in replicas) == 1
+    assert sum(it.warming.round() for it in replicas) == 1
     assert len(models.contexts) == 2
 
 
@@ -378,7 +378,7 @@ def test_replicas_make_different_answers_at_the_same_time_and_none_waits_for_ano
     clock: ManualClock, models: Models, redis_client: Redis
 ) -> None:
     replicas = sharing(2, clock, models, redis_client, flights=MemoryFlights(clock))
-    asked = [query("related", topic, {}) for topic in ("light", "dark")]
+    asked = [parse_query("related", topic, {}) for topic in ("light", "dark")]
     for question in asked:
         replicas[0].ask(20, question)
     clock.sleep(3000)
@@ -392,17 +392,17 @@ def test_replicas_make_different_answers_at_the_same_time_and_none_waits_for_ano
         at_once -= 1
 
     models.provider.takes, models.provider.wait = 0.1, making
-    rounds = [gevent.spawn(it.popular.round) for it in replicas]
+    rounds = [gevent.spawn(it.warming.round) for it in replicas]
     gevent.joinall(rounds, raise_error=True)
     assert sorted(it.value for it in rounds) == [1, 1]
     assert (most, models.provider.calls) == (2, 4)
 
 
 def test_a_popular_name_of_another_version_is_passed_over(replica: Replica, models: Models) -> None:
-    replica.popular._popularity.count({"not a question": 99.0, '{"view": 3}': 99.0}, 10)
+    replica.warming._popularity.count({"not a question": 99.0, '{"view": 3}': 99.0}, 10)
     replica.ask(10)
-    replica.popular.round()
-    assert replica.popular.known == (LIGHT,)
+    replica.warming.round()
+    assert replica.warming.popular == (LIGHT,)
 
 
 def landings(
@@ -429,10 +429,10 @@ def landings(
     models.provider.takes, models.provider.wait = takes, making
     while clock.now() < until:
         for replica in replicas:
-            replica.popular.round()
-            clock.sleep(replica.popular.round_s / len(replicas))
+            replica.warming.round()
+            clock.sleep(replica.warming.round_s / len(replicas))
             for question in asked:
-                replica.popular.asked(question)
+                replica.warming.record_query(question)
     assert {it.priority for it in models.contexts} == {Priority.LOW}
     return found
 
@@ -464,7 +464,7 @@ def test_several_that_end_at_once_are_begun_early_enough_for_the_last_of_them(
     clock: ManualClock, models: Models
 ) -> None:
     replica = Replica(clock, models, MemoryPopularity(clock, 3600, 1000), life_s=24)
-    asked = [query("related", topic, {}) for topic in ("light", "dark", "sound", "heat")]
+    asked = [parse_query("related", topic, {}) for topic in ("light", "dark", "sound", "heat")]
     found = landings([replica], clock, models, 3, clock.now() + 480, asked)
     assert all(fresh for _, fresh in found[4:])
     assert len(found) >= 4 * 19
@@ -492,8 +492,8 @@ def test_short_lives_too_are_renewed_with_spare_quota_only(clock: ManualClock, m
     replica.ask(20)
     replica.spare = False
     for _ in range(20):
-        assert replica.popular.round() == 0
-        clock.sleep(replica.popular.round_s)
+        assert replica.warming.round() == 0
+        clock.sleep(replica.warming.round_s)
     assert len(models.contexts) == 1
 
 
@@ -502,4 +502,4 @@ def test_rounds_follow_the_life_of_answers(
     clock: ManualClock, models: Models, life_s: float, round_s: float
 ) -> None:
     replica = Replica(clock, models, MemoryPopularity(clock, 3600, 1000), life_s=life_s)
-    assert replica.popular.round_s == round_s
+    assert replica.warming.round_s == round_s

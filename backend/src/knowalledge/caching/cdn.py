@@ -15,16 +15,16 @@ import msgspec
 from knowalledge.core.errors import Unavailable
 
 TIMEOUT_S = 5.0
-_AWAY = "the CDN did not confirm the purge"
+_NOT_CONFIRMED = "the CDN did not confirm the purge"
 
 
 def cdn_tag(tag: str) -> str:
-    """A tag as answers carry it outwards: what is ``*`` within is ``all`` there."""
+    """A tag as responses carry it: our ``*`` is ``all`` there."""
     return "all" if tag == "*" else tag
 
 
 class Varnish:
-    """Every Varnish of ours; softly: what is dropped serves as stale while it is fetched anew, or if that fails."""
+    """All our Varnish instances. ``soft``: a purged object is still served stale until it has been fetched again."""
 
     def __init__(self, urls: tuple[str, ...], soft: bool = False) -> None:
         self._urls = urls
@@ -32,17 +32,17 @@ class Varnish:
 
     def purge(self, tags: tuple[str, ...]) -> None:
         failed = 0
-        for url in self._urls:  # one that is away must not keep the others from hearing
+        for url in self._urls:  # an instance that is down must not keep the others from being purged
             try:
-                _ask("PURGE", url, "/", {self._header: " ".join(map(cdn_tag, tags))}, b"")
+                _request("PURGE", url, "/", {self._header: " ".join(map(cdn_tag, tags))}, b"")
             except Unavailable:
                 failed += 1
         if failed:
-            raise Unavailable(_AWAY)
+            raise Unavailable(_NOT_CONFIRMED)
 
 
 class Cloudflare:
-    """A zone of Cloudflare."""
+    """A Cloudflare zone."""
 
     def __init__(self, zone: str, token: str, url: str = "https://api.cloudflare.com") -> None:
         self._path = f"/client/v4/zones/{zone}/purge_cache"
@@ -50,22 +50,22 @@ class Cloudflare:
 
     def purge(self, tags: tuple[str, ...]) -> None:
         headers = {"authorization": f"Bearer {self._token}", "content-type": "application/json"}
-        for some in _portions(tags, 30):
-            body = msgspec.json.encode({"tags": some})
-            found = _ask("POST", self._url, self._path, headers, body)
+        for batch in _batches(tags, 30):
+            body = msgspec.json.encode({"tags": batch})
+            reply = _request("POST", self._url, self._path, headers, body)
             try:
-                if not msgspec.json.decode(found, type=_Verdict).success:
-                    raise Unavailable(_AWAY)
+                if not msgspec.json.decode(reply, type=_PurgeReply).success:
+                    raise Unavailable(_NOT_CONFIRMED)
             except msgspec.MsgspecError as error:
-                raise Unavailable(_AWAY) from error
+                raise Unavailable(_NOT_CONFIRMED) from error
 
 
-class _Verdict(msgspec.Struct):
+class _PurgeReply(msgspec.Struct):
     success: bool
 
 
 class Fastly:
-    """A service of Fastly."""
+    """A Fastly service."""
 
     def __init__(
         self, service: str, token: str, url: str = "https://api.fastly.com", soft: bool = False
@@ -77,31 +77,31 @@ class Fastly:
         self._url = url
 
     def purge(self, tags: tuple[str, ...]) -> None:
-        for some in _portions(tags, 256):
-            _ask("POST", self._url, self._path, {**self._headers, "surrogate-key": " ".join(some)}, b"")
+        for batch in _batches(tags, 256):
+            _request("POST", self._url, self._path, {**self._headers, "surrogate-key": " ".join(batch)}, b"")
 
 
-def _portions(tags: tuple[str, ...], most: int) -> Iterator[list[str]]:
+def _batches(tags: tuple[str, ...], size: int) -> Iterator[list[str]]:
     names = [cdn_tag(tag) for tag in tags]
-    for at in range(0, len(names), most):
-        yield names[at : at + most]
+    for start in range(0, len(names), size):
+        yield names[start : start + size]
 
 
-def _ask(
+def _request(
     method: Literal["PURGE", "POST"], url: str, path: str, headers: dict[str, str], body: bytes
 ) -> bytes:
-    """The answer to one request. Raises ``Unavailable`` for anything but a 2xx."""
+    """The body of the response. Raises ``Unavailable`` for anything but a 2xx."""
     parts = urlsplit(url)
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
     try:
         connection.request(method, parts.path.rstrip("/") + path, body, headers)
         response = connection.getresponse()
-        found = response.read(64 * 1024)
+        content = response.read(64 * 1024)
     except (OSError, HTTPException, ValueError) as error:
-        raise Unavailable(_AWAY) from error
+        raise Unavailable(_NOT_CONFIRMED) from error
     finally:
         connection.close()
     if not 200 <= response.status < 300:
-        raise Unavailable(_AWAY)
-    return found
+        raise Unavailable(_NOT_CONFIRMED)
+    return content

@@ -1,7 +1,7 @@
-"""SIEVE, bounded by bytes: what is asked for again stays, what was asked for once goes.
+"""SIEVE, bounded by bytes: entries that are used again stay, entries used once are evicted.
 
 Zhang et al., "SIEVE is Simpler than LRU" (NSDI 2024). One queue in order of arrival and a hand that walks from the
-oldest to the newest: an entry that was used since the hand last passed is spared once, the first that was not is
+oldest to the newest: an entry used since the hand last passed is spared once, and the first one that was not is
 evicted. A hit sets one bit and moves nothing. Chosen by replaying traces: see ``docs/adr/0005-cache-eviction.md``.
 """
 
@@ -23,10 +23,10 @@ class _Node(Generic[K, V]):
 
 
 class Sieve(Generic[K, V]):
-    """A mapping that never holds more than ``room`` bytes, by the sizes that it is told."""
+    """A mapping of at most ``max_bytes``, by the sizes given to ``put``."""
 
-    def __init__(self, room: int) -> None:
-        self.room = room
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self.bytes = 0
         self.evictions = 0
         self._nodes: dict[K, _Node[K, V]] = {}
@@ -38,7 +38,7 @@ class Sieve(Generic[K, V]):
         return len(self._nodes)
 
     def __iter__(self) -> Iterator[tuple[K, V]]:
-        """A snapshot; changes nothing and counts as no use."""
+        """A snapshot; not counted as a use."""
         return iter([(node.key, node.value) for node in self._nodes.values()])
 
     def get(self, key: K) -> V | None:
@@ -49,14 +49,14 @@ class Sieve(Generic[K, V]):
         return node.value
 
     def put(self, key: K, value: V, size: int) -> bool:
-        """Hold a value; False if it is larger than the whole room."""
+        """Store a value; False if it is larger than ``max_bytes``."""
         used = False
         if key in self._nodes:
             used = self._nodes[key].used
             self.pop(key)
-        if size > self.room:
+        if size > self.max_bytes:
             return False
-        while self.bytes + size > self.room:
+        while self.bytes + size > self.max_bytes:
             self._evict()
         node = self._nodes[key] = _Node(key, value, size)
         node.used = used
@@ -87,7 +87,7 @@ class Sieve(Generic[K, V]):
             node.used = False
             node = node.newer or self._oldest
         if node is None:
-            raise AssertionError("nothing is left to evict, yet there is no room")
+            raise AssertionError("nothing is left to evict, and the size bound is still exceeded")
         self._hand = node
         del self._nodes[node.key]
         self._unlink(node)

@@ -76,7 +76,7 @@ def warm(file: Path, url: str, view: str, query: str, key: str, again: bool) -> 
     try:
         warmer = Warmer(url, file, view, query, key, SystemClock().sleep)
         topics = topics_of(file)
-        todo = topics if again else warmer.left(topics)
+        todo = topics if again else warmer.pending(topics)
         with click.progressbar(warmer.warm(todo), length=len(todo), label="warming") as bar:
             for found in bar:
                 if found.how == "failed":

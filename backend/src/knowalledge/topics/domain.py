@@ -1,7 +1,7 @@
-"""Topics: what may be asked about one, and what a whole answer is.
+"""Topic queries and the documents that answer them.
 
-A topic's name is normalised, so that every spelling of it is one cache entry, and the model is asked by the normal
-name, so that the entry does not depend on who came first.
+A topic's name is normalised, so that all its spellings share one cache entry. The model gets the normalised name, so
+that the entry does not depend on which spelling came first.
 """
 
 import re
@@ -19,28 +19,31 @@ from knowalledge.core.errors import InvalidRequest, ProviderGarbage
 View = Literal["whole", "subtopics", "explanations", "quiz", "related"]
 LEVELS = ("general", "beginner", "intermediate", "advanced")
 DETAILS = ("brief", "standard", "deep")
-MOST_SUBTOPICS = 30
-LONGEST = 200  # characters of a name
+MAX_SUBTOPICS = 30
+MAX_NAME = 200  # characters
 
-# Marks that only turn the direction of text, or are seen by nobody; joiners stay, emoji and Persian need them.
-_UNSEEN = dict.fromkeys(
+# Invisible characters and marks of text direction; joiners stay, because emoji and Persian need them.
+_INVISIBLE = dict.fromkeys(
     [0x200B, 0x200E, 0x200F, 0x2060, 0xFEFF, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 )
 _LANG = re.compile(r"[a-z]{2,3}(-[a-z0-9]{2,8}){0,2}")
 
 
-def normal(name: str, param: str = "topic") -> str:
-    """A topic's one name: Unicode NFC, folded case, single spaces. Raises ``InvalidRequest`` for what is no name."""
-    if len(name) > 4 * LONGEST:
-        raise InvalidRequest(f"the {param} is longer than {LONGEST} characters", param=param)
+def normalize_topic(name: str, param: str = "topic") -> str:
+    """The normal form of a topic's name: Unicode NFC, folded case, single spaces.
+
+    Raises ``InvalidRequest`` for a path, control characters, or a name without letters or digits.
+    """
+    if len(name) > 4 * MAX_NAME:
+        raise InvalidRequest(f"the {param} is longer than {MAX_NAME} characters", param=param)
     if any(
         (unicodedata.category(it) in ("Cc", "Cs") and it not in "\t\n\r") or it == "\ufffd" for it in name
     ):
         raise InvalidRequest(f"the {param} holds control characters or is not UTF-8", param=param)
-    text = unicodedata.normalize("NFC", name.translate(_UNSEEN)).casefold()
+    text = unicodedata.normalize("NFC", name.translate(_INVISIBLE)).casefold()
     text = unicodedata.normalize("NFC", " ".join(text.split()))
-    if len(text) > LONGEST:
-        raise InvalidRequest(f"the {param} is longer than {LONGEST} characters", param=param)
+    if len(text) > MAX_NAME:
+        raise InvalidRequest(f"the {param} is longer than {MAX_NAME} characters", param=param)
     if not any(unicodedata.category(it)[0] in "LNS" or ord(it) > 0x2FFF for it in text):
         raise InvalidRequest(f"the {param} names nothing", param=param)
     if any(part.strip() in (".", "..") for part in re.split(r"[/\\]", text)):
@@ -49,7 +52,7 @@ def normal(name: str, param: str = "topic") -> str:
 
 
 class TopicQuery(Struct, frozen=True):
-    """One question about a topic, in normal form: equal questions are equal values."""
+    """A query about a topic in normal form: equal queries are equal values."""
 
     view: View
     topic: str
@@ -61,19 +64,19 @@ class TopicQuery(Struct, frozen=True):
 
     @property
     def path(self) -> str:
-        """Where the knowledge API answers it."""
+        """Its path and query string in the topic API."""
         base = f"/api/v1/topics/{quote(self.topic, safe='')}"
         head = base if self.view == "whole" else f"{base}/{self.view}"
-        found: dict[str, object] = {"count": self.count} if self.count else {}
-        found |= {"level": self.level, "lang": self.lang}
+        values: dict[str, object] = {"count": self.count} if self.count else {}
+        values |= {"level": self.level, "lang": self.lang}
         if self.view == "explanations":
-            found["subtopics"] = ",".join(self.subtopics)
+            values["subtopics"] = ",".join(self.subtopics)
         if self.detail:
-            found["detail"] = self.detail
-        return f"{head}?{urlencode(found, quote_via=quote)}"
+            values["detail"] = self.detail
+        return f"{head}?{urlencode(values, quote_via=quote)}"
 
 
-# view: default and most of count; 0: takes none
+# view: (default, maximum) of count; zeros: takes none
 COUNTS: Mapping[str, tuple[int, int]] = {
     "whole": (15, 30),
     "subtopics": (15, 30),
@@ -81,7 +84,7 @@ COUNTS: Mapping[str, tuple[int, int]] = {
     "quiz": (5, 20),
     "related": (8, 30),
 }
-# view: the parameters that it takes
+# view: its parameters
 TAKES: Mapping[str, set[str]] = {
     "whole": {"count", "level", "lang", "detail"},
     "subtopics": {"count", "level", "lang"},
@@ -91,52 +94,54 @@ TAKES: Mapping[str, set[str]] = {
 }
 
 
-def query(view: View, topic: str, given: Mapping[str, str]) -> TopicQuery:
-    """A question as it was asked. An unknown parameter is refused: it would only make one answer many entries."""
-    for name in given:
+def parse_query(view: View, topic: str, parameters: Mapping[str, str]) -> TopicQuery:
+    """A query from its parameters. An unknown one is refused: it would only split one document into many entries."""
+    for name in parameters:
         if name not in TAKES[view]:
             takes = ", ".join(sorted(TAKES[view]))
             raise InvalidRequest(f"unknown parameter; there are {takes}", param=name[:40])
-    usual, most = COUNTS[view]
-    count = usual
-    if "count" in given:
-        text = given["count"].strip()
-        if not (text.isascii() and text.isdecimal() and len(text) < 4 and 1 <= int(text) <= most):
-            raise InvalidRequest(f"count is a whole number from 1 to {most}", param="count")
+    default, maximum = COUNTS[view]
+    count = default
+    if "count" in parameters:
+        text = parameters["count"].strip()
+        if not (text.isascii() and text.isdecimal() and len(text) < 4 and 1 <= int(text) <= maximum):
+            raise InvalidRequest(f"count is a whole number from 1 to {maximum}", param="count")
         count = int(text)
-    lang = (given.get("lang") or "en").strip().lower()
+    lang = (parameters.get("lang") or "en").strip().lower()
     if not _LANG.fullmatch(lang):
         raise InvalidRequest("lang is a language tag such as en or pt-br", param="lang")
-    detail = _one_of("detail", given.get("detail"), DETAILS, "standard") if "detail" in TAKES[view] else ""
+    detail = (
+        _one_of("detail", parameters.get("detail"), DETAILS, "standard") if "detail" in TAKES[view] else ""
+    )
     subtopics: tuple[str, ...] = ()
     if view == "explanations":
-        if len(given.get("subtopics", "")) > MOST_SUBTOPICS * (LONGEST + 1):
+        if len(parameters.get("subtopics", "")) > MAX_SUBTOPICS * (MAX_NAME + 1):
             raise InvalidRequest("subtopics is too long", param="subtopics")
-        names = [it for it in given.get("subtopics", "").split(",") if it.strip()]
-        if not 1 <= len(names) <= MOST_SUBTOPICS:
+        names = [it for it in parameters.get("subtopics", "").split(",") if it.strip()]
+        if not 1 <= len(names) <= MAX_SUBTOPICS:
             raise InvalidRequest(
-                f"name 1 to {MOST_SUBTOPICS} subtopics, with commas between", param="subtopics"
+                f"name 1 to {MAX_SUBTOPICS} subtopics, with commas between", param="subtopics"
             )
-        subtopics = tuple(dict.fromkeys(normal(it, "subtopics") for it in names))
-    level = _one_of("level", given.get("level"), LEVELS, "general")
-    return TopicQuery(view, normal(topic), count, level, lang, detail, subtopics)
+        subtopics = tuple(dict.fromkeys(normalize_topic(it, "subtopics") for it in names))
+    level = _one_of("level", parameters.get("level"), LEVELS, "general")
+    return TopicQuery(view, normalize_topic(topic), count, level, lang, detail, subtopics)
 
 
-def _one_of(name: str, found: str | None, known: tuple[str, ...], usual: str) -> str:
-    word = (found or usual).strip().lower()
-    if word not in known:
-        raise InvalidRequest(f"{name} is one of {', '.join(known)}", param=name)
+def _one_of(name: str, value: str | None, choices: tuple[str, ...], default: str) -> str:
+    word = (value or default).strip().lower()
+    if word not in choices:
+        raise InvalidRequest(f"{name} is one of {', '.join(choices)}", param=name)
     return word
 
 
-def document_key(asked: TopicQuery, model: str, prompt_version: str) -> Key:
-    """The key of a public answer: the same for every tenant, because everybody gets the same."""
-    subject = f"topic:{slug(asked.topic)}"
-    name = f"{subject}:{asked.view}:{digest(SCHEMA, asked, model, prompt_version)}"
+def document_key(query: TopicQuery, model: str, prompt_version: str) -> Key:
+    """The key of a public document: all tenants get the same one."""
+    subject = f"topic:{slug(query.topic)}"
+    name = f"{subject}:{query.view}:{digest(SCHEMA, query, model, prompt_version)}"
     return Key.of(name, "topic", subject, f"model:{slug(model)}")
 
 
-# -- what a whole answer is ---------------------------------------------------------------------------
+# -- answers of a model ---------------------------------------------------------------------------
 
 Line = Annotated[str, Meta(min_length=1, max_length=300)]
 Prose = Annotated[str, Meta(min_length=1, max_length=8000)]
@@ -168,7 +173,7 @@ class _Explanations(Struct):
 class Question(Struct):
     question: Prose
     options: Annotated[list[Line], Meta(min_length=2, max_length=6)]
-    answer: Annotated[int, Meta(ge=0, le=5)]  # which option
+    answer: Annotated[int, Meta(ge=0, le=5)]  # the index of the right option
     explanation: Prose
 
 
@@ -181,7 +186,7 @@ class _Related(Struct):
 
 
 class Seen(Struct):
-    """What a picture shows."""
+    """What an image shows."""
 
     topic: Line
     description: Prose
@@ -202,46 +207,45 @@ _DECODERS: Mapping[str, "msgspec.json.Decoder[Any]"] = {
 
 
 def schema_of(view: str, count: int) -> str:
-    """The JSON Schema that a model is held to: every field required, nothing else, lists of the wanted length."""
+    """The JSON Schema for the model: every field required, no others, lists of ``count`` items."""
     (root,), parts = msgspec.json.schema_components([_TYPES[view]], ref_template="{name}")
-    found = _inlined(root, parts)
+    schema = _inlined(root, parts)
     if count:
-        for field in found["properties"].values():
+        for field in schema["properties"].values():
             if field.get("type") == "array":
                 field |= {"minItems": count, "maxItems": count}
     return msgspec.json.encode(
-        found
+        schema
     ).decode()  # in the order of the fields: models write in the schema's order
 
 
-# What providers' schema dialects do not all take; the answer is held to it afterwards anyway.
-_UNTAKEN = ("title", "default", "minLength", "maxLength", "$ref", "description")
+# Keywords that not all providers accept; the answer is validated afterwards anyway.
+_UNSUPPORTED = ("title", "default", "minLength", "maxLength", "$ref", "description")
 
 
 def _inlined(node: dict[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
-    found = dict(parts[node["$ref"]]) if "$ref" in node else dict(node)
-    for word in _UNTAKEN:
-        found.pop(word, None)
-    if "properties" in found:
-        found["properties"] = {name: _inlined(it, parts) for name, it in found["properties"].items()}
-        found |= {"required": list(found["properties"]), "additionalProperties": False}
-    if "items" in found:
-        found["items"] = _inlined(found["items"], parts)
-    return found
+    schema = dict(parts[node["$ref"]]) if "$ref" in node else dict(node)
+    for word in _UNSUPPORTED:
+        schema.pop(word, None)
+    if "properties" in schema:
+        schema["properties"] = {name: _inlined(it, parts) for name, it in schema["properties"].items()}
+        schema |= {"required": list(schema["properties"]), "additionalProperties": False}
+    if "items" in schema:
+        schema["items"] = _inlined(schema["items"], parts)
+    return schema
 
 
 class Malformed(Exception):
-    """An answer that is not what was asked for; its text may be told to the model, to be repaired."""
+    """An answer that does not fit its query. The message is fit to be sent to the model for repair."""
 
 
-def read(asked: TopicQuery, text: str) -> dict[str, Any]:
-    """The whole answer to a question as a document's fields. Raises ``Malformed``."""
-    found = parse(asked.view, text)
-    return _CHECKS[asked.view](asked, found)
+def read(query: TopicQuery, text: str) -> dict[str, Any]:
+    """A model's answer as the fields of a document. Raises ``Malformed``."""
+    return _CHECKS[query.view](query, parse(query.view, text))
 
 
 def parse(view: str, text: str) -> Any:
-    """The JSON of an answer as its type; a code fence around it is forgiven."""
+    """The JSON of an answer as its type; a code fence around it is accepted. Raises ``Malformed``."""
     body = text.strip()
     if body.startswith("```"):
         body = body.removesuffix("```").partition("\n")[2]
@@ -254,55 +258,55 @@ def parse(view: str, text: str) -> Any:
 
 
 def _distinct(items: list[Any], name: Callable[[Any], str], count: int, what: str) -> list[Any]:
-    """The first of each name, at most ``count``; fewer than half of that is no whole answer."""
+    """The first item of each name, at most ``count``. Raises ``Malformed`` for fewer than half of that."""
     seen: dict[str, Any] = {}
     for item in items:
         seen.setdefault(" ".join(name(item).casefold().split()), item)
     seen.pop("", None)
-    found = list(seen.values())[:count]
-    if 2 * len(found) < count:
-        raise Malformed(f"it has {len(found)} different {what} instead of {count}")
-    return found
+    distinct = list(seen.values())[:count]
+    if 2 * len(distinct) < count:
+        raise Malformed(f"it has {len(distinct)} different {what} instead of {count}")
+    return distinct
 
 
-def _whole(asked: TopicQuery, found: _Whole) -> dict[str, Any]:
-    subtopics = _distinct(found.subtopics, lambda it: it.title, asked.count, "subtopics")
-    return {"summary": found.summary, "subtopics": subtopics}
+def _whole(query: TopicQuery, answer: _Whole) -> dict[str, Any]:
+    subtopics = _distinct(answer.subtopics, lambda it: it.title, query.count, "subtopics")
+    return {"summary": answer.summary, "subtopics": subtopics}
 
 
-def _subtopics(asked: TopicQuery, found: _Subtopics) -> dict[str, Any]:
-    for it in found.subtopics:  # with a comma it could not be asked about: there it parts two subtopics
-        it.title = " ".join(it.title.replace(",", " ").split())
-    return {"subtopics": _distinct(found.subtopics, lambda it: it.title, asked.count, "subtopics")}
+def _subtopics(query: TopicQuery, answer: _Subtopics) -> dict[str, Any]:
+    for subtopic in answer.subtopics:  # a comma separates two subtopics in a query
+        subtopic.title = " ".join(subtopic.title.replace(",", " ").split())
+    return {"subtopics": _distinct(answer.subtopics, lambda it: it.title, query.count, "subtopics")}
 
 
-def _explanations(asked: TopicQuery, found: _Explanations) -> dict[str, Any]:
-    if len(found.explanations) != len(asked.subtopics):
+def _explanations(query: TopicQuery, answer: _Explanations) -> dict[str, Any]:
+    if len(answer.explanations) != len(query.subtopics):
         raise Malformed(
-            f"it has {len(found.explanations)} explanations instead of {len(asked.subtopics)}, one a subtopic"
+            f"it has {len(answer.explanations)} explanations instead of {len(query.subtopics)}, one a subtopic"
         )
-    pairs = zip(asked.subtopics, found.explanations, strict=True)
+    pairs = zip(query.subtopics, answer.explanations, strict=True)
     return {"explanations": [{"subtopic": name, "explanation": text} for name, text in pairs]}
 
 
-def _quiz(asked: TopicQuery, found: _Quiz) -> dict[str, Any]:
-    for it in found.questions:
-        if it.answer >= len(it.options):
+def _quiz(query: TopicQuery, answer: _Quiz) -> dict[str, Any]:
+    for question in answer.questions:
+        if question.answer >= len(question.options):
             raise Malformed("an answer points past its options")
-        if len({option.casefold() for option in it.options}) < len(it.options):
+        if len({option.casefold() for option in question.options}) < len(question.options):
             raise Malformed("a question has the same option twice")
-    return {"questions": _distinct(found.questions, lambda it: it.question, asked.count, "questions")}
+    return {"questions": _distinct(answer.questions, lambda it: it.question, query.count, "questions")}
 
 
-def _related(asked: TopicQuery, found: _Related) -> dict[str, Any]:
-    others = [name for name in found.topics if _named(name) not in ("", asked.topic)]
-    return {"related": _distinct(others, str, asked.count, "topics")}
+def _related(query: TopicQuery, answer: _Related) -> dict[str, Any]:
+    others = [name for name in answer.topics if _topic_or_empty(name) not in ("", query.topic)]
+    return {"related": _distinct(others, str, query.count, "topics")}
 
 
-def _named(name: str) -> str:
-    """The topic of this name; empty if it could not be asked about."""
+def _topic_or_empty(name: str) -> str:
+    """The topic of this name; empty for a name that is invalid."""
     try:
-        return normal(name)
+        return normalize_topic(name)
     except InvalidRequest:
         return ""
 
@@ -319,16 +323,16 @@ _encode = msgspec.json.Encoder().encode
 _SOUND, _DEGRADED = b',"degraded":false}', b',"degraded":true}'
 
 
-def document(asked: TopicQuery, fields: dict[str, Any], model: str, prompt_version: str) -> bytes:
-    """The body that everybody gets: equal answers are equal bytes, so that their ETag is equal too."""
-    whole = {"topic": asked.topic, "view": asked.view, "level": asked.level, "lang": asked.lang}
-    if asked.detail:
-        whole["detail"] = asked.detail
+def document(query: TopicQuery, fields: dict[str, Any], model: str, prompt_version: str) -> bytes:
+    """The body of a document. Equal answers are equal bytes, so their ETags are equal too."""
+    whole = {"topic": query.topic, "view": query.view, "level": query.level, "lang": query.lang}
+    if query.detail:
+        whole["detail"] = query.detail
     return _encode({**whole, **fields, "model": model, "prompt": prompt_version, "degraded": False})
 
 
 def degraded(body: bytes) -> bytes:
-    """The same document, saying of itself that it is second best."""
+    """The same document, marked as degraded."""
     if not body.endswith(_SOUND):
         raise ProviderGarbage("a stored document has an unknown form")
     return body.removesuffix(_SOUND) + _DEGRADED

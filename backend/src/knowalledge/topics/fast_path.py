@@ -1,4 +1,7 @@
-"""Requests whose answer is in this worker's memory, served before the framework."""
+"""Topic requests whose document is fresh in this worker's memory, served before the framework.
+
+The URL has been parsed before, its headers are ready, and a matching ``If-None-Match`` needs no body.
+"""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
@@ -15,9 +18,9 @@ from knowalledge.web.trace import TRACE
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-# How long a cache may serve what has just expired while it fetches it anew.
+# Seconds for which a cache may serve an expired document while it revalidates (RFC 5861).
 REVALIDATE_S = 60
-# Behind a fallback a CDN tries again soon, yet not for every reader.
+# Seconds for which a CDN holds a fallback: it retries soon, but not for every reader.
 _RETRY_S = 10
 
 
@@ -30,25 +33,25 @@ class Memo(Protocol):
 
 
 class ParsedUrl(Struct, frozen=True):
-    """An address that was understood before."""
+    """A URL that was parsed before."""
 
     rule: str  # the route, for metrics
-    asked: TopicQuery
+    query: TopicQuery
     key: Key
     headers: tuple[tuple[str, str], ...]
 
 
 class Policy(Struct, frozen=True):
-    """For how many seconds, and to whom, answers may be cached outside. ``public``: anybody may read them."""
+    """How long, in seconds, and by whom documents may be cached outside. ``public``: the same for every caller."""
 
     browser_s: int
     cdn_s: int
     stale_s: int
     public: bool = True
-    shared: bool = False  # whether there is a Redis layer, for Cache-Status
+    shared: bool = False  # there is a Redis layer, for Cache-Status
 
     def headers(self, tags: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-        """Of a fresh answer. They name the same times however old it is: each layer adds its own."""
+        """Of a fresh document. The lifetimes do not depend on its age: each cache adds its own."""
         windows = f"stale-while-revalidate={REVALIDATE_S}, stale-if-error={self.stale_s}"
         if not self.public:
             return (
@@ -62,8 +65,8 @@ class Policy(Struct, frozen=True):
             *_tags(tags),
         )
 
-    def fallback(self, tags: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-        """Of an answer that is second best: hold it as shortly as possible."""
+    def fallback_headers(self, tags: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+        """Of a degraded document, to be held as briefly as possible."""
         if not self.public:
             return (("Cache-Control", "private, no-cache"), ("Vary", "Accept-Encoding, Authorization"))
         return (
@@ -75,43 +78,43 @@ class Policy(Struct, frozen=True):
 
 
 def _tags(tags: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """Cloudflare's name for them, and Fastly's; our Varnish configuration reads the latter."""
+    """Cloudflare reads ``Cache-Tag``; Fastly and our Varnish read ``Surrogate-Key``."""
     names = ["all" if tag == "*" else tag for tag in tags]
     return (("Cache-Tag", ",".join(names)), ("Surrogate-Key", " ".join(names)))
 
 
 def cache_status_header(document: TopicDocument, shared: bool) -> str:
-    """Cache-Status (RFC 9211): every layer that was asked, the nearest to the origin first."""
+    """Cache-Status (RFC 9211): every layer that was consulted, the one nearest to the origin first."""
     info = document.cache
     memory, redis = "knowalledge-memory", "knowalledge-redis"
     if info.status == "hit":
-        hit = f"; hit; ttl={int(document.left_s)}"
+        hit = f"; hit; ttl={int(document.fresh_for_s)}"
         return f"{memory}{hit}" if info.layer == "memory" else f"{redis}{hit}, {memory}; fwd=miss; stored"
     if info.status == "stale":
         hit = "; hit; detail=stale"
-        found = redis if info.layer == "redis" else memory
-        return f"{found}{hit}"
+        return f"{redis if info.layer == 'redis' else memory}{hit}"
     end = "; collapsed" if info.status == "shared" else "; stored" if not document.degraded else ""
     return f"{redis}; fwd=miss{end}, {memory}; fwd=miss{end}" if shared else f"{memory}; fwd=miss{end}"
 
 
 def matches(field: str, etag: str) -> bool:
-    """If-None-Match (RFC 9110): weak comparison with any of a list, or ``*``."""
+    """Whether ``If-None-Match`` (RFC 9110) names this ETag: weak comparison with each of a list, or ``*``."""
     if field == etag or field.strip() == "*":
         return True
     return any(it.strip().removeprefix("W/") == etag for it in field.split(","))
 
 
-def _address(environ: "WSGIEnvironment") -> str:
-    # The path is decoded and may hold anything, also a question mark; the query is not, and holds no space.
+def memo_key(environ: "WSGIEnvironment") -> str:
+    """The key of a URL in the memo."""
+    # The path is decoded and may hold any character, ``?`` too; the query string is encoded and holds no space.
     return f"{environ.get('QUERY_STRING', '')} {environ['PATH_INFO']}"
 
 
 class FastPath:
-    """The short way, as WSGI middleware: what it does not know, or may not answer, goes on to the application.
+    """WSGI middleware; a request that it cannot serve continues to the application.
 
-    Only where answers are public: it does not ask who calls. Requests of other origins, and traced ones, go the long
-    way too, where their headers are looked at.
+    It serves only where documents are public, because it does not identify the caller. Cross-origin and traced
+    requests continue too: their headers matter.
     """
 
     def __init__(
@@ -128,29 +131,29 @@ class FastPath:
             and "HTTP_TRACEPARENT" not in environ
             and TRACE not in environ
         ):
-            known = self._memo.get(_address(environ))
-            document = self._topics.near(known.key) if known else None
-            if known and document:
-                return self._answered(environ, start, known, document)
+            url = self._memo.get(memo_key(environ))
+            document = self._topics.get_local(url.key) if url else None
+            if url and document:
+                return self._serve(environ, start, url, document)
         return self._inner(environ, start)
 
-    def _answered(
-        self, environ: "WSGIEnvironment", start: "StartResponse", known: ParsedUrl, document: TopicDocument
+    def _serve(
+        self, environ: "WSGIEnvironment", start: "StartResponse", url: ParsedUrl, document: TopicDocument
     ) -> Iterable[bytes]:
-        self._topics.noted(known.asked)
+        self._topics.record_query(url.query)
         headers = [
-            *known.headers,
+            *url.headers,
             ("ETag", document.etag),
             ("Cache-Status", cache_status_header(document, self._policy.shared)),
             ("X-Request-ID", identity.request_id(environ, self._web.new_id)),
         ]
-        wanted = environ.get("HTTP_IF_NONE_MATCH")
-        if wanted is not None and matches(wanted, document.etag):
-            self._topics.confirmed()
-            self._web.observer.http(known.rule, 304)
+        if_none_match = environ.get("HTTP_IF_NONE_MATCH")
+        if if_none_match is not None and matches(if_none_match, document.etag):
+            self._topics.record_not_modified()
+            self._web.observer.http(url.rule, 304)
             start("304 NOT MODIFIED", headers)
             return ()
-        self._web.observer.http(known.rule, 200)
+        self._web.observer.http(url.rule, 200)
         headers += (("Content-Type", "application/json"), ("Content-Length", str(len(document.body))))
         start("200 OK", headers)
         return (document.body,)

@@ -1,7 +1,4 @@
-"""What an image is, from its first bytes: no decoder runs, so no image can blow up here.
-
-Only the header is read: its type, and the size that a decoder would have to make room for.
-"""
+"""The type and size of an image, read from its header. No decoder runs, so no image can exhaust memory here."""
 
 from msgspec import Struct
 
@@ -20,7 +17,10 @@ class Image(Struct, frozen=True):
 
 
 def recognise(data: bytes) -> Image:
-    """A JPEG, PNG or WebP of a sensible size; anything else is refused, whatever it is called."""
+    """A JPEG, PNG or WebP within the limits, recognised by its bytes.
+
+    Raises ``InvalidRequest`` or ``PayloadTooLarge`` for anything else.
+    """
     if len(data) > MAX_BYTES:
         raise PayloadTooLarge(f"the image is larger than {MAX_BYTES} bytes", param="image")
     for mime, magic, measure in (
@@ -48,31 +48,31 @@ def _png(data: bytes) -> tuple[int, int]:
     return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
 
 
-# Start-of-frame markers, all but the three that are something else (ITU T.81, table B.1).
+# Start-of-frame markers (ITU T.81, table B.1) without the three codes of the range that are other markers.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def _jpeg(data: bytes) -> tuple[int, int]:
-    at, end = 2, len(data)
-    while at + 9 <= end:
-        if data[at] != 0xFF:
+    position, end = 2, len(data)
+    while position + 9 <= end:
+        if data[position] != 0xFF:
             return _BROKEN
-        marker = data[at + 1]
+        marker = data[position + 1]
         if marker == 0xFF:  # padding
-            at += 1
+            position += 1
             continue
         if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # without a length
-            at += 2
+            position += 2
             continue
         if marker in (0xD9, 0xDA):  # the picture begins, or ends, before its frame
             return _BROKEN
-        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
         if length < 2:
             return _BROKEN
         if marker in _FRAMES:
-            height = int.from_bytes(data[at + 5 : at + 7], "big")
-            return int.from_bytes(data[at + 7 : at + 9], "big"), height
-        at += 2 + length
+            height = int.from_bytes(data[position + 5 : position + 7], "big")
+            return int.from_bytes(data[position + 7 : position + 9], "big"), height
+        position += 2 + length
     return _BROKEN
 
 

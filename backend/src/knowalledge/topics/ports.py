@@ -6,35 +6,35 @@ from typing import Protocol
 from msgspec import Struct
 
 
-class Rest(Struct, frozen=True):
-    """How long something that failed is left alone, and how long ago that began, in seconds."""
+class Backoff(Struct, frozen=True):
+    """A pause after a failed refresh: its length, and the time since it began, in seconds."""
 
     length_s: float
     age_s: float
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         return self.age_s >= self.length_s
 
 
 class Popularity(Protocol):
-    """Counts of what is asked for, over all replicas that share a store; old requests count ever less.
+    """Request counts with exponential decay, and the backoffs of failed refreshes, shared by the replicas of a store.
 
-    And the rests of what failed: a bounded number, of which those are lost first that would be forgotten first.
+    Both are bounded: the least popular names and the backoffs that would expire first are dropped.
     """
 
-    def count(self, asked: Mapping[str, float], least: float) -> tuple[str, ...]:
-        """Add counts by name, and tell every name whose count is at least ``least``, the most popular first."""
+    def count(self, requests: Mapping[str, float], threshold: float) -> tuple[str, ...]:
+        """Add requests by name; every name whose decayed count is at least ``threshold``, the most popular first."""
         ...
 
-    def rest(self, name: str, length_s: float, kept_s: float) -> None:
-        """A rest begins now, in place of an earlier one; it is known for ``kept_s`` after its end."""
+    def back_off(self, name: str, length_s: float, retention_s: float) -> None:
+        """Begin a backoff now, in place of an earlier one; it is remembered for ``retention_s`` after its end."""
         ...
 
-    def rests(self) -> Mapping[str, Rest]:
-        """Every rest that is known, by name: those that are over too."""
+    def backoffs(self) -> Mapping[str, Backoff]:
+        """Every remembered backoff by name, those that are over included."""
         ...
 
     def forget(self, name: str) -> None:
-        """Its rest, if it has one, is not known any more."""
+        """Remove the name's backoff, if there is one."""
         ...

@@ -1,4 +1,4 @@
-"""The prompts of the knowledge API: one file each, beside the code, versioned."""
+"""The prompts of the topic API: one versioned TOML file each, in ``prompts/``."""
 
 import tomllib
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from knowalledge.gateway.domain.prompt import Blob, Message, Prompt, Text
 from knowalledge.topics.domain import TopicQuery, schema_of
 
 NAMES = ("whole", "subtopics", "explanations", "quiz", "related", "image")
-MOST_TOKENS = 32_768
-# The same temperature would say the same again.
+MAX_TOKENS = 32_768
+# Temperature 0 would repeat the malformed answer.
 REPAIR_TEMPERATURE = 0.7
 
 
 class PromptFile(Struct, frozen=True):
-    """One prompt. ``version`` goes into keys and answers: the number in the file and a digest of all its bytes."""
+    """One prompt. ``version`` is part of cache keys and documents: the number in the file and a digest of its bytes."""
 
     name: str
     version: str
@@ -29,29 +29,30 @@ class PromptFile(Struct, frozen=True):
     tokens_each: int
     tokens_base: int = 256
 
-    def ask(self, values: Mapping[str, Any], count: int, picture: "Blob | None" = None) -> Prompt:
-        """The prompt with its values in place, each as JSON: data cannot end its quotes."""
+    def fill(self, values: Mapping[str, Any], count: int, image: Blob | None = None) -> Prompt:
+        """The prompt with its values, each as JSON, so that no value can end its quotes."""
         text = Template(self.user).substitute({name: _json(value) for name, value in values.items()})
-        parts = (Text(text),) if picture is None else (picture, Text(text))
+        parts = (Text(text),) if image is None else (image, Text(text))
         return Prompt(
             (Message("user", parts),),
             system=self.system.strip(),
-            max_output_tokens=min(MOST_TOKENS, self.tokens_base + self.tokens_each * count),
+            max_output_tokens=min(MAX_TOKENS, self.tokens_base + self.tokens_each * count),
             temperature=0.0,
             json=True,
             json_schema=schema_of(self.name, count),
         )
 
-    def about(self, asked: TopicQuery) -> Prompt:
-        count = asked.count or len(asked.subtopics)
-        return self.ask(
+    def for_query(self, query: TopicQuery) -> Prompt:
+        """The prompt of a topic query."""
+        count = query.count or len(query.subtopics)
+        return self.fill(
             {
-                "topic": asked.topic,
-                "level": asked.level,
-                "lang": asked.lang,
-                "detail": asked.detail,
+                "topic": query.topic,
+                "level": query.level,
+                "lang": query.lang,
+                "detail": query.detail,
                 "count": count,
-                "subtopics": asked.subtopics,
+                "subtopics": query.subtopics,
             },
             count,
         )
@@ -64,17 +65,17 @@ def _json(value: Any) -> str:
 def load() -> Mapping[str, PromptFile]:
     """Every prompt by its name."""
     folder = files("knowalledge.topics") / "prompts"
-    found = {}
+    prompts = {}
     for name in NAMES:
         raw = (folder / f"{name}.toml").read_bytes()
         fields = tomllib.loads(raw.decode())
         version = f"{name}/{fields.pop('version')}-{sha256(raw).hexdigest()[:8]}"
-        found[name] = PromptFile(name, version, **fields)
-    return found
+        prompts[name] = PromptFile(name, version, **fields)
+    return prompts
 
 
 def repaired(prompt: Prompt, answer: str, wrong: str) -> Prompt:
-    """The prompt once more, with the answer that was not right and what was wrong with it."""
+    """The prompt followed by the malformed answer and what is wrong with it."""
     again = f"That was not a right answer: {wrong}. Answer again, with the whole JSON and nothing else."
     return msgspec.structs.replace(
         prompt,

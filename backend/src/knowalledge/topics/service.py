@@ -1,4 +1,4 @@
-"""The knowledge API: a question about a topic in, a whole document out, from the nearest place that has it."""
+"""Topics: a query in, a whole document out, from the nearest place that has it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -24,132 +24,136 @@ from knowalledge.topics.domain import (
     degraded,
     document,
     document_key,
-    normal,
+    normalize_topic,
     parse,
     read,
 )
 from knowalledge.topics.images import Image
 from knowalledge.topics.prompt_files import PromptFile, repaired
 
-# An answer is asked for twice at most: once, and once more to be repaired.
-TRIES = 2
-# Whoever makes an answer anew waits this much longer than the request, in seconds, to hear how it ended.
-LAST_WORD_S = 1.0
-# What can be said to a model about its own answer.
-_LONGEST_REPAIR = 20_000
+# Calls for one answer: the first, and one to repair a malformed answer.
+MAX_CALLS = 2
+# A refresh waits this much longer than its request's deadline for the outcome, in seconds.
+OUTCOME_GRACE_S = 1.0
+# Characters of a malformed answer that are sent back for repair.
+_MAX_REPAIR = 20_000
 
 
-class Asks(Protocol):
-    """One whole answer of a model, within the quota."""
+class Completes(Protocol):
+    """The part of ``Gateway`` that topics need."""
 
     def complete(self, context: RequestContext, request: Request) -> Answer: ...
 
 
 class TopicDocument(Struct, frozen=True):
-    """A whole answer, and where it came from. ``tags`` are those that a CDN should know."""
+    """A whole answer and where it came from. ``tags``: for the CDN."""
 
     body: bytes
     etag: str
     tags: tuple[str, ...]
     cache: CacheInfo
-    left_s: float = 0.0  # how long it stays fresh
+    fresh_for_s: float = 0.0
     degraded: bool = False
 
 
 class Recipe(Struct, frozen=True):
-    """How an answer is made: what is asked, and how its text becomes a body (or ``Malformed``)."""
+    """How an answer is made: the prompt, and what turns the model's text into a body (or raises ``Malformed``)."""
 
     prompt: Prompt
-    body: Callable[[str, str], bytes]  # the answer's text and the model that gave it
+    render: Callable[[str, str], bytes]  # from the text and the model's name
 
 
-_CACHED, _MADE = b"c", b"m"
+_REUSED, _NEW = b"c", b"m"  # the first byte of a flight's piece
 
 
 class Topics:
-    """The use cases of the knowledge API. Each raises ``KnowalledgeError`` subclasses only."""
+    """The use cases of the topic API. Each raises ``KnowalledgeError`` subclasses only."""
 
     def __init__(
         self,
-        models: Asks,
+        gateway: Completes,
         reads: ReadThrough,
         clock: Clock,
         prompts: Mapping[str, PromptFile],
         model: str,
         telemetry: CacheTelemetry,
-        asked: Callable[[TopicQuery], None] = lambda _: None,
+        on_query: Callable[[TopicQuery], None] = lambda _: None,
         timeout_s: float = 60.0,
     ) -> None:
-        """``asked`` is called with every question; ``timeout_s`` is the deadline of contexts without one."""
-        self._models, self._reads, self._clock = models, reads, clock
+        """``on_query`` is called with every query; ``timeout_s`` is the deadline of contexts without one."""
+        self._gateway, self._reads, self._clock = gateway, reads, clock
         self._prompts, self._model = prompts, model
         self._telemetry = telemetry
-        self._asked = asked
+        self._on_query = on_query
         self._timeout_s = timeout_s
 
-    def key(self, asked: TopicQuery) -> Key:
-        return document_key(asked, self._model, self._prompts[asked.view].version)
+    def key(self, query: TopicQuery) -> Key:
+        return document_key(query, self._model, self._prompts[query.view].version)
 
-    def near(self, key: Key) -> TopicDocument | None:
-        """A fresh answer from memory, or None; no IO and no work."""
-        found = self._reads.layers.get_local(key)
-        if found is None or found.entry is None:
+    def get_local(self, key: Key) -> TopicDocument | None:
+        """A fresh document from memory, or None. No IO."""
+        lookup = self._reads.layers.get_local(key)
+        if lookup is None or lookup.entry is None:
             return None
-        self._telemetry.cached("memory", "hit", found.entry)
-        left = self._reads.layers.lifetimes.life_s - found.age_s
+        self._telemetry.cached("memory", "hit", lookup.entry)
+        fresh_for_s = self._reads.layers.lifetimes.life_s - lookup.age_s
         return TopicDocument(
-            found.entry.body, found.entry.etag, key.tags, CacheInfo("hit", "memory", int(found.age_s)), left
+            lookup.entry.body,
+            lookup.entry.etag,
+            key.tags,
+            CacheInfo("hit", "memory", int(lookup.age_s)),
+            fresh_for_s,
         )
 
-    def confirmed(self) -> None:
-        """A browser or CDN had the answer, and it is still the right one."""
+    def record_not_modified(self) -> None:
+        """Count a 304: the browser or CDN has the current document."""
         self._telemetry.cached("browser", "hit")
 
-    def noted(self, asked: TopicQuery) -> None:
-        """Somebody asked; for answers that are given without ``get``."""
-        self._asked(asked)
+    def record_query(self, query: TopicQuery) -> None:
+        """Count a query that is answered without ``get``."""
+        self._on_query(query)
 
-    def get(self, asked: TopicQuery, context: RequestContext) -> TopicDocument:
-        """The document that answers a question."""
-        self._asked(asked)
-        return self._serve(self.key(asked), self._recipe(asked), context)
+    def get(self, query: TopicQuery, context: RequestContext) -> TopicDocument:
+        """The document that answers a query."""
+        self._on_query(query)
+        return self._serve(self.key(query), self._recipe(query), context)
 
-    def see(self, image: Image, lang: str, context: RequestContext) -> TopicDocument:
-        """What a picture shows, as a topic. The same tenant's same picture is looked at once."""
+    def describe(self, image: Image, lang: str, context: RequestContext) -> TopicDocument:
+        """The topic that an image shows. One tenant's same image is sent to the model once."""
         file = self._prompts["image"]
-        who = slug(context.principal.tenant)
-        seen = digest(SCHEMA, context.principal.tenant, image.data, lang, self._model, file.version)
-        key = Key.of(f"image:{who}:{seen}", "image", f"tenant:{who}")
-        prompt = file.ask({"lang": lang}, 0, Blob(image.mime, image.data))
-        return self._serve(key, Recipe(prompt, partial(_seen, file.version)), context)
+        tenant = slug(context.principal.tenant)
+        image_digest = digest(SCHEMA, context.principal.tenant, image.data, lang, self._model, file.version)
+        key = Key.of(f"image:{tenant}:{image_digest}", "image", f"tenant:{tenant}")
+        prompt = file.fill({"lang": lang}, 0, Blob(image.mime, image.data))
+        return self._serve(key, Recipe(prompt, partial(_render_image, file.version)), context)
 
-    def made_at(self, asked: TopicQuery) -> float | None:
-        """When the answer to a question was made, seconds since the epoch; None if there is none."""
-        found = self._reads.layers.peek(self.key(asked))
-        return found.entry.made_at if found.entry else None
+    def made_at(self, query: TopicQuery) -> float | None:
+        """When the cached document was made, in epoch seconds; None if there is none."""
+        lookup = self._reads.layers.peek(self.key(query))
+        return lookup.entry.made_at if lookup.entry else None
 
-    def refresh(self, asked: TopicQuery, context: RequestContext, due_s: float) -> bool:
-        """Make an answer anew that is at least ``due_s`` old, once over all replicas; whether that was so."""
-        key = self.key(asked)
-        # Not the flight that callers would share: they must not wait behind one of low priority.
+    def refresh(self, query: TopicQuery, context: RequestContext, due_s: float) -> bool:
+        """Make a document anew if it is at least ``due_s`` old, once over all replicas; False if it was not due."""
+        key = self.key(query)
+        # A flight of its own: callers must not wait behind a run of low priority.
         name = f"refresh:{key.name}"
         if self._reads.flights.flying(key.name) or self._reads.flights.flying(name):
-            return False  # somebody has it made: what takes minutes is neither paid for twice nor waited for here
-        found = self._reads.layers.get_shared(key)
-        if found.entry is not None and found.age_s < due_s:
-            return False  # another replica has just done it
-        than = found.entry.made_at if found.entry else 0.0
-        work = self._work(key, self._recipe(asked), context, than)
-        for _ in self._reads.flights.fly(name, work).follow(self._deadline_s(context) + LAST_WORD_S):
+            return False  # a run is under way; it may take minutes, so it is neither paid for twice nor awaited here
+        lookup = self._reads.layers.get_shared(key)
+        if lookup.entry is not None and lookup.age_s < due_s:
+            return False  # another replica has just refreshed it
+        newer_than = lookup.entry.made_at if lookup.entry else 0.0
+        work = self._work(key, self._recipe(query), context, newer_than)
+        for _ in self._reads.flights.fly(name, work).follow(self._deadline_s(context) + OUTCOME_GRACE_S):
             pass
         return True
 
     def _deadline_s(self, context: RequestContext) -> float:
         return self._timeout_s if context.timeout_s is None else context.timeout_s
 
-    def _recipe(self, asked: TopicQuery) -> Recipe:
-        file = self._prompts[asked.view]
-        return Recipe(file.about(asked), partial(_document, asked, file.version))
+    def _recipe(self, query: TopicQuery) -> Recipe:
+        file = self._prompts[query.view]
+        return Recipe(file.for_query(query), partial(_render, query, file.version))
 
     def _serve(self, key: Key, recipe: Recipe, context: RequestContext) -> TopicDocument:
         lookup = self._reads.lookup(key, context.trace)
@@ -174,18 +178,21 @@ class Topics:
         entry = unpack(data[1:])
         if entry is None:
             raise e.ProviderGarbage("the answer was lost on its way")
-        shared = data[:1] == _CACHED or not flight.led
+        shared = data[:1] == _REUSED or not flight.led
         if shared:
             self._telemetry.cached("flight", "shared", entry)
         status: Literal["shared", "miss"] = "shared" if shared else "miss"
         return self._document(key, entry, CacheInfo(status))
 
     def _document(self, key: Key, entry: CacheEntry, info: CacheInfo) -> TopicDocument:
-        if entry.model not in ("", self._model):  # a fallback answered: never stored, and it says so
+        if entry.model not in (
+            "",
+            self._model,
+        ):  # a fallback model answered: never stored, and marked as degraded
             body = degraded(entry.body)
             return TopicDocument(body, etag_of(body), key.tags, info, degraded=True)
-        left = max(0.0, self._reads.layers.lifetimes.life_s - entry.age(self._clock.now()))
-        return TopicDocument(entry.body, entry.etag, key.tags, info, left)
+        fresh_for_s = max(0.0, self._reads.layers.lifetimes.life_s - entry.age(self._clock.now()))
+        return TopicDocument(entry.body, entry.etag, key.tags, info, fresh_for_s)
 
     def _work(
         self, key: Key, recipe: Recipe, context: RequestContext, newer_than: float | None = None
@@ -196,45 +203,45 @@ class Topics:
             entry = replace(self._make(recipe, context), generation=generation)
             if entry.model == self._model:
                 self._reads.layers.store(key, entry)
-            yield _MADE + pack(entry)
+            yield _NEW + pack(entry)
 
-        return partial(self._reads.run, key, lambda entry: _CACHED + pack(entry), make, newer_than=newer_than)
+        return partial(self._reads.run, key, lambda entry: _REUSED + pack(entry), make, newer_than=newer_than)
 
     def _make(self, recipe: Recipe, context: RequestContext) -> CacheEntry:
-        prompt, spent = recipe.prompt, [0, 0]
-        for left in reversed(range(TRIES)):
-            answer = self._models.complete(context, Request(self._model, prompt))
+        prompt, spent = recipe.prompt, [0, 0]  # input and output tokens
+        for calls_left in reversed(range(MAX_CALLS)):
+            answer = self._gateway.complete(context, Request(self._model, prompt))
             spent[0] += answer.usage.input
             spent[1] += answer.usage.generated
             text = answer.completion.text
             try:
                 if answer.completion.finish is not Finish.STOP:
                     raise Malformed("it was cut off; be shorter")
-                body = recipe.body(text, answer.model)
+                body = recipe.render(text, answer.model)
             except Malformed as error:
-                if not left:
+                if not calls_left:
                     raise e.ProviderGarbage("the model did not give a whole answer, twice") from None
-                prompt = repaired(recipe.prompt, text[:_LONGEST_REPAIR], str(error))
+                prompt = repaired(recipe.prompt, text[:_MAX_REPAIR], str(error))
                 continue
             return CacheEntry(body, etag_of(body), self._clock.now(), 0, answer.model, *spent)
         raise AssertionError("unreachable")
 
 
-def _document(asked: TopicQuery, version: str, text: str, model: str) -> bytes:
-    return document(asked, read(asked, text), model, version)
+def _render(query: TopicQuery, version: str, text: str, model: str) -> bytes:
+    return document(query, read(query, text), model, version)
 
 
-def _seen(version: str, text: str, model: str) -> bytes:
-    found: Seen = parse("image", text)
+def _render_image(version: str, text: str, model: str) -> bytes:
+    image: Seen = parse("image", text)
     try:
-        topic = normal(found.topic)
+        topic = normalize_topic(image.topic)
     except e.InvalidRequest as error:
         raise Malformed(error.message) from None
-    asked = TopicQuery("whole", topic)
+    query = TopicQuery("whole", topic)
     fields = {
-        "title": found.topic,
-        "description": found.description,
-        "alternatives": found.alternatives,
-        "href": asked.path.partition("?")[0],
+        "title": image.topic,
+        "description": image.description,
+        "alternatives": image.alternatives,
+        "href": query.path.partition("?")[0],
     }
-    return document(asked, fields, model, version)
+    return document(query, fields, model, version)

@@ -1,8 +1,7 @@
-"""``knowalledge warm FILE``: ask a running gateway about every topic of a list, so that its caches hold the answers.
+"""``knowalledge warm FILE``: request every topic of a list from a running gateway, so that its caches hold them.
 
-Resumable: what is done is written to ``FILE.done`` as it is done, and left out the next time. A gateway that says
-"later" (429, 503) is asked again after the time that it names, and so is one that has only a second best answer: that
-is none that it keeps.
+Resumable: each topic is written to ``FILE.done`` when it is cached, and skipped the next time. 429 and 503 are retried
+after ``Retry-After``, and so is a degraded document, because the gateway does not cache it.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,15 +12,15 @@ import requests
 from msgspec import Struct
 
 from knowalledge.core.errors import InvalidRequest
-from knowalledge.topics.domain import normal
+from knowalledge.topics.domain import normalize_topic
 
-TRIES = 5
-LONGEST_WAIT_S = 120.0
+MAX_ATTEMPTS = 5
+MAX_WAIT_S = 120.0
 TIMEOUT_S = 180.0
 
 
-class Warmed(Struct, frozen=True):
-    """What became of one topic. ``how``: cached (it was there), made, or failed."""
+class WarmResult(Struct, frozen=True):
+    """The outcome of one topic. ``how``: cached (it was there), made, or failed; ``why``: of a failure."""
 
     topic: str
     how: str
@@ -29,13 +28,13 @@ class Warmed(Struct, frozen=True):
 
 
 def topics_of(file: Path) -> tuple[str, ...]:
-    """The topics of a list, one a line, each once; empty lines and lines that begin with # are none."""
+    """The topics of a file, one a line, without duplicates, empty lines and lines that begin with ``#``."""
     lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
     return tuple(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
 
 
 class Warmer:
-    """Asks, and remembers what is done."""
+    """Requests topics and records which are done."""
 
     def __init__(
         self, url: str, file: Path, view: str, query: str, key: str, sleep: Callable[[float], None]
@@ -51,29 +50,30 @@ class Warmer:
         done = self._done_file.read_text(encoding="utf-8") if self._done_file.exists() else ""
         self._done = set(done.splitlines())
 
-    def left(self, topics: tuple[str, ...]) -> tuple[str, ...]:
-        """Those that an earlier run has not done."""
+    def pending(self, topics: tuple[str, ...]) -> tuple[str, ...]:
+        """The topics that no earlier run has cached."""
         return tuple(it for it in topics if self._mark(it) not in self._done)
 
-    def warm(self, topics: tuple[str, ...]) -> Iterator[Warmed]:
+    def warm(self, topics: tuple[str, ...]) -> Iterator[WarmResult]:
+        """Request the topics one after another; yields each result."""
         with self._done_file.open("a", encoding="utf-8") as done:
             for topic in topics:
-                found = self._one(topic)
-                if found.how != "failed":
+                result = self._request(topic)
+                if result.how != "failed":
                     done.write(self._mark(topic) + "\n")
                     done.flush()
-                yield found
+                yield result
 
     def _mark(self, topic: str) -> str:
         return f"{topic}\t{self._tail}"
 
-    def _one(self, topic: str) -> Warmed:
+    def _request(self, topic: str) -> WarmResult:
         try:
-            path = f"/api/v1/topics/{quote(normal(topic), safe='')}{self._tail}"
+            path = f"/api/v1/topics/{quote(normalize_topic(topic), safe='')}{self._tail}"
         except InvalidRequest as error:
-            return Warmed(topic, "failed", error.message)
+            return WarmResult(topic, "failed", error.message)
         why = ""
-        for left in reversed(range(TRIES)):
+        for attempts_left in reversed(range(MAX_ATTEMPTS)):
             try:
                 response = self._session.get(self._base + path, timeout=TIMEOUT_S)
             except requests.RequestException as error:
@@ -82,16 +82,16 @@ class Warmer:
                 if response.ok and response.headers.get("X-Degraded") == "true":
                     why, wait = "no fresh answer", 2.0
                 elif response.ok:
-                    story = response.headers.get("Cache-Status", "")
-                    return Warmed(topic, "cached" if "; hit" in story else "made")
+                    cache_status = response.headers.get("Cache-Status", "")
+                    return WarmResult(topic, "cached" if "; hit" in cache_status else "made")
                 else:
                     why, wait = f"status {response.status_code}", _wait(response.headers.get("Retry-After"))
                     if response.status_code < 429 or response.status_code == 431:
                         break
-            if left:
+            if attempts_left:
                 self._sleep(wait)
-        return Warmed(topic, "failed", why)
+        return WarmResult(topic, "failed", why)
 
 
 def _wait(field: str | None) -> float:
-    return min(LONGEST_WAIT_S, float(field)) if field and field.isdecimal() else 2.0
+    return min(MAX_WAIT_S, float(field)) if field and field.isdecimal() else 2.0

@@ -1,4 +1,4 @@
-"""Popular questions are kept warm: answered anew before their answer ends, with quota that nobody else needs."""
+"""Popular queries are kept warm: refreshed before their answer expires, with quota that nobody else needs."""
 
 import math
 from collections.abc import Callable
@@ -10,43 +10,43 @@ from knowalledge.core import errors as e
 from knowalledge.core.clock import Clock
 from knowalledge.core.context import Priority, RequestContext
 from knowalledge.topics.domain import TopicQuery
-from knowalledge.topics.ports import Popularity, Rest
+from knowalledge.topics.ports import Backoff, Popularity
 from knowalledge.topics.service import Topics
 
-# Requests, old ones counting less, after which a question is popular.
-POPULAR_FROM = 10.0
+# A query is popular from this decayed count of requests on.
+POPULARITY_THRESHOLD = 10.0
 # After this long a request counts half.
 HALF_LIFE_S = 3600.0
-# Questions whose popularity is known.
-MOST_KNOWN = 1000
-# A popular answer is made anew when this share of its life is over; sooner if it would otherwise come too late;
-DUE = 0.8
-# but not before this one, or an answer that takes as long as it lives would be made without end.
-SOONEST = 0.25
-# So many rounds in the life of an answer, neither too seldom for what was taken back nor too often for a worker.
-ROUNDS = 10
-SHORTEST_ROUND_S, LONGEST_ROUND_S = 0.5, 5.0
-# Time that an answer is thought to take before one was made anew here.
-ANSWER_S = 3.0
-# Of what was known of that time, a round in which it took less forgets this share.
-FORGETS = 0.1
-# Questions that a worker makes anew, or fails to, in one round.
-A_ROUND = 4
-# What fails rests so long, in all replicas, and after each failure more twice as long, up to the longest.
-FIRST_REST_S, LONGEST_REST_S = 30.0, 600.0
-# No failure of a question: there was no quota for it, no target may be asked, or this replica ends.
-NOT_ITS_FAULT = (e.Limited, e.ProviderRateLimited, e.Unavailable)
-# Questions that it reports in one round, the most asked: a flood of others costs the shared store nothing.
-A_REPORT = 500
-# Different questions that a worker counts between two rounds; beyond, only those that it counts already.
-MOST_COUNTED = 10_000
+# Names whose popularity is tracked.
+MAX_TRACKED = 1000
+# A popular answer is refreshed at this share of its lifetime, or sooner if a refresh would otherwise end too late,
+REFRESH_AT = 0.8
+# but never before this share: an answer that takes as long as it lives would be refreshed without end.
+EARLIEST_REFRESH_AT = 0.25
+# Rounds in the lifetime of an answer: often enough for what was invalidated, seldom enough for a worker.
+ROUNDS_PER_LIFE = 10
+MIN_ROUND_S, MAX_ROUND_S = 0.5, 5.0
+# Assumed duration of a refresh before one was measured here.
+ASSUMED_REFRESH_S = 3.0
+# A round that was faster than assumed lowers the assumption by this share of the difference.
+LAG_DECAY = 0.1
+# Refreshes, failed ones included, of one worker in one round.
+REFRESHES_PER_ROUND = 4
+# Backoff after a failed refresh, in all replicas; doubled by each further failure up to the longest.
+FIRST_BACKOFF_S, MAX_BACKOFF_S = 30.0, 600.0
+# These do not count as failures: there was no quota, no target may be called, or this replica shuts down.
+NOT_A_FAILURE = (e.Limited, e.ProviderRateLimited, e.Unavailable)
+# Names that a worker reports in one round, the most requested: a flood of others costs the shared store nothing.
+MAX_REPORTED = 500
+# Different queries that a worker counts between two rounds; beyond it only those already counted.
+MAX_COUNTED = 10_000
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(TopicQuery).decode
 
 
-class Popular:
-    """Counts what is asked and, round by round, keeps warm what is asked often."""
+class Warming:
+    """Counts queries and, round by round, refreshes the popular ones."""
 
     def __init__(
         self,
@@ -54,98 +54,103 @@ class Popular:
         popularity: Popularity,
         clock: Clock,
         life_s: float,
-        spare: Callable[[], bool],
+        has_spare_quota: Callable[[], bool],
         new_id: Callable[[], str],
     ) -> None:
-        """``spare`` says whether there is quota that nobody else needs now."""
+        """``life_s``: the lifetime of an answer."""
         self._topics, self._popularity, self._clock = topics, popularity, clock
         self._life_s = life_s
-        self.round_s = min(LONGEST_ROUND_S, max(SHORTEST_ROUND_S, life_s / ROUNDS))  # between two rounds
-        # From a look that finds an answer not yet due to the moment at which the next round has made it anew. Others
-        # are made before it, one after another, so this is measured and not computed.
-        self._lag_s = self.round_s + ANSWER_S
-        self._began: float | None = None
-        self._spare = spare
+        self.round_s = min(MAX_ROUND_S, max(MIN_ROUND_S, life_s / ROUNDS_PER_LIFE))  # between two rounds
+        # From a round that finds an answer not yet due until the next round has refreshed it. Other refreshes run
+        # before it, one after another, so this is measured.
+        self._lag_s = self.round_s + ASSUMED_REFRESH_S
+        self._round_began: float | None = None
+        self._has_spare_quota = has_spare_quota
         self._new_id = new_id
         self._counts: dict[TopicQuery, float] = {}
-        self.known: tuple[TopicQuery, ...] = ()  # as of the last round, the most popular first
+        self.popular: tuple[TopicQuery, ...] = ()  # as of the last round, the most popular first
 
-    def asked(self, question: TopicQuery) -> None:
-        """Somebody asked."""
-        if question in self._counts or len(self._counts) < MOST_COUNTED:
-            self._counts[question] = self._counts.get(question, 0.0) + 1.0
+    def record_query(self, query: TopicQuery) -> None:
+        """Count one request."""
+        if query in self._counts or len(self._counts) < MAX_COUNTED:
+            self._counts[query] = self._counts.get(query, 0.0) + 1.0
 
     def round(self) -> int:
-        """Tell the others what was asked here, and make anew what is due; returns how many were."""
-        before, self._began = self._began, self._clock.monotonic()
-        counts, self._counts = self._counts, {}
-        most = nlargest(A_REPORT, counts.items(), key=lambda it: it[1])
-        found = self._popularity.count({_name(question): count for question, count in most}, POPULAR_FROM)
-        self.known = tuple(question for name in found if (question := _read(name)) is not None)
-        made = tried = 0
-        rests = self._popularity.rests() if self.known else {}
-        for question in self.known:
-            if tried == A_ROUND:
+        """Report the counts of this worker and refresh what is due; the number of answers refreshed."""
+        previous, self._round_began = self._round_began, self._clock.monotonic()
+        self._report()
+        refreshed = attempts = 0
+        backoffs = self._popularity.backoffs() if self.popular else {}
+        for query in self.popular:
+            if attempts == REFRESHES_PER_ROUND:
                 break
-            age_s, rest = self._age_s(question), rests.get(_name(question))
-            if rest and age_s < rest.age_s:
-                self._popularity.forget(_name(question))  # somebody has had it made since
-            if age_s >= self._due_s and (rest is None or rest.over) and self._spare():
-                outcome = self._refresh(question)
-                tried += outcome is not None
-                made += outcome is True
-        if made and before is not None:
-            self._learn(self._clock.monotonic() - before)
-        return made
+            age_s, backoff = self._age_s(query), backoffs.get(_name(query))
+            if backoff and age_s < backoff.age_s:
+                self._popularity.forget(_name(query))  # another replica has refreshed it since
+            is_due = age_s >= self._due_s and (backoff is None or backoff.is_over)
+            if is_due and self._has_spare_quota():
+                success = self._refresh(query)
+                attempts += success is not None
+                refreshed += success is True
+        if refreshed and previous is not None:
+            self._learn_lag(self._clock.monotonic() - previous)
+        return refreshed
+
+    def _report(self) -> None:
+        counts, self._counts = self._counts, {}
+        most = nlargest(MAX_REPORTED, counts.items(), key=lambda it: it[1])
+        names = self._popularity.count({_name(query): count for query, count in most}, POPULARITY_THRESHOLD)
+        self.popular = tuple(query for name in names if (query := _query(name)) is not None)
 
     @property
     def _due_s(self) -> float:
-        """The age from which on an answer is made anew, in seconds."""
-        return max(SOONEST * self._life_s, min(DUE * self._life_s, self._life_s - self._lag_s))
+        """The age from which an answer is refreshed, in seconds."""
+        earliest = EARLIEST_REFRESH_AT * self._life_s
+        return max(earliest, min(REFRESH_AT * self._life_s, self._life_s - self._lag_s))
 
-    def _learn(self, lag_s: float) -> None:
-        """What takes longer is believed at once: too late costs a caller the wait, too soon a little spare quota."""
-        more = lag_s - self._lag_s
-        self._lag_s += more if more > 0 else FORGETS * more
+    def _learn_lag(self, lag_s: float) -> None:
+        """A longer lag is adopted at once: too late costs a caller the wait, too early only spare quota."""
+        difference = lag_s - self._lag_s
+        self._lag_s += difference if difference > 0 else LAG_DECAY * difference
 
-    def _age_s(self, question: TopicQuery) -> float:
-        made_at = self._topics.made_at(question)
+    def _age_s(self, query: TopicQuery) -> float:
+        made_at = self._topics.made_at(query)
         return math.inf if made_at is None else self._clock.now() - made_at
 
-    def _refresh(self, question: TopicQuery) -> bool | None:
-        """Whether it was made anew; None if it need not, or may not, be tried now."""
-        name = _name(question)
-        # As of now: what was made before it in this round took its time.
-        rest = self._popularity.rests().get(name)
-        if rest and not rest.over:
+    def _refresh(self, query: TopicQuery) -> bool | None:
+        """Whether the refresh succeeded; None if it was not attempted, or may not count as a failure."""
+        name = _name(query)
+        # Read again: the refreshes before it in this round took their time.
+        backoff = self._popularity.backoffs().get(name)
+        if backoff and not backoff.is_over:
             return None
         context = RequestContext(self._new_id(), priority=Priority.LOW)
         try:
-            if not self._topics.refresh(question, context, self._due_s):
+            if not self._topics.refresh(query, context, self._due_s):
                 return None
-            failed = self._age_s(question) >= self._due_s  # a fallback's answer is not kept
-        except NOT_ITS_FAULT:
+            failed = self._age_s(query) >= self._due_s  # a fallback model's answer is not stored
+        except NOT_A_FAILURE:
             return None
         except e.KnowalledgeError:
             failed = True
         if failed:
-            self._popularity.rest(name, longer(rest), LONGEST_REST_S)
-        elif rest:
+            self._popularity.back_off(name, next_backoff_s(backoff), MAX_BACKOFF_S)
+        elif backoff:
             self._popularity.forget(name)
         return not failed
 
 
-def longer(last: Rest | None) -> float:
-    """How long a question that has failed again rests after its last rest, in seconds."""
-    return FIRST_REST_S if last is None else min(LONGEST_REST_S, 2 * last.length_s)
+def next_backoff_s(last: Backoff | None) -> float:
+    """The length of the backoff after another failure, in seconds."""
+    return FIRST_BACKOFF_S if last is None else min(MAX_BACKOFF_S, 2 * last.length_s)
 
 
-def _name(question: TopicQuery) -> str:
-    return _encode(question).decode()
+def _name(query: TopicQuery) -> str:
+    return _encode(query).decode()
 
 
-def _read(name: str) -> TopicQuery | None:
-    """A question by its name; None for one of another version."""
+def _query(name: str) -> TopicQuery | None:
+    """The query of a name; None for a name of another version."""
     try:
         return _decode(name)
     except msgspec.MsgspecError:

@@ -1,40 +1,42 @@
-"""What is popular over all replicas, and what of it rests. See ``scripts/cache_popular.lua`` and ``cache_rest.lua``."""
+"""Popularity over all replicas. See ``scripts/cache_popular.lua`` and ``scripts/cache_rest.lua``."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from knowalledge.net.redis.breaker import RedisBreaker
 from knowalledge.net.redis.scripts import CommandExecutor, Script
-from knowalledge.topics.ports import Rest
+from knowalledge.topics.ports import Backoff
 
-_POPULAR, _REST = Script("knowalledge.topics", "cache_popular"), Script("knowalledge.topics", "cache_rest")
-_KEY, _RESTS = b"kn:{cache}:popular", b"kn:{cache}:rests"
+_COUNT = Script("knowalledge.topics", "cache_popular")
+_BACK_OFF = Script("knowalledge.topics", "cache_rest")
+_COUNTS_KEY, _BACKOFFS_KEY = b"kn:{cache}:popular", b"kn:{cache}:rests"
 
 
 class RedisPopularity:
-    """Implements ``Popularity`` for every replica that names the same Redis."""
+    """Implements ``Popularity`` over all replicas of one Redis; without Redis nothing is popular."""
 
-    def __init__(self, client: CommandExecutor, outage: RedisBreaker, half_life_s: float, most: int) -> None:
-        self._client, self._outage = client, outage
-        self._args = half_life_s, most
+    def __init__(
+        self, client: CommandExecutor, breaker: RedisBreaker, half_life_s: float, max_names: int
+    ) -> None:
+        self._client, self._breaker = client, breaker
+        self._half_life_s, self._max_names = half_life_s, max_names
 
-    def count(self, asked: Mapping[str, float], least: float) -> tuple[str, ...]:
-        half_life_s, most = self._args
-        flat = [part for pair in asked.items() for part in pair]
-        found = self._outage.run(
-            lambda: _POPULAR(self._client, (_KEY,), half_life_s, least, most, *flat), None
-        )
-        return tuple(it.decode(errors="replace") for it in found or ())
+    def count(self, requests: Mapping[str, float], threshold: float) -> tuple[str, ...]:
+        pairs = [part for pair in requests.items() for part in pair]
+        args = (self._half_life_s, threshold, self._max_names, *pairs)
+        names = self._breaker.run(partial(_COUNT, self._client, (_COUNTS_KEY,), *args), None)
+        return tuple(it.decode(errors="replace") for it in names or ())
 
-    def rest(self, name: str, length_s: float, kept_s: float) -> None:
-        args = name, round(length_s * 1000), round(kept_s * 1000), self._args[1]
-        self._outage.run(lambda: _REST(self._client, (_RESTS,), *args), None)
+    def back_off(self, name: str, length_s: float, retention_s: float) -> None:
+        args = name, round(length_s * 1000), round(retention_s * 1000), self._max_names
+        self._breaker.run(partial(_BACK_OFF, self._client, (_BACKOFFS_KEY,), *args), None)
 
-    def rests(self) -> Mapping[str, Rest]:
-        found = self._outage.run(lambda: _REST(self._client, (_RESTS,)), None) or ()
+    def backoffs(self) -> Mapping[str, Backoff]:
+        reply = self._breaker.run(partial(_BACK_OFF, self._client, (_BACKOFFS_KEY,)), None) or ()
         return {
-            name.decode(errors="replace"): Rest(length / 1000, age / 1000)
-            for name, length, age in zip(found[::3], found[1::3], found[2::3], strict=True)
+            name.decode(errors="replace"): Backoff(length / 1000, age / 1000)
+            for name, length, age in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
         }
 
     def forget(self, name: str) -> None:
-        self._outage.run(lambda: self._client.execute_command("HDEL", _RESTS, name), None)
+        self._breaker.run(partial(self._client.execute_command, "HDEL", _BACKOFFS_KEY, name), None)
