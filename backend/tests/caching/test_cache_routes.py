@@ -8,11 +8,14 @@ import pytest
 from flask.testing import FlaskClient
 
 from knowalledge import app as wiring
-from knowalledge import caches
+from knowalledge import lifecycle
+from knowalledge.caching import feature as caching
 from knowalledge.caching import read_through
 from knowalledge.config.settings import Settings
 from knowalledge.core.errors import ProviderUnavailable, Unavailable
-from knowalledge.net.background import Background, Task
+from knowalledge.core.feature import Task
+from knowalledge.lifecycle import Background
+from knowalledge.providers import registry
 from tests.support.doubles import ManualClock
 from tests.support.fake_provider import FakeProvider
 
@@ -57,9 +60,9 @@ def client(
     config = tmp_path / "c.yaml"
     config.write_text(CONFIG + store)
     provider = FakeProvider()
-    monkeypatch.setattr(wiring.providers, "build", lambda spec, clock: provider)
-    monkeypatch.setattr(caches, "purger", lambda settings: outside)
-    monkeypatch.setattr(caches, "audit", lambda event, fields: log.append((event, fields)))
+    monkeypatch.setattr(registry, "build", lambda spec, clock: provider)
+    monkeypatch.setattr(caching, "make_purger", lambda settings: outside)
+    monkeypatch.setattr(wiring, "audit", lambda event, fields: log.append((event, fields)))
     return wiring.create_app(Settings.load(environ={}, config=str(config))).test_client()
 
 
@@ -142,7 +145,7 @@ class Replicas:
 
     def __init__(self, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, path: Any, store: str) -> None:
         self.provider = FakeProvider()
-        monkeypatch.setattr(wiring.providers, "build", lambda spec, clock: self.provider)
+        monkeypatch.setattr(registry, "build", lambda spec, clock: self.provider)
         monkeypatch.setattr(wiring, "SystemClock", lambda: clock)
         self._path, self._store = path, store
 
@@ -249,12 +252,12 @@ def test_without_prices_the_layers_tell_of_tokens_and_of_no_money(replicas: Repl
 def test_where_answers_live_shortly_popular_ones_are_looked_at_more_often(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    monkeypatch.setattr(wiring.providers, "build", lambda spec, clock: FakeProvider())
+    monkeypatch.setattr(registry, "build", lambda spec, clock: FakeProvider())
     seen: list[Sequence[Task]] = []
-    monkeypatch.setattr(wiring, "Background", lambda tasks: seen.append(tasks) or Background(tasks))
+    monkeypatch.setattr(lifecycle, "Background", lambda tasks: seen.append(tasks) or Background(tasks))
     for life in ("1h", "10s"):
         config = tmp_path / "life.yaml"
         config.write_text(CONFIG + f"cache: {{memory_ttl: {life}}}\n")
         wiring.create_app(Settings.load(environ={}, config=str(config)))
-    rounds = [seconds for tasks in seen for seconds, run in tasks if getattr(run, "__name__", "") == "round"]
+    rounds = [it.interval_s for tasks in seen for it in tasks if getattr(it.run, "__name__", "") == "round"]
     assert rounds == [5.0, 1.0]

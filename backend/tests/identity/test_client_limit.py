@@ -8,6 +8,7 @@ from flask.testing import FlaskClient
 
 from knowalledge import app as wiring
 from knowalledge.config.settings import Settings
+from knowalledge.providers import registry
 from tests.support.web_app import Scripted
 
 Start = Callable[..., FlaskClient]
@@ -16,7 +17,7 @@ Start = Callable[..., FlaskClient]
 @pytest.fixture
 def start(provider: Scripted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Start:
     """A gateway of its own for each call, with these settings."""
-    monkeypatch.setattr(wiring.providers, "build", lambda *_: provider)
+    monkeypatch.setattr(registry, "build", lambda *_: provider)
     # A count in process begins anew with each minute of the clock, and the one before counts in part.
     monkeypatch.setattr("time.time", lambda: 1_790_000_010.0)
 

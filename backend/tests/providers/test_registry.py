@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from knowalledge.app import provider_spec
 from knowalledge.config.settings import Settings, SettingsError
 from knowalledge.core import errors as e
 from knowalledge.core.clock import SystemClock
 from knowalledge.core.settings import Fault
 from knowalledge.providers.descriptor import ProviderDescriptor, ProviderSpec
 from knowalledge.providers.registry import PROVIDERS, build
+from knowalledge.providers.settings import TargetSettings
+from knowalledge.providers.targets import make_provider
 from knowalledge.quota.domain.window import Count
 from tests.contract.conftest import PROMPT
 from tests.contract.provider_dialects import DIALECTS, Dialect, OpenAiDialect
@@ -27,14 +28,11 @@ def test_a_provider_elsewhere_is_called_through_the_proxy(dialect: Dialect) -> N
     heads: list[bytes] = []
 
     with listening(lambda wire: heads.append(wire.recv(65536))) as port:
-        target = Settings.load(environ={}).models[0].targets[0]
         settings = Settings.load(environ={PROXY: f"http://127.0.0.1:{port}"})
-        spec = provider_spec(target, settings)
-        assert spec.proxy == f"http://127.0.0.1:{port}"
-        elsewhere = ProviderSpec(
-            dialect.name, "m", "http://elsewhere.example", "p", "l", "k", proxy=spec.proxy
+        target = TargetSettings(
+            "t", ProviderSpec(dialect.name, "m", "http://elsewhere.example", "p", "l", "k")
         )
-        provider = build(elsewhere, SystemClock())
+        provider = make_provider(target, settings.provider.proxy, SystemClock())
         with pytest.raises(e.ProviderUnavailable):
             provider.complete(PROMPT, S)
         provider.close()
@@ -86,7 +84,7 @@ def test_a_registered_provider_is_configured_like_any_other(tmp_path: Path, pige
         ("tpm", Count.OUTPUT, ""),
         ("tpd", Count.OUTPUT, "Europe/Paris"),
     ]
-    assert build(provider_spec(target, settings), SystemClock()) is pigeon
+    assert make_provider(target, settings.provider.proxy, SystemClock()) is pigeon
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from knowalledge import app as wiring
 from knowalledge.config.settings import Settings
 from knowalledge.gateway.domain.answer import Chunk, Completion, Embeddings, Finish, Usage
 from knowalledge.gateway.domain.prompt import Prompt, Text, ToolCall
+from knowalledge.providers import registry
 
 USAGE = Usage(5, 3)
 
@@ -72,7 +73,7 @@ def application(provider: Scripted, folder: Path, monkeypatch: pytest.MonkeyPatc
     config = folder / "c.yaml"
     target = f"{{name: t, provider: openai, api_key: k, quota: {quota}}}"
     config.write_text(f"models: {{m: {{targets: [{target}]}}}}\n")
-    monkeypatch.setattr(wiring.providers, "build", lambda spec, clock: provider)
+    monkeypatch.setattr(registry, "build", lambda spec, clock: provider)
     return wiring.create_app(Settings.load(environ={}, config=str(config)))
 
 

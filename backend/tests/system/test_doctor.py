@@ -14,10 +14,10 @@ from redis import Redis
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer  # isort: skip
 
 from bench.ports import free_port
+from knowalledge.cli import doctor
+from knowalledge.cli.doctor import Finding, examine, table
 from knowalledge.config.settings import Settings
 from knowalledge.core.clock import SystemClock
-from knowalledge.observability import doctor
-from knowalledge.observability.doctor import Finding, examine, table
 from tests.support.otlp import store as traces
 
 

@@ -9,6 +9,7 @@ from flask.testing import FlaskClient
 
 from knowalledge import app as wiring
 from knowalledge.config.settings import Settings
+from knowalledge.providers import registry
 from tests.support.doubles import ManualClock
 from tests.support.fake_provider import FakeProvider
 
@@ -25,7 +26,7 @@ def build(
 ) -> Flask:
     config = path / "c.yaml"
     config.write_text(CONFIG + extra)
-    monkeypatch.setattr(wiring.providers, "build", lambda spec, clock: provider)
+    monkeypatch.setattr(registry, "build", lambda spec, clock: provider)
     monkeypatch.setattr(wiring, "SystemClock", lambda: clock)
     return wiring.create_app(Settings.load(environ={}, config=str(config)))
 

@@ -8,6 +8,7 @@ from flask.testing import FlaskClient
 from knowalledge import app as wiring
 from knowalledge.config.settings import Settings
 from knowalledge.core import errors as e
+from knowalledge.providers import registry
 from knowalledge.quota.ports import Granted, Reservation
 from tests.support.web_app import Scripted
 
@@ -159,7 +160,7 @@ def test_a_tenant_is_who_a_trusted_front_says_and_nobody_else_may_say(
             Granted(Reservation(target, "i", wanted.cost)),
         )[1],
     )
-    monkeypatch.setattr(wiring.providers, "build", lambda *_: provider)
+    monkeypatch.setattr(registry, "build", lambda *_: provider)
     for configured in ("auth: {tenant_header: X-Tenant}\n", ""):
         config = tmp_path / "t.yaml"
         config.write_text(configured + "models: {m: {targets: [{name: t, provider: gemini, api_key: k}]}}")

@@ -10,7 +10,9 @@ from flask.testing import FlaskClient
 from knowalledge import app as wiring
 from knowalledge.config.settings import Settings
 from knowalledge.core import errors as e
+from knowalledge.observability import feature as observability
 from knowalledge.observability.spans import Span
+from knowalledge.providers import registry
 from tests.support.fake_provider import FakeProvider
 from tests.support.web_app import Scripted
 
@@ -46,8 +48,8 @@ def kept() -> Kept:
 def client(provider: Any, kept: Kept, folder: Path, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
     config = folder / "c.yaml"
     config.write_text(TARGET + TRACED)
-    monkeypatch.setattr(wiring.providers, "build", lambda spec, clock: provider)
-    monkeypatch.setattr(wiring, "exporter", lambda settings, telemetry: kept)
+    monkeypatch.setattr(registry, "build", lambda spec, clock: provider)
+    monkeypatch.setattr(observability, "make_exporter", lambda settings, counts: kept)
     return wiring.create_app(Settings.load(environ={}, config=str(config))).test_client()
 
 
@@ -128,8 +130,8 @@ def test_without_an_address_for_spans_nothing_is_on_the_way_of_a_request(
 ) -> None:
     config = tmp_path / "c.yaml"
     config.write_text(TARGET)
-    monkeypatch.setattr(wiring.providers, "build", lambda spec, clock: provider)
-    monkeypatch.setattr(wiring, "SpanTracer", None)
+    monkeypatch.setattr(registry, "build", lambda spec, clock: provider)
+    monkeypatch.setattr(observability, "SpanTracer", None)
     app = wiring.create_app(Settings.load(environ={}, config=str(config)))
     assert "Traced" not in type(app.wsgi_app).__name__
     assert app.test_client().post("/api/v1/generate", json={"prompt": "x"}).status_code == 200

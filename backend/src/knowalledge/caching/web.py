@@ -7,6 +7,7 @@ from flask import Blueprint, Response, request
 from msgspec import Struct
 
 from knowalledge.caching.invalidation import InvalidationResult
+from knowalledge.caching.stats import CacheStats
 from knowalledge.core.errors import InvalidRequest
 from knowalledge.web.bodies import decode
 from knowalledge.web.context import WebContext
@@ -26,47 +27,6 @@ class Invalidated(Struct, frozen=True):
 
     removed: int
     cdn: str
-
-
-class Saved(Struct, frozen=True):
-    """Tokens that were not spent, and their price in USD where prices are set."""
-
-    input_tokens: int
-    output_tokens: int
-    usd: float | None
-
-
-class LayerStats(Struct, frozen=True):
-    """What one layer did since the start, over all workers of this replica, and what it holds now.
-
-    A hit of ``browser`` is a 304; ``redis`` holds what all replicas share; ``flight`` tells of answers that came from
-    another request's run, and of stale ones that served for want of a fresh one. ``saved`` is null for ``browser``:
-    a 304 saves the way, and its tokens are told of the layer that knew the answer to be the same.
-    """
-
-    hits: int = 0
-    misses: int = 0
-    stale: int = 0
-    shared: int = 0
-    entries: int = 0
-    bytes: int = 0
-    evictions: int = 0
-    unreadable: int = 0  # entries that were corrupt or of another version
-    up: bool = True
-    saved: Saved | None = None
-
-
-class CacheStats(Struct, frozen=True):
-    """The caches of this replica. ``saved`` is the sum over the layers; ``popular`` are the questions kept warm."""
-
-    hits: int
-    misses: int
-    hit_rate: float
-    shared: int
-    stale: int
-    layers: dict[str, LayerStats]
-    saved: Saved
-    popular: tuple[str, ...]
 
 
 _decoder = msgspec.json.Decoder(InvalidateBody)

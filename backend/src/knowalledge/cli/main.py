@@ -10,13 +10,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 import click
 
-from knowalledge.apidocs.openapi import rendered
-from knowalledge.app import rules_of, unusable
-from knowalledge.cli.reference import pages
+from knowalledge.cli.doctor import examine, table
+from knowalledge.cli.reference import pages, rendered_document
 from knowalledge.config.settings import SETTINGS, Settings, SettingsError
 from knowalledge.core.clock import SystemClock
 from knowalledge.core.parsers import is_http
-from knowalledge.observability.doctor import examine, table
+from knowalledge.providers.targets import unusable_targets
+from knowalledge.quota.feature import queue_rules
 from knowalledge.quota.planner import trace as planner
 from knowalledge.server import Server
 from knowalledge.topics.warmer import Warmer, topics_of
@@ -25,7 +25,7 @@ from knowalledge.topics.warmer import Warmer, topics_of
 def _load(config: str) -> Settings:
     try:
         settings = Settings.load(config=config)
-        faults = list(unusable(settings, SystemClock()))
+        faults = list(unusable_targets(settings.models, settings.provider.proxy, SystemClock()))
     except SettingsError as error:
         faults = error.faults
     if faults:
@@ -175,7 +175,7 @@ def plan(
         raise click.ClickException(str(error)) from error
     target = next(it for it in settings.models if it.name == (model or settings.default.name)).targets[0]
     configured = planner.Configured(
-        target.windows, rules_of(settings), settings.queue.timeout, settings.cache.redis_ttl
+        target.windows, queue_rules(settings.queue), settings.queue.timeout, settings.cache.redis_ttl
     )
     plans = list(planner.plan(configured, found, assume, factors, SystemClock().now()))
     for line in planner.table(plans):
@@ -196,7 +196,7 @@ def reference(folder: Path) -> None:
 @main.command()
 def openapi() -> None:
     """Print the OpenAPI document."""
-    click.echo(rendered(), nl=False)
+    click.echo(rendered_document(), nl=False)
 
 
 @main.group()

@@ -6,6 +6,7 @@ A test compares ``docs/`` with them, so that neither can lag behind.
 from collections.abc import Iterator
 
 import click
+import msgspec
 
 from knowalledge.app import create_app
 from knowalledge.config.models import MODEL_KEYS, TARGET_KEYS
@@ -30,6 +31,13 @@ def pages(main: click.Group) -> dict[str, str]:
         "errors.md": "\n".join(failures()) + "\n",
         "commands.md": "\n".join(commands(main)) + "\n",
     }
+
+
+def rendered_document() -> bytes:
+    """The OpenAPI document as ``docs/openapi.json`` has it."""
+    served = create_app(Settings.load(environ={})).test_client().get("/api/openapi.json")
+    document: bytes = msgspec.json.format(served.data, indent=1)
+    return document + b"\n"
 
 
 def configuration() -> Iterator[str]:

@@ -18,7 +18,7 @@ from knowalledge.gateway.settings import RequestSettings
 from knowalledge.identity.settings import AuthSettings, ClientSettings
 from knowalledge.net.redis.settings import RedisSettings, redis_address
 from knowalledge.observability.settings import LogSettings, TracingSettings
-from knowalledge.providers.settings import ModelSettings, ProviderSettings
+from knowalledge.providers.settings import ModelSettings, ProviderSettings, TargetSettings
 from knowalledge.quota.settings import QueueSettings
 from knowalledge.web.settings import ServerSettings
 
@@ -60,6 +60,11 @@ class Settings:
     def default(self) -> ModelSettings:
         """The model of requests that name none."""
         return next((it for it in self.models if it.name == self.default_model), self.models[0])
+
+    @property
+    def targets(self) -> tuple[TargetSettings, ...]:
+        """Those of all models."""
+        return tuple(target for model in self.models for target in model.targets)
 
     @classmethod
     def load(

@@ -8,13 +8,13 @@ than counting would.
 import logging
 from collections.abc import Callable, Set
 from math import ceil
+from typing import cast
 
-from flask import Flask, Request, Response, request
+from flask import Blueprint, Flask, Request, Response, current_app, request
 from flask_limiter import Limiter
 from flask_limiter.errors import RateLimitExceeded
 from msgspec import Struct
 from redis import ConnectionPool
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 from knowalledge.core.errors import ClientLimited
 
@@ -26,7 +26,6 @@ class ClientRate(Struct, frozen=True):
     """How clients are told apart and counted."""
 
     rate: str  # as flask-limiter writes it, such as 600/minute
-    proxies: int  # trusted ones in front, whose X-Forwarded-For entries are believed
     tenant_header: str  # as a WSGI environ key; empty: clients are addresses
     pool: ConnectionPool | None  # of the Redis that replicas share; None: this process counts alone
 
@@ -37,18 +36,15 @@ def client_of(request: Request, tenant_header: str) -> str:
     return f"tenant:{tenant[:MAX_TENANT]}" if tenant else f"address:{request.remote_addr}"
 
 
-def limit(app: Flask, clients: ClientRate, blueprints: Set[str], now: Callable[[], float]) -> None:
-    """Count each client's requests to these blueprints over a sliding window; above the rate, ``ClientLimited``.
+def blueprint(clients: ClientRate, blueprints: Set[str], now: Callable[[], float]) -> Blueprint:
+    """Counts each client's requests to ``blueprints`` over a sliding window; above the rate, ``ClientLimited``.
 
     Without Redis each replica counts alone: clients may then exceed the rate, and none is refused for our outage.
     """
-    if clients.proxies:
-        app.wsgi_app = ProxyFix(app.wsgi_app, clients.proxies, x_proto=0)  # type: ignore[method-assign]
     # At INFO it logs the addresses of limited clients.
     logging.getLogger("flask-limiter").setLevel(logging.WARNING)
     limiter = Limiter(
         lambda: client_of(request, clients.tenant_header),
-        app=app,
         application_limits=[clients.rate],
         application_limits_exempt_when=lambda: request.blueprint not in blueprints,
         strategy="sliding-window-counter",
@@ -58,11 +54,14 @@ def limit(app: Flask, clients: ClientRate, blueprints: Set[str], now: Callable[[
         key_prefix=PREFIX,
     )
 
-    @app.errorhandler(RateLimitExceeded)
+    routes = Blueprint("clients", __name__)
+    routes.record_once(lambda state: limiter.init_app(cast("Flask", state.app)))
+
+    @routes.app_errorhandler(RateLimitExceeded)
     def refuse(error: RateLimitExceeded) -> Response:
         current = limiter.current_limit
         after = max(1, ceil(current.reset_at - now())) if current else error.limit.limit.get_expiry()
-        response = app.handle_user_exception(
-            ClientLimited(f"each client is limited to {error.limit.limit}", retry_after=after)
-        )
-        return app.make_response(response)
+        limited = ClientLimited(f"each client is limited to {error.limit.limit}", retry_after=after)
+        return current_app.make_response(current_app.handle_user_exception(limited))
+
+    return routes

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from flask import Flask, Response, request
+from flask import Blueprint, Response, request
 
 from knowalledge.core.trace_context import RequestTrace, Tracer
 from knowalledge.web import request_identity as identity
@@ -16,11 +16,11 @@ from knowalledge.web.trace import TRACE
 _UNTOLD = ("/api/health", "/api/ready", "/api/metrics", "/metrics")
 
 
-def trace(app: Flask, tracer: Tracer, new_id: Callable[[], str]) -> None:
-    """Trace the requests of this application, whatever else is in front of it by now."""
-    app.wsgi_app = Traced(app.wsgi_app, tracer)  # type: ignore[method-assign, assignment]
+def blueprint(new_id: Callable[[], str]) -> Blueprint:
+    """Tells each traced request's trace its route and status."""
+    routes = Blueprint("tracing", __name__)
 
-    @app.after_request
+    @routes.after_app_request
     def answered(response: Response) -> Response:
         found: RequestTrace | None = request.environ.get(TRACE)
         if found is not None:
@@ -29,6 +29,8 @@ def trace(app: Flask, tracer: Tracer, new_id: Callable[[], str]) -> None:
                 rule.rule if rule else "", response.status_code, identity.request_id(request.environ, new_id)
             )
         return response
+
+    return routes
 
 
 class Traced:

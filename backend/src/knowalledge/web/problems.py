@@ -3,18 +3,18 @@
 The body is RFC 9457 problem details, unless the API that was called brings an ``ErrorForm`` of its own.
 """
 
-from collections.abc import Callable
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from flask import Response
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 from werkzeug.exceptions import HTTPException
 
 from knowalledge.core import errors
+from knowalledge.core.openapi import ErrorForm
 from knowalledge.web.headers import rate_limit
 
 _encode = msgspec.json.Encoder().encode
@@ -28,6 +28,19 @@ class WrongMethod(errors.InvalidRequest):
     def __init__(self, allowed: str) -> None:
         super().__init__(f"this route takes {allowed}")
         self.allowed = allowed
+
+
+class Problem(Struct, frozen=True):
+    """A failure (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    retry_after_s: int | UnsetType = UNSET
+    param: str | UnsetType = UNSET
 
 
 # A class that is not listed has the status of its nearest listed base; what has none is 500, our own fault.
@@ -118,14 +131,7 @@ def problem(error: BaseException, request_id: str) -> dict[str, Any]:
     return body
 
 
-class ErrorForm(Struct, frozen=True):
-    """How one API writes a failure: ``body(error, request_id)`` gives the JSON document."""
-
-    body: Callable[[BaseException, str], dict[str, Any]]
-    media_type: str = "application/json"
-
-
-PROBLEM = ErrorForm(problem, "application/problem+json")
+PROBLEM = ErrorForm("native", Problem, problem, "application/problem+json")
 
 
 def response(error: BaseException, request_id: str, form: ErrorForm = PROBLEM) -> Response:

@@ -13,6 +13,7 @@ from knowalledge.web.headers import Headers
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+NO_STORE: Headers = [("Cache-Control", "no-store")]
 _encode = msgspec.json.Encoder().encode
 
 

@@ -5,7 +5,9 @@ Source: google.aip.dev/193; cloud.google.com/apis/design/errors for the canonica
 
 from typing import Any
 
-from knowalledge.web.problems import ErrorForm, code_of, message_of, param_of, retry_after, status_of
+from knowalledge.core.openapi import ErrorForm
+from knowalledge.gateway.api.gemini.schemas import StatusBody
+from knowalledge.web.problems import code_of, message_of, param_of, retry_after, status_of
 
 _STATUSES = {
     400: "INVALID_ARGUMENT",
@@ -43,4 +45,4 @@ def error_body(error: BaseException, request_id: str) -> dict[str, Any]:
     }
 
 
-FORM = ErrorForm(error_body)
+FORM = ErrorForm("gemini", StatusBody, error_body)

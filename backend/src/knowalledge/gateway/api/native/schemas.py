@@ -114,19 +114,6 @@ def answer_body(answer: Answer, text: str | UnsetType = UNSET) -> GenerateAnswer
     )
 
 
-class Problem(Struct, frozen=True):
-    """A failure (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    request_id: str
-    retry_after_s: int | UnsetType = UNSET
-    param: str | UnsetType = UNSET
-
-
 class Place(Struct, frozen=True):
     """The event ``queued``: the place in the waiting room, and the seconds until its turn."""
 

@@ -5,7 +5,9 @@ Source: platform.openai.com/docs/guides/error-codes/api-errors.
 
 from typing import Any
 
-from knowalledge.web.problems import ErrorForm, code_of, message_of, param_of, status_of
+from knowalledge.core.openapi import ErrorForm
+from knowalledge.gateway.api.openai.schemas import FaultBody
+from knowalledge.web.problems import code_of, message_of, param_of, status_of
 
 _TYPES = {
     404: "not_found_error",
@@ -27,4 +29,4 @@ def error_body(error: BaseException, request_id: str) -> dict[str, Any]:
     }
 
 
-FORM = ErrorForm(error_body)
+FORM = ErrorForm("openai", FaultBody, error_body)

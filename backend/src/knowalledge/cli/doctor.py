@@ -10,14 +10,13 @@ from msgspec import Struct
 from redis import Redis
 from redis.exceptions import NoPermissionError, RedisClusterException, RedisError
 
-from knowalledge.app import connect, provider_spec
 from knowalledge.config.settings import Settings
 from knowalledge.core.clock import Clock
 from knowalledge.core.errors import KnowalledgeError, Unavailable
-from knowalledge.net.redis.client import any_node
+from knowalledge.net.redis.client import any_node, make_client
 from knowalledge.observability.spans import Exporter
-from knowalledge.providers import registry as providers
 from knowalledge.providers.settings import TargetSettings
+from knowalledge.providers.targets import make_provider
 
 # Google refuses signed requests for a token that are five minutes off; long before that, something is wrong.
 MAX_SKEW_S = 5.0
@@ -36,8 +35,7 @@ class Finding(Struct, frozen=True):
 
 def examine(settings: Settings, clock: Clock, timeout: float) -> tuple[Finding, ...]:
     """Every check, those of providers at the same time; none takes much longer than ``timeout`` seconds."""
-    targets = [target for model in settings.models for target in model.targets]
-    asked = [gevent.spawn(_target, target, settings, clock, timeout) for target in targets]
+    asked = [gevent.spawn(_target, target, settings, clock, timeout) for target in settings.targets]
     found = [
         *_redis(settings, clock),
         _disk(Path(tempfile.gettempdir())),
@@ -57,10 +55,11 @@ def table(findings: tuple[Finding, ...]) -> Iterator[str]:
 def _redis(settings: Settings, clock: Clock) -> Iterator[Finding]:
     began, started = clock.monotonic(), clock.now()
     try:
-        redis = connect(settings)  # a Cluster is asked for its nodes at once
-        if redis is None:
+        if not settings.redis_url:
             yield Finding("redis", True, "not configured: everything is in process")
             return
+        # A Cluster is asked for its nodes at once.
+        redis = make_client(settings.redis_url, settings.redis.timeout, settings.server.connections)
         with any_node(redis) as redis:
             seconds, micros = redis.time()
             took = clock.monotonic() - began
@@ -116,7 +115,7 @@ def _target(target: TargetSettings, settings: Settings, clock: Clock, timeout: f
     name = f"target {target.name}"
     began = clock.monotonic()
     try:
-        provider = providers.build(provider_spec(target, settings), clock)
+        provider = make_provider(target, settings.provider.proxy, clock)
         try:
             provider.ping(timeout)
         finally:

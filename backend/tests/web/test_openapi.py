@@ -13,17 +13,19 @@ from jsonschema.validators import extend
 from werkzeug.exceptions import HTTPException
 
 from knowalledge import app as wiring
-from knowalledge.apidocs.openapi import document, rendered, variables
+from knowalledge.cli.reference import rendered_document
 from knowalledge.config.settings import Settings
 from knowalledge.core import errors as e
 from knowalledge.gateway.domain.prompt import ToolCall
+from knowalledge.providers import registry
+from knowalledge.web.docs.document import variables
 from tests.support.fake_provider import FakeProvider
 from tests.support.web_app import Scripted
 from tests.topics.conftest import png
 
 FILE = Path(__file__).parents[3] / "docs" / "openapi.json"
 HOW = "run: .venv/bin/knowalledge openapi > docs/openapi.json"
-DOCUMENT = document()
+DOCUMENT: dict[str, Any] = json.loads(rendered_document())
 
 
 def _strict(validator: Any, properties: Any, instance: Any, schema: Any) -> Any:
@@ -67,7 +69,7 @@ def test_every_route_is_in_the_document_and_nothing_else_is(client: FlaskClient)
             except HTTPException:
                 pytest.fail(f"{method.upper()} {path} is in the document, and no route")
             found.add((rule.rule, method.upper()))
-    assert not wanted - found, "add these routes to operations() in knowalledge/web/openapi.py"
+    assert not wanted - found, "add these routes to the operations of their feature"
 
 
 def test_every_method_of_geminis_dialect_is_in_the_document(client: FlaskClient) -> None:
@@ -78,12 +80,12 @@ def test_every_method_of_geminis_dialect_is_in_the_document(client: FlaskClient)
 
 
 def test_the_file_in_the_documentation_is_the_document() -> None:
-    assert FILE.read_bytes() == rendered(), HOW
+    assert FILE.read_bytes() == rendered_document(), HOW
 
 
 def test_the_served_document_is_the_document(client: FlaskClient) -> None:
     found = client.get("/api/openapi.json")
-    assert found.json == json.loads(rendered())
+    assert found.json == json.loads(rendered_document())
     assert found.headers["Cache-Control"] == "public, max-age=300"
 
 
@@ -223,7 +225,7 @@ def test_topics_are_what_the_document_says(
 ) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("models: {m: {targets: [{name: t, provider: gemini, api_key: k}]}}\n")
-    monkeypatch.setattr(wiring.providers, "build", lambda spec, clock: FakeProvider())
+    monkeypatch.setattr(registry, "build", lambda spec, clock: FakeProvider())
     client = wiring.create_app(Settings.load(environ={}, config=str(config))).test_client()
     found = client.get(real(path) + query)
     assert found.status_code == 200
@@ -235,7 +237,7 @@ def test_topics_are_what_the_document_says(
 def test_a_picture_is_seen_as_the_document_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("models: {m: {targets: [{name: t, provider: gemini, api_key: k}]}}\n")
-    monkeypatch.setattr(wiring.providers, "build", lambda spec, clock: FakeProvider())
+    monkeypatch.setattr(registry, "build", lambda spec, clock: FakeProvider())
     client = wiring.create_app(Settings.load(environ={}, config=str(config))).test_client()
     found = client.post("/api/v1/topics/from-image", data=png())
     assert found.status_code == 200

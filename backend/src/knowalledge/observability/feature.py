@@ -1,0 +1,66 @@
+"""Health, metrics and traces, as features."""
+
+from collections.abc import Callable, Mapping
+from uuid import uuid4
+
+from knowalledge import __version__
+from knowalledge.core.clock import Clock
+from knowalledge.core.feature import Feature, Task
+from knowalledge.core.health import Dependency
+from knowalledge.core.metrics import Metrics
+from knowalledge.observability import tracing, web
+from knowalledge.observability.settings import TracingSettings
+from knowalledge.observability.spans import FLUSH_S, Exporter, SpanTracer, TargetInfo
+from knowalledge.observability.telemetry import SpanMetrics
+
+
+def build_health(
+    not_ready: Callable[[], tuple[str, ...]],
+    notes: Callable[[], tuple[str, ...]],
+    dependencies: Callable[[], tuple[Dependency, ...]],
+    refresh: Callable[[], None],
+    render: Callable[[], bytes],
+) -> Feature:
+    """The routes for probes and Prometheus.
+
+    ``not_ready`` gives the reasons to send no requests here. ``refresh`` sets the gauges before ``render`` gives all
+    series in Prometheus' text format.
+    """
+
+    def metrics() -> bytes:
+        refresh()
+        return render()
+
+    routes = web.blueprint(not_ready, notes, dependencies, metrics)
+    return Feature(blueprints=(routes,), operations=web.OPERATIONS)
+
+
+def build_tracing(
+    settings: TracingSettings,
+    targets: Mapping[str, TargetInfo],
+    new_id: Callable[[], str],
+    clock: Clock,
+    metrics: Metrics,
+) -> Feature:
+    """Spans of requests. Without ``tracing.endpoint`` nothing is in the way of any request."""
+    counts = SpanMetrics(metrics)
+    if not settings.endpoint:
+        return Feature()
+    exporter = make_exporter(settings, counts)
+    tracer = SpanTracer(clock, settings.sample, targets, exporter.put)
+    return Feature(
+        blueprints=(tracing.blueprint(new_id),),
+        middleware=lambda inner: tracing.Traced(inner, tracer),
+        tasks=(Task(FLUSH_S, exporter.flush),),
+        stop=exporter.close,
+    )
+
+
+def make_exporter(settings: TracingSettings, counts: SpanMetrics) -> Exporter:
+    """What sends spans to the collector."""
+    resource = {
+        "service.name": "knowalledge",
+        "service.version": __version__,
+        "service.instance.id": uuid4().hex,
+    }
+    return Exporter(settings.endpoint, settings.timeout, resource, counts.spans)

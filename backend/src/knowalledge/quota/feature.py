@@ -1,0 +1,76 @@
+"""The quota of every target, as a feature."""
+
+from collections.abc import Callable, Mapping
+from uuid import uuid4
+
+from msgspec.structs import replace
+
+from knowalledge.core.clock import Clock
+from knowalledge.core.feature import Feature
+from knowalledge.core.metrics import Metrics
+from knowalledge.quota import web
+from knowalledge.quota.domain.queue import QueueRules
+from knowalledge.quota.domain.window import LevelPolicy, Window
+from knowalledge.quota.memory import MemoryQuotaStore
+from knowalledge.quota.ports import QuotaStore
+from knowalledge.quota.redis import Client, RedisQuotaStore
+from knowalledge.quota.replica import ReplicaQuotaStore
+from knowalledge.quota.settings import QueueSettings
+from knowalledge.quota.stats import Statistics
+from knowalledge.quota.telemetry import QuotaMetrics
+
+# How far ahead of an even pace a level may spend whose share is limited: some three seconds of a minute. More serves
+# more of its requests, and lets higher priorities wait longer.
+PACED_BURST = 1 / 19
+_ALONE = "redis is gone: this replica spends its part of the quota alone"
+
+
+class QuotaFeature(Feature, frozen=True, kw_only=True):
+    """``store`` holds the quota of every target."""
+
+    store: QuotaStore
+
+
+def build(
+    windows: Mapping[str, tuple[Window, ...]],
+    settings: QueueSettings,
+    redis: Client | None,
+    clock: Clock,
+    metrics: Metrics,
+) -> QuotaFeature:
+    """``windows``: what each target's provider allows. Without ``redis`` the quota is this process' own."""
+    rules, gauges = queue_rules(settings), QuotaMetrics(metrics)
+    local = MemoryQuotaStore(windows, rules, clock)
+    if redis is None:
+        return _feature(local, Statistics(local, tuple(windows), lambda: False, gauges), drain=local.shut)
+    shared = RedisQuotaStore(redis, windows, rules, clock, replica=uuid4().hex[:12])
+    store = ReplicaQuotaStore(shared, local, windows, clock)
+    return replace(
+        _feature(store, Statistics(store, tuple(windows), lambda: store.degraded, gauges), drain=store.shut),
+        start=store.start,
+        stop=store.stop,
+        notes=lambda: (_ALONE,) if store.degraded else (),
+    )
+
+
+def _feature(store: QuotaStore, statistics: Statistics, drain: Callable[[], None]) -> QuotaFeature:
+    return QuotaFeature(
+        store=store,
+        blueprints=(web.blueprint(statistics),),
+        operations=web.OPERATIONS,
+        drain=drain,
+        refresh_metrics=statistics.refresh_metrics,
+    )
+
+
+def queue_rules(settings: QueueSettings) -> QueueRules:
+    """The rules of every target's queue. Levels whose share is limited are paced."""
+    return QueueRules(
+        capacity=settings.capacity,
+        aging_s=settings.aging,
+        lanes={
+            level: LevelPolicy(share, burst=PACED_BURST)
+            for level, share in settings.holdback.items()
+            if share < 1
+        },
+    )

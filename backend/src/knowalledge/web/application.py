@@ -1,0 +1,47 @@
+"""The Flask application that serves the features, and the one place where errors become responses."""
+
+from collections.abc import Sequence
+
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from knowalledge.core.errors import KnowalledgeError
+from knowalledge.core.feature import Feature
+from knowalledge.web import problems
+from knowalledge.web.context import WebContext
+from knowalledge.web.responses import Sessionless
+
+
+def make_application(features: Sequence[Feature], web: WebContext) -> Flask:
+    """The routes and middleware of all features. The first feature's middleware sees a request first."""
+    app = Flask("knowalledge", static_folder=None)
+    app.session_interface = Sessionless()
+    # A path is taken as it is: a redirect to a tidier one would name whatever Host the client claimed.
+    app.url_map.merge_slashes = False
+    for feature in features:
+        for blueprint in feature.blueprints:
+            app.register_blueprint(blueprint)
+    for feature in reversed(features):
+        if feature.middleware is not None:
+            app.wsgi_app = feature.middleware(app.wsgi_app)  # type: ignore[method-assign, assignment]
+
+    @app.errorhandler(Exception)
+    def fail(error: Exception) -> Response:
+        if isinstance(error, HTTPException):
+            error = problems.from_http_exception(error)
+        elif not isinstance(error, KnowalledgeError):
+            # The class and the place; never the message, which may quote a prompt.
+            app.logger.error("unhandled %s at %s", type(error).__name__, problems.source_of(error))
+        for feature in features:
+            feature.on_error(request, error)
+        forms = (feature.error_form(request) for feature in features)
+        form = next((it for it in forms if it is not None), problems.PROBLEM)
+        return problems.response(error, web.request_id(request), form)
+
+    @app.after_request
+    def count(response: Response) -> Response:
+        rule = request.url_rule
+        web.observer.http(rule.rule if rule else "unmatched", response.status_code)
+        return response
+
+    return app
