@@ -19,7 +19,7 @@ from knowalledge.topics.domain import (
     document,
     document_key,
     normalize_topic,
-    query,
+    parse_query,
     read,
     schema_of,
 )
@@ -61,7 +61,7 @@ def test_what_names_nothing_is_refused(name: str) -> None:
 
 
 def test_each_part_of_a_question_has_its_own_key() -> None:
-    asked = [
+    query = [
         TopicQuery("subtopics", "a", 3),
         TopicQuery("subtopics", "b", 3),
         TopicQuery("subtopics", "a", 4),
@@ -73,30 +73,30 @@ def test_each_part_of_a_question_has_its_own_key() -> None:
         TopicQuery("explanations", "a", subtopics=("y", "x")),
         TopicQuery("explanations", "a", subtopics=("x", "y"), detail="deep"),
     ]
-    names = {document_key(it, "m", "v1").name for it in asked}
-    names |= {document_key(asked[0], "n", "v1").name, document_key(asked[0], "m", "v2").name}
-    assert len(names) == len(asked) + 2
+    names = {document_key(it, "m", "v1").name for it in query}
+    names |= {document_key(query[0], "n", "v1").name, document_key(query[0], "m", "v2").name}
+    assert len(names) == len(query) + 2
 
 
 @pytest.mark.parametrize("view", list(COUNTS))
 def test_the_path_of_a_question_asks_the_same_question(view: str) -> None:
     given = {"subtopics": "x y,z/w", "detail": "deep"} if view == "explanations" else {}
-    asked = query(view, "TCP/IP & more", given)  # type: ignore[arg-type]
-    head, _, rest = asked.path.partition("?")
+    query = parse_query(view, "TCP/IP & more", given)  # type: ignore[arg-type]
+    head, _, rest = query.path.partition("?")
     assert head.startswith("/api/v1/topics/tcp%2Fip%20%26%20more")
 
     fields = {name: value for name, value in parse_qsl(rest) if view != "related" or name != "level"}
-    assert query(view, "TCP/IP & more", fields) == asked  # type: ignore[arg-type]
+    assert parse_query(view, "TCP/IP & more", fields) == query  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("view", list(COUNTS))
 def test_an_answer_that_fills_the_schema_is_whole(view: str) -> None:
 
-    asked = query(view, "light", {"subtopics": "a,b"} if view == "explanations" else {})  # type: ignore[arg-type]
-    prompt = prompts.load()[view].about(asked)
+    query = parse_query(view, "light", {"subtopics": "a,b"} if view == "explanations" else {})  # type: ignore[arg-type]
+    prompt = prompts.load()[view].for_query(query)
     text = msgspec.json.encode(fill(msgspec.json.decode(prompt.json_schema))).decode()
-    body = document(asked, read(asked, text), "m", "v")
-    assert body == document(asked, read(asked, text), "m", "v")
+    body = document(query, read(query, text), "m", "v")
+    assert body == document(query, read(query, text), "m", "v")
     second = degraded(body)
     assert msgspec.json.decode(second) == {**msgspec.json.decode(body), "degraded": True}
     assert etag_of(second) != etag_of(body)

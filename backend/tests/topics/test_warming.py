@@ -315,11 +315,11 @@ def test_to_know_what_rests_takes_one_look_a_round_and_none_at_the_quota(
     failing(replica, clock, models, ProviderRejected("x"))
     replica.warming.round()
     looks: list[str] = []
-    rests = popularity.rests
-    monkeypatch.setattr(popularity, "rests", lambda: looks.append("rests") or rests())
-    monkeypatch.setattr(replica.warming, "_spare", lambda: looks.append("spare") or True)
+    backoffs = popularity.backoffs
+    monkeypatch.setattr(popularity, "backoffs", lambda: looks.append("backoffs") or backoffs())
+    monkeypatch.setattr(replica.warming, "_has_spare_quota", lambda: looks.append("spare") or True)
     replica.warming.round()
-    assert looks == ["rests"]
+    assert looks == ["backoffs"]
 
 
 def test_what_failed_in_one_replica_is_tried_by_none_of_the_others(
