@@ -1,7 +1,7 @@
--- The generations of the cache: a sorted set of tags by the generation at which each was last taken back.
--- Two members are no tags: '>' is the newest generation, '<' the floor: whatever was born before it is taken back.
--- A set that was lost (evicted, or a server without its data) begins again at the time in microseconds, which is above
--- every generation that was given before, so that nothing which survived elsewhere is taken for valid.
+-- The generations of the cache: a sorted set of tags, scored by the generation at which each was last invalidated.
+-- Two members are no tags: '>' is the newest generation; '<' is the floor, below which every entry is invalid.
+-- A set that was lost (a server without its data) restarts at the time in microseconds. That is above every generation
+-- that existed before, so no entry that survived elsewhere counts as valid.
 local function number(n) return string.format('%.0f', n) end
 
 local function generation(gens, log)
@@ -23,14 +23,14 @@ local function latest(gens, tags)
   return newest
 end
 
--- Everything that is stored is in the index of all, by its end, and in a hash of sizes whose field '' is their sum, and '!'
--- the number of those that had to go for want of room.
+-- Every entry is in the index of all, scored by its expiry, and in a hash of sizes. In that hash the field '' is the sum
+-- of the sizes, and '!' the number of evictions.
 local function milliseconds()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
--- Remove entries; returns how many of them were still alive.
+-- Remove entries; returns how many of them had not expired.
 local function drop(prefix, all, sizes, names)
   local removed, freed = 0, 0
   for _, name in ipairs(names) do

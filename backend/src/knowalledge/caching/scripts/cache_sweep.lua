@@ -1,6 +1,6 @@
--- Free the memory of entries that were taken back, a portion at a time.
--- KEYS[1] the index of the family, [2] the sizes, [3] the index of all
--- ARGV[1] glob or '', [2] cursor, [3] portion, [4] prefix, [5] what may be a name
+-- Free the memory of invalidated entries, one batch a call.
+-- KEYS[1] the index of the tag, [2] the sizes, [3] the index of all
+-- ARGV[1] glob or '', [2] cursor, [3] batch size, [4] prefix, [5] the pattern, which may be an entry's name
 -- Returns {entries removed, the next cursor; 0 when done}.
 local names, cursor = {}, 0
 if ARGV[1] == '' then

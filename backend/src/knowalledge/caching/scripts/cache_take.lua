@@ -1,7 +1,8 @@
--- Take back a tag, or bar a pattern's kind: from now on nothing older is served or stored.
+-- Invalidate a tag, or record the barrier of a glob: from now on nothing older is served or stored.
 -- KEYS[1] the generations, [2] the log
--- ARGV[1] tag or glob, [2] what, [3] the mark to note it under, [4] by whom, [5] most marks, [6] length of the log
+-- ARGV[1] tag or glob, [2] the pattern, [3] the name to record it under, [4] by whom, [5] most records, [6] log length
 -- Returns the new generation. The cost does not depend on the number of entries.
+-- Atomic because two invalidations must not get the same generation.
 local before = generation(KEYS[1], KEYS[2])
 local seq = before + 1
 redis.call('ZADD', KEYS[1], number(seq), '>', number(seq), ARGV[3])

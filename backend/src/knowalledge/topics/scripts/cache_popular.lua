@@ -1,8 +1,8 @@
--- Count what was asked for, with old requests counting ever less, and tell what is popular.
--- KEYS[1] a sorted set: what -> log2 of its decayed count, as of the time 0: a count that is left alone needs no update
--- ARGV[1] half-life in seconds, [2] least count to be told, [3] most members to keep, [4..] what, count, ...
--- Returns the popular ones, the most popular first.
--- Atomic because two replicas' counts of one thing must add up.
+-- Count requests with exponential decay; return the popular names.
+-- KEYS[1] a sorted set: name -> log2 of its decayed count, referred to time 0: an idle count needs no update
+-- ARGV[1] half-life in seconds, [2] threshold, [3] most names to keep, [4..] name, count, ...
+-- Returns the names whose count reaches the threshold, the most popular first.
+-- Atomic because the counts of two replicas must add up.
 local function number(n) return string.format('%.17g', n) end
 local function log2(n) return math.log(n) / math.log(2) end
 local time = redis.call('TIME')

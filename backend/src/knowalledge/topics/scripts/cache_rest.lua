@@ -1,7 +1,7 @@
--- Let what failed rest, and tell of every rest that is known; those that are to be forgotten are dropped.
--- KEYS[1] a hash: what -> the beginning of its rest, its length, and when it is forgotten, in milliseconds
--- ARGV nothing: only tell; or [1] what begins a rest, [2] its length, [3] how long it is known after, [4] most to keep
--- Returns what, length, age, ...
+-- Begin the backoff of a failed refresh, and return every known backoff; expired ones are removed.
+-- KEYS[1] a hash: name -> beginning, length and expiry of its backoff, in milliseconds
+-- ARGV empty: only read; or [1] name, [2] length, [3] retention after its end, [4] most to keep
+-- Returns name, length, age, ...
 -- Atomic because the bound must hold when replicas write at once.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -10,7 +10,7 @@ if ARGV[1] then
   redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f %.0f %.0f', now, ARGV[2], now + known))
   if redis.call('PTTL', KEYS[1]) < known then redis.call('PEXPIRE', KEYS[1], known) end
 end
-local all, found, first, soonest = redis.call('HGETALL', KEYS[1]), {}, nil, math.huge
+local all, reply, first, soonest = redis.call('HGETALL', KEYS[1]), {}, nil, math.huge
 for n = 1, #all, 2 do
   local began, length, forgotten = string.match(all[n + 1], '(%d+) (%d+) (%d+)')
   forgotten = tonumber(forgotten)
@@ -18,8 +18,8 @@ for n = 1, #all, 2 do
     redis.call('HDEL', KEYS[1], all[n])
   else
     if forgotten < soonest then first, soonest = all[n], forgotten end
-    for _, it in ipairs({ all[n], tonumber(length), now - began }) do found[#found + 1] = it end
+    for _, value in ipairs({ all[n], tonumber(length), now - began }) do reply[#reply + 1] = value end
   end
 end
-if ARGV[1] and #found / 3 > tonumber(ARGV[4]) then redis.call('HDEL', KEYS[1], first) end
-return found
+if ARGV[1] and #reply / 3 > tonumber(ARGV[4]) then redis.call('HDEL', KEYS[1], first) end
+return reply
