@@ -26,15 +26,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--only", action="append", choices=sorted(CASES), help="one case; may be repeated")
     parser.add_argument("--quick", action="store_true", help="shorter, and not written into the document")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     missed = 0
     for name, (title, why, run) in CASES.items():
-        if asked.only and name not in asked.only:
+        if options.only and name not in options.only:
             continue
         print(f"{title} ...", file=sys.stderr, flush=True)
-        rows = run(asked.quick)
+        rows = run(options.quick)
         print(f"\n## {title}\n{table(rows)}\n", flush=True)
-        if not asked.quick:
+        if not options.quick:
             nice = f" at nice {os.nice(0)}" if os.nice(0) else ""  # on a machine that others use too
             merge(name, title, why, f"make bench ONLY={name}{nice}", rows)
         missed += sum(row.met is False for row in rows)

@@ -1,4 +1,4 @@
-"""The cache layers: how often they answer, what an answer costs, and what they do when the provider is gone."""
+"""The cache layers: hit rate, CPU of a hit, one call per key, the CDN, and a provider that is down."""
 
 import itertools
 import os
@@ -63,17 +63,17 @@ def run(quick: bool) -> list[Row]:
         rows += one_call(stage, replicas, sim)
         sim.post("/_control", {"latency_ms": 0})
         rows += cost(stage, replicas[0], 1.0 if quick else 2.0, 3 if quick else 7)
-        rows += outside(stage, replicas[0], 1 if quick else 3)
+        rows += cdn(stage, replicas[0], 1 if quick else 3)
     with Stage() as stage:
         rows += provider_down(stage, 2.0 if quick else 10.0)
     return rows
 
 
-# -- how often ---------------------------------------------------------------------------------------
+# -- hit rate ----------------------------------------------------------------------------------------------------------
 
 
 class Model:
-    """A model that answers at once; counts how often it had to."""
+    """A gateway that answers at once and counts its calls."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -85,9 +85,11 @@ class Model:
         return Answer("", request.model, "t", Completion((Text(text),), Finish.STOP, usage), usage)
 
 
-class Uncounted:
+class NoTelemetry:
+    """Implements ``CacheTelemetry``."""
+
     def cached(self, layer: str, result: str, entry: CacheEntry | None = None) -> None:
-        """Nothing to tell."""
+        """Records nothing."""
 
 
 def hit_rate(stage: Stage, length: int) -> list[Row]:
@@ -101,9 +103,9 @@ def hit_rate(stage: Stage, length: int) -> list[Row]:
         shared = RedisResponseCache(redis, RedisBreaker(clock))
         memory = MemoryResponseCache(TOPICS // 100 * entry, clock)
         both = (Layer("memory", memory), Layer("redis", shared))
-        layers = Layers(both, Lifetimes(600, 3600, 3600), clock, Uncounted())
+        layers = Layers(both, Lifetimes(600, 3600, 3600), clock, NoTelemetry())
         topics = Topics(
-            model, ReadThrough(layers, MemoryFlights(clock), clock), clock, files, "m", Uncounted()
+            model, ReadThrough(layers, MemoryFlights(clock), clock), clock, files, "m", NoTelemetry()
         )
         fleet.append((topics, memory))
     context = RequestContext("bench")
@@ -133,33 +135,33 @@ def hit_rate(stage: Stage, length: int) -> list[Row]:
     ]
 
 
-# -- once ----------------------------------------------------------------------------------------------
+# -- one call for many clients -----------------------------------------------------------------------------------------
 
 
 def one_call(stage: Stage, replicas: list[Child], sim: Child) -> list[Row]:
     loaders = [stage.loader() for _ in replicas]
     counts = (334, 333, 333)
     for replica, loader, count in zip(replicas, loaders, counts, strict=True):
-        loader.order(port=replica.port, path="/api/v1/topics/cold", method="GET", mode="burst", count=count)
-    found = [loader.result() for loader in loaders]
-    answered = sum(it["statuses"].get("200", 0) for it in found)
+        loader.start(port=replica.port, path="/api/v1/topics/cold", method="GET", mode="burst", count=count)
+    results = [loader.result() for loader in loaders]
+    answered = sum(it["statuses"].get("200", 0) for it in results)
     calls = int(sim.get("/_stats")["accepted"])
     return [
         Row(
             "1,000 clients ask the same cold topic at once, 3 replicas",
             f"provider calls {calls}, answers {answered} (the last after "
-            f"{max(it['max_ms'] for it in found) / 1000:.1f} s; the provider takes 0.8 s)",
+            f"{max(it['max_ms'] for it in results) / 1000:.1f} s; the provider takes 0.8 s)",
             "provider calls = 1, answers = 1000",
         )
     ]
 
 
-# -- what it costs -------------------------------------------------------------------------------------
+# -- CPU of a hit ------------------------------------------------------------------------------------------------------
 
 
 def cost(stage: Stage, replica: Child, seconds: float, rounds: int) -> list[Row]:
     loader = stage.loader()
-    etag = _ask(replica.port, PATH)[1]["etag"]
+    etag = _get(replica.port, PATH)[1]["etag"]
     cases: dict[str, dict[str, Any]] = {
         "constant": {"path": "/api/health"},
         "hit": {"path": PATH},
@@ -168,36 +170,36 @@ def cost(stage: Stage, replica: Child, seconds: float, rounds: int) -> list[Row]
     spent: dict[str, list[float]] = {name: [] for name in cases}
     rates: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds):
-        for name, order in cases.items():
+        for name, job in cases.items():
             before = replica.cpu()
-            found = loader.run(
-                port=replica.port, method="GET", mode="closed", concurrency=16, seconds=seconds, **order
+            result = loader.run(
+                port=replica.port, method="GET", mode="closed", concurrency=16, seconds=seconds, **job
             )
-            right = found["statuses"].get("304" if name == "304" else "200", 0)
-            if right != found["count"]:
-                raise RuntimeError(f"{name}: {found['statuses']}")
-            spent[name].append((replica.cpu() - before) / found["count"] * 1e6)
-            rates[name].append(found["count"] / found["seconds"])
+            expected = result["statuses"].get("304" if name == "304" else "200", 0)
+            if expected != result["count"]:
+                raise RuntimeError(f"{name}: {result['statuses']}")
+            spent[name].append((replica.cpu() - before) / result["count"] * 1e6)
+            rates[name].append(result["count"] / result["seconds"])
     rows = [
         Row(
             "a constant from the same application",
             f"{median(spent['constant']):.0f} us, {median(rates['constant']):,.0f} requests/s",
         )
     ]
-    for name, title, most in (("hit", "memory hit (1 KB)", 1.5), ("304", "304 from memory", 1.2)):
-        # Neighbours in time, since the machine is shared.
+    for name, title, limit in (("hit", "memory hit (1 KB)", 1.5), ("304", "304 from memory", 1.2)):
+        # Ratios of measurements next to each other in time: the machine is shared.
         ratio = median(a / b for a, b in zip(spent[name], spent["constant"], strict=True))
         rows.append(
             Row(
                 f"{title} against it, CPU",
                 f"{ratio:.2f} x constant ({median(spent[name]):.0f} us)",
-                f"<= {most} x constant",
+                f"<= {limit} x constant",
             )
         )
     return rows
 
 
-def _ask(port: int, path: str) -> tuple[int, dict[str, str], bytes]:
+def _get(port: int, path: str) -> tuple[int, dict[str, str], bytes]:
     connection = HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.request("GET", path)
@@ -211,11 +213,11 @@ def _ask(port: int, path: str) -> tuple[int, dict[str, str], bytes]:
         connection.close()
 
 
-# -- outside -------------------------------------------------------------------------------------------
+# -- the CDN -----------------------------------------------------------------------------------------------------------
 
 
-def outside(stage: Stage, replica: Child, rounds: int) -> list[Row]:
-    """The shipped Varnish configuration before the replica, both under wrk, interleaved."""
+def cdn(stage: Stage, replica: Child, rounds: int) -> list[Row]:
+    """The shipped Varnish configuration in front of the replica, and the replica itself, under wrk, interleaved."""
     case = "through the CDN layer (Varnish), hot, against the worker's own"
     varnishd = shutil.which("varnishd", path=os.environ.get("PATH", "") + ":/usr/sbin")
     wrk = shutil.which("wrk")
@@ -229,16 +231,16 @@ def outside(stage: Stage, replica: Child, rounds: int) -> list[Row]:
         varnishd, "-F", "-n", str(stage.folder / "varnish"), "-f", str(stage.folder / "bench.vcl"),
         "-a", f"127.0.0.1:{port}", "-s", "malloc,32m", *(["-j", "none"] if os.getuid() == 0 else []),
     )  # fmt: skip
-    stage.listening(port)
-    while _ask(port, PATH)[1].get("x-cache") != "HIT":
+    stage.wait_listening(port)
+    while _get(port, PATH)[1].get("x-cache") != "HIT":
         time.sleep(0.05)
-    layer = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    varnish = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     ratios, rates, each, cold = [], [], [], []
     loader = stage.loader()
     for round_ in range(rounds):
         own, own_us = _wrk(wrk, replica.port, [replica.worker])
-        cdn, cdn_us = _wrk(wrk, port, layer)
-        cold.append(_made(loader, replica, round_) / cdn_us)
+        cdn, cdn_us = _wrk(wrk, port, varnish)
+        cold.append(_miss_cpu_us(loader, replica, round_) / cdn_us)
         ratios.append(cdn / own)
         rates.append(cdn)
         each.append((own_us / cdn_us, own_us, cdn_us))
@@ -257,10 +259,10 @@ def outside(stage: Stage, replica: Child, rounds: int) -> list[Row]:
     ]
 
 
-def _made(loader: Loader, replica: Child, round_: int) -> float:
-    """Microseconds of the worker's CPU for an answer that a model makes."""
+def _miss_cpu_us(loader: Loader, replica: Child, round_: int) -> float:
+    """Microseconds of the worker's CPU for a cache miss."""
     before = replica.cpu()
-    found = loader.run(
+    result = loader.run(
         port=replica.port,
         paths=[f"/api/v1/topics/cold-{round_}-{index}/related?count=3" for index in range(5000)],
         method="GET",
@@ -268,51 +270,51 @@ def _made(loader: Loader, replica: Child, round_: int) -> float:
         concurrency=16,
         seconds=2.0,
     )
-    if found["statuses"] != {"200": found["count"]}:
-        raise RuntimeError(f"cold: {found['statuses']}")
-    return (replica.cpu() - before) * 1e6 / float(found["count"])
+    if result["statuses"] != {"200": result["count"]}:
+        raise RuntimeError(f"cold: {result['statuses']}")
+    return (replica.cpu() - before) * 1e6 / float(result["count"])
 
 
 def _wrk(wrk: str, port: int, servers: list[psutil.Process]) -> tuple[float, float]:
-    """Requests/s, and microseconds of the servers' CPU for one."""
+    """Requests/s, and microseconds of the servers' CPU per request."""
     before = sum(sum(it.cpu_times()[:2]) for it in servers)
     command = [wrk, "-t1", "-c32", "-d3s", f"http://127.0.0.1:{port}{PATH}"]
-    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     spent = sum(sum(it.cpu_times()[:2]) for it in servers) - before
-    rate, count = re.search(r"Requests/sec:\s+([\d.]+)", found), re.search(r"(\d+) requests in", found)
-    if rate is None or count is None or "Non-2xx" in found:
-        raise RuntimeError(found)
+    rate, count = re.search(r"Requests/sec:\s+([\d.]+)", output), re.search(r"(\d+) requests in", output)
+    if rate is None or count is None or "Non-2xx" in output:
+        raise RuntimeError(output)
     return float(rate[1]), spent * 1e6 / int(count[1])
 
 
-# -- without the provider --------------------------------------------------------------------------------
+# -- a provider that is down -------------------------------------------------------------------------------------------
 
 
 def provider_down(stage: Stage, seconds: float) -> list[Row]:
-    """Answers whose life is over in a second, and a provider that fails each call for a while."""
+    """Answers that expire after a second, and a provider that fails every call."""
     redis, sim = stage.redis(), stage.simulator()
     cache = "redis_ttl: 1s, memory_ttl: 1s, stale_ttl: 10m"
     replicas = [stage.gateway(CONFIG.format(redis=redis.port, sim=sim.port, cache=cache)) for _ in range(3)]
     paths = [f"/api/v1/topics/topic-{index}/related?count=3" for index in range(100)]
     for path in paths:
-        _ask(replicas[0].port, path)
+        _get(replicas[0].port, path)
     sim.post("/_control", {"faults": {"503": 1.0}})
     time.sleep(1.2)
-    asked = stale = 0
+    requests = stale = 0
     slowest = 0.0
     end = time.monotonic() + seconds
     for index in itertools.count():
         if time.monotonic() > end and index >= len(paths):
             break
-        began = time.monotonic()
-        status, headers, body = _ask(replicas[index % 3].port, paths[index % len(paths)])
-        slowest = max(slowest, time.monotonic() - began)
-        asked += 1
+        started = time.monotonic()
+        status, headers, body = _get(replicas[index % 3].port, paths[index % len(paths)])
+        slowest = max(slowest, time.monotonic() - started)
+        requests += 1
         stale += status == 200 and b'"degraded":true' in body and "detail=stale" in headers["cache-status"]
     return [
         Row(
             f"provider down, {len(paths)} warm topics past their life, 3 replicas",
-            f"not answered {asked - stale} (of {asked:,}; the others are marked stale; the slowest after "
+            f"not answered {requests - stale} (of {requests:,}; the others are marked stale; the slowest after "
             f"{slowest:.2f} s; answers may be stale for 10 minutes)",
             "not answered = 0",
         )

@@ -1,7 +1,7 @@
-"""Which HTTP client calls providers best under gevent: what a call costs, and what happens when things go wrong.
+"""Compares HTTP clients for provider calls under gevent: the CPU time of a call, and how each handles failures.
 
 ``make bench ONLY=clients``, or ``python -m bench.clients`` for the table alone. Each client runs in a process of its
-own, patched and with 100 calls at once, against a server in another process that answers from memory; rounds are
+own, patched and with 100 concurrent calls, against a server in another process that answers from memory. Rounds are
 interleaved and the best one counts. Only the client's CPU time is measured.
 """
 
@@ -26,9 +26,9 @@ from urllib.parse import urlsplit
 
 from bench.report import Row, table
 
-CALLS, STREAMS, AT_ONCE = 1000, 250, 100
+CALLS, STREAMS, PARALLEL = 1000, 250, 100
 MODEL = "/v1beta/models/gemini-x"
-ASK = b'{"contents":[{"role":"user","parts":[{"text":"What is a quota?"}]}]}'
+BODY = b'{"contents":[{"role":"user","parts":[{"text":"What is a quota?"}]}]}'
 USAGE = {"promptTokenCount": 5, "candidatesTokenCount": 20, "totalTokenCount": 25}
 
 
@@ -52,12 +52,12 @@ CHUNKS = [b"%x\r\n%s\r\n" % (len(event), event) for event in EVENTS]
 
 
 async def _serve() -> None:
-    """The path says how to behave; ``/seen`` tells what has happened."""
-    seen = {"open": 0, "connections": 0, "dropped": 0}
+    """The path selects the behaviour; ``/stats`` returns the counters."""
+    stats = {"open": 0, "connections": 0, "dropped": 0}
 
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        seen["open"] += 1
-        seen["connections"] += 1
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        stats["open"] += 1
+        stats["connections"] += 1
         try:
             for number in count():
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -68,8 +68,8 @@ async def _serve() -> None:
                 _, _, length = head.partition(b"content-length: ")
                 if length:
                     await reader.readexactly(int(length.split(b"\r\n")[0]))
-                if path.startswith(b"/seen"):
-                    body = json.dumps(seen).encode()
+                if path.startswith(b"/stats"):
+                    body = json.dumps(stats).encode()
                     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
                 elif path.startswith(b"/trickle"):
                     writer.write(STREAM_HEAD)
@@ -78,17 +78,17 @@ async def _serve() -> None:
                         await writer.drain()
                         await asyncio.sleep(0.01)
                 elif path.startswith(b"/drop") and number:
-                    seen["dropped"] += 1
+                    stats["dropped"] += 1
                     return
                 elif path.startswith(b"/endless"):
                     writer.write(STREAM_HEAD + CHUNKS[0])
-                    await reader.read(1)  # until the client goes
+                    await reader.read(1)  # until the client disconnects
                     return
                 elif b":stream" in path:
                     writer.write(STREAM_HEAD)
                     for chunk in CHUNKS:
                         writer.write(chunk)
-                        await asyncio.sleep(0)  # a packet of its own
+                        await asyncio.sleep(0)  # sends the chunk in a packet of its own
                     writer.write(b"0\r\n\r\n")
                 else:
                     writer.write(UNARY)
@@ -96,31 +96,31 @@ async def _serve() -> None:
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
-            seen["open"] -= 1
+            stats["open"] -= 1
             writer.close()
 
-    server = await asyncio.start_server(talk, "127.0.0.1", 0, backlog=1024)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)  # ends with its parent
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)  # until the parent exits
 
 
 # -- the clients -------------------------------------------------------------------------------------------------------
 
 
 class Client(ABC):
-    """``call`` gives the body of an answer, ``stream`` the data of its events; both POST."""
+    """A client to be measured. ``call`` returns the body of a response, ``stream`` the data of its events."""
 
     @abstractmethod
     def __init__(self, url: str, size: int) -> None: ...
 
     @abstractmethod
-    def call(self, path: str, timeout: float, body: bytes = ASK) -> bytes: ...
+    def call(self, path: str, timeout: float, body: bytes = BODY) -> bytes: ...
 
     @abstractmethod
     def stream(self, path: str, timeout: float) -> Iterator[bytes]: ...
 
 
-class Own(Client):
+class GatewayClient(Client):
     def __init__(self, url: str, size: int) -> None:
         from knowalledge.core.clock import SystemClock
         from knowalledge.net.http import client as http
@@ -130,11 +130,11 @@ class Own(Client):
         self._http = http.HttpClient(url, SystemClock())
         self._headers = header_lines({"content-type": "application/json"})
 
-    def call(self, path: str, timeout: float, body: bytes = ASK) -> bytes:
+    def call(self, path: str, timeout: float, body: bytes = BODY) -> bytes:
         return self._http.post(path, body, self._headers, timeout).body
 
     def stream(self, path: str, timeout: float) -> Iterator[bytes]:
-        for events in self._http.events(path, ASK, self._headers, timeout):
+        for events in self._http.events(path, BODY, self._headers, timeout):
             yield from events
 
 
@@ -149,7 +149,7 @@ class GeventHttpClient(Client):
         self._client = HTTPClient(parts.hostname or "", parts.port, concurrency=size, block_size=16384)
         self._pool: Any = self._client._connection_pool
 
-    def call(self, path: str, timeout: float, body: bytes = ASK) -> bytes:
+    def call(self, path: str, timeout: float, body: bytes = BODY) -> bytes:
         self._pool.network_timeout = timeout
         response = self._client.post(path, body, HEADERS)
         try:
@@ -159,7 +159,7 @@ class GeventHttpClient(Client):
 
     def stream(self, path: str, timeout: float) -> Iterator[bytes]:
         self._pool.network_timeout = timeout
-        response = self._client.post(path, ASK, HEADERS)
+        response = self._client.post(path, BODY, HEADERS)
         try:
             while line := response.readline(b"\n"):
                 if line.startswith(b"data:"):
@@ -175,12 +175,12 @@ class Urllib3(Client):
         self._url = url
         self._pool = urllib3.PoolManager(maxsize=size, block=True, retries=False)
 
-    def call(self, path: str, timeout: float, body: bytes = ASK) -> bytes:
+    def call(self, path: str, timeout: float, body: bytes = BODY) -> bytes:
         return self._pool.request("POST", self._url + path, body=body, headers=HEADERS, timeout=timeout).data
 
     def stream(self, path: str, timeout: float) -> Iterator[bytes]:
         response = self._pool.request(
-            "POST", self._url + path, body=ASK, headers=HEADERS, timeout=timeout, preload_content=False
+            "POST", self._url + path, body=BODY, headers=HEADERS, timeout=timeout, preload_content=False
         )
         rest = b""
         try:
@@ -204,14 +204,14 @@ class Requests(Client):
         self._session.trust_env = False
         self._session.mount("http://", requests.adapters.HTTPAdapter(1, size, pool_block=True))
 
-    def call(self, path: str, timeout: float, body: bytes = ASK) -> bytes:
+    def call(self, path: str, timeout: float, body: bytes = BODY) -> bytes:
         return self._session.post(self._url + path, body, headers=HEADERS, timeout=timeout).content
 
     def stream(self, path: str, timeout: float) -> Iterator[bytes]:
         with self._session.post(
-            self._url + path, ASK, headers=HEADERS, timeout=timeout, stream=True
-        ) as answer:
-            for line in answer.iter_lines(16384):
+            self._url + path, BODY, headers=HEADERS, timeout=timeout, stream=True
+        ) as response:
+            for line in response.iter_lines(16384):
                 if line.startswith(b"data:"):
                     yield line[5:].strip()
 
@@ -226,13 +226,13 @@ class Httpx(Client):
         limits = httpx.Limits(max_connections=size, max_keepalive_connections=size)
         self._client = httpx.Client(base_url=url, limits=limits, trust_env=False)
 
-    def call(self, path: str, timeout: float, body: bytes = ASK) -> bytes:
-        found: bytes = self._client.post(path, content=body, headers=HEADERS, timeout=timeout).content
-        return found
+    def call(self, path: str, timeout: float, body: bytes = BODY) -> bytes:
+        content: bytes = self._client.post(path, content=body, headers=HEADERS, timeout=timeout).content
+        return content
 
     def stream(self, path: str, timeout: float) -> Iterator[bytes]:
-        with self._client.stream("POST", path, content=ASK, headers=HEADERS, timeout=timeout) as answer:
-            for line in answer.iter_lines():
+        with self._client.stream("POST", path, content=BODY, headers=HEADERS, timeout=timeout) as response:
+            for line in response.iter_lines():
                 if line.startswith("data:"):
                     yield line[5:].encode()
 
@@ -242,7 +242,7 @@ class Httpx2(Httpx):
 
 
 class GoogleGenai(Client):
-    """Google's SDK, which reads the answer into objects besides."""
+    """Google's SDK, which also parses the response into objects."""
 
     def __init__(self, url: str, size: int) -> None:
         import httpx2
@@ -252,9 +252,9 @@ class GoogleGenai(Client):
         options = genai.types.HttpOptions(base_url=url, client_args={"limits": limits, "trust_env": False})
         self._client = genai.Client(api_key="k", http_options=options)
 
-    def call(self, path: str, timeout: float, body: bytes = ASK) -> bytes:
-        answer = self._client.models.generate_content(model="gemini-x", contents="What is a quota?")
-        return (answer.text or "").encode()
+    def call(self, path: str, timeout: float, body: bytes = BODY) -> bytes:
+        response = self._client.models.generate_content(model="gemini-x", contents="What is a quota?")
+        return (response.text or "").encode()
 
     def stream(self, path: str, timeout: float) -> Iterator[bytes]:
         for chunk in self._client.models.generate_content_stream(model="gemini-x", contents="What?"):
@@ -262,7 +262,7 @@ class GoogleGenai(Client):
 
 
 CLIENTS: dict[str, tuple[type[Client], str]] = {
-    "this gateway's": (Own, "knowalledge"),
+    "this gateway's": (GatewayClient, "knowalledge"),
     "geventhttpclient": (GeventHttpClient, "geventhttpclient"),
     "urllib3": (Urllib3, "urllib3"),
     "requests": (Requests, "requests"),
@@ -270,19 +270,19 @@ CLIENTS: dict[str, tuple[type[Client], str]] = {
     "httpx2": (Httpx2, "httpx2"),
     "google-genai": (GoogleGenai, "google.genai"),
 }
-# google-genai answers by itself which path it asks for, so it cannot be led into the traps.
+# google-genai chooses its own paths, so the server cannot misbehave towards it.
 PROBED = [name for name in CLIENTS if name != "google-genai"]
 
 
-# -- what a call costs -------------------------------------------------------------------------------------------------
+# -- CPU of a call -----------------------------------------------------------------------------------------------------
 
 
 def cost(name: str, url: str) -> dict[str, float]:
-    """CPU milliseconds of this process, per call and per stream."""
+    """CPU milliseconds of this process per call and per stream."""
     from gevent.pool import Pool
 
     kind, _ = CLIENTS[name]
-    client, pool = kind(url, AT_ONCE), Pool(AT_ONCE)
+    client, pool = kind(url, PARALLEL), Pool(PARALLEL)
 
     def unary(_: int) -> None:
         if len(client.call(f"{MODEL}:generateContent", 30.0)) < 100:
@@ -292,86 +292,123 @@ def cost(name: str, url: str) -> dict[str, float]:
         if sum(1 for _ in client.stream(f"{MODEL}:streamGenerateContent?alt=sse", 30.0)) != len(EVENTS):
             raise AssertionError("a short stream")
 
-    found = {}
+    result = {}
     for label, work, times in (("unary", unary, CALLS), ("stream", streamed, STREAMS)):
-        pool.map(work, range(AT_ONCE))  # connections, imports, caches
-        began = time.process_time()
+        pool.map(work, range(PARALLEL))  # warm-up
+        started = time.process_time()
         pool.map(work, range(times))
-        found[label] = (time.process_time() - began) / times * 1000
-    return found
+        result[label] = (time.process_time() - started) / times * 1000
+    return result
 
 
-# -- what happens when things go wrong ---------------------------------------------------------------------------------
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+class Probe:
+    """A client under test, and the server's own statistics."""
+
+    def __init__(self, name: str, url: str) -> None:
+        self._kind, _ = CLIENTS[name]
+        self._url = url
+        self._observer = GatewayClient(url, 4)
+
+    def client(self, size: int) -> Client:
+        """A new client with a pool of ``size`` connections."""
+        return self._kind(self._url, size)
+
+    def stats(self) -> Any:
+        """The server's counters."""
+        return json.loads(self._observer.call("/stats", 5.0))
+
+
+def _within(seconds: float, work: Callable[[], object]) -> tuple[str, float]:
+    """Run ``work`` for at most ``seconds``. How it ended, in a word or two, and the seconds that it took."""
+    import gevent
+
+    started = time.monotonic()
+    guard = gevent.Timeout.start_new(seconds)
+    try:
+        work()
+        ending = "an answer"
+    except gevent.Timeout:
+        ending = "nothing"
+    except Exception as error:  # noqa: BLE001 - whatever a client raises is the result
+        ending = type(error).__name__
+    finally:
+        guard.close()
+    return ending, time.monotonic() - started
+
+
+def _trickle(probe: Probe) -> str:
+    ending, took = _within(1.0, partial(probe.client(4).call, "/trickle", 0.2))
+    return "held" if took < 0.4 else f"{ending} after {took:.1f} s"
+
+
+def _killed(path: str, body: bytes, probe: Probe) -> str:
+    client = probe.client(1)
+    for _ in range(2):
+        _within(0.05, partial(client.call, path, 5.0, body))
+    ending, _ = _within(1.0, partial(client.call, "/x", 0.5))
+    return "works" if ending == "an answer" else f"stuck: {ending}"
+
+
+def _abandoned_stream(probe: Probe) -> str:
+    import gevent
+
+    client = probe.client(1)
+    stream = client.stream("/endless", 5.0)
+    next(iter(stream))
+    before = probe.stats()["open"]
+    stream.close()  # type: ignore[attr-defined]
+    gevent.sleep(0.05)
+    closed = probe.stats()["open"] < before
+    ending, _ = _within(1.0, lambda: client.call("/x", 0.5))
+    return f"{'closed at once' if closed else 'stays open'}, then {ending}"
+
+
+def _closed_while_idle(probe: Probe) -> str:
+    client = probe.client(1)
+    client.call("/drop", 1.0)
+    dropped = probe.stats()["dropped"]
+    ending, _ = _within(2.0, lambda: client.call("/drop", 1.0))
+    return f"{ending} (ended {probe.stats()['dropped'] - dropped}x)"
+
+
+def _many_files(probe: Probe) -> str:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    client = probe.client(1)
+    before = probe.stats()["connections"]
+    for _ in range(5):
+        client.call("/x", 1.0)
+    connections = probe.stats()["connections"] - before
+    for file in files:
+        os.close(file)
+    return f"{connections} connections"
+
+
+# Each case with the ending that this gateway's client must have.
+PROBES: dict[str, tuple[Callable[[Probe], str], str]] = {
+    "0.2 s for an answer that trickles": (_trickle, "held"),
+    "a pool of one, after two calls were killed while sending": (
+        partial(_killed, "/deaf", b" " * 2**24),
+        "works",
+    ),
+    "a pool of one, after two calls were killed while waiting": (partial(_killed, "/endless", BODY), "works"),
+    "a stream that is left": (_abandoned_stream, "closed at once, then an answer"),
+    "a POST that crosses the end of its kept connection": (_closed_while_idle, "an answer (ended 1x)"),
+    "five calls while 1,100 files are open": (_many_files, "1 connections"),
+}
 
 
 def probes(name: str, url: str) -> dict[str, str]:
-    """Each ends in a word or two."""
-    import gevent
-
-    kind, _ = CLIENTS[name]
-    watch = Own(url, 4)
-
-    def seen() -> Any:
-        return json.loads(watch.call("/seen", 5.0))
-
-    def within(seconds: float, work: Callable[[], object]) -> tuple[str, float]:
-        began = time.monotonic()
-        guard = gevent.Timeout.start_new(seconds)
-        try:
-            work()
-            what = "an answer"
-        except gevent.Timeout:
-            what = "nothing"
-        except Exception as error:  # noqa: BLE001 - whatever a client raises is what is asked here
-            what = type(error).__name__
-        finally:
-            guard.close()
-        return what, time.monotonic() - began
-
-    client = kind(url, 4)
-    what, took = within(1.0, lambda: client.call("/trickle", 0.2))
-    found = {"0.2 s for an answer that trickles": "held" if took < 0.4 else f"{what} after {took:.1f} s"}
-
-    for when, path, body in (("sending", "/deaf", b" " * 2**24), ("waiting", "/endless", ASK)):
-        client = kind(url, 1)
-        for _ in range(2):
-            within(0.05, partial(client.call, path, 5.0, body))
-        what, _ = within(1.0, partial(client.call, "/x", 0.5))
-        found[f"a pool of one, after two calls were killed while {when}"] = (
-            "works" if what == "an answer" else f"stuck: {what}"
-        )
-
-    client = kind(url, 1)
-    stream = client.stream("/endless", 5.0)
-    next(iter(stream))
-    before = seen()["open"]
-    stream.close()  # type: ignore[attr-defined]
-    gevent.sleep(0.05)
-    left = seen()["open"] < before
-    what, _ = within(1.0, lambda: client.call("/x", 0.5))
-    found["a stream that is left"] = f"{'closed at once' if left else 'stays open'}, then {what}"
-
-    client = kind(url, 1)
-    client.call("/drop", 1.0)
-    dropped = seen()["dropped"]
-    what, _ = within(2.0, lambda: client.call("/drop", 1.0))
-    times = seen()["dropped"] - dropped
-    found["a POST that crosses the end of its kept connection"] = f"{what} (ended {times}x)"
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
-    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
-    client = kind(url, 1)
-    before = seen()["connections"]
-    for _ in range(5):
-        client.call("/x", 1.0)
-    found["five calls while 1,100 files are open"] = f"{seen()['connections'] - before} connections"
-    for file in held:
-        os.close(file)
-    return found
+    """How each probe of a client ends."""
+    probe = Probe(name, url)
+    return {case: run(probe) for case, (run, _) in PROBES.items()}
 
 
-# -- all of it ---------------------------------------------------------------------------------------------------------
+# -- the comparison ----------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -379,14 +416,14 @@ def server() -> Iterator[str]:
     command = [sys.executable, "-m", "bench.clients", "--serve"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         if child.stdin is None or child.stdout is None:
-            raise AssertionError("pipes were asked for")
+            raise AssertionError("the pipes are missing")
         yield f"http://127.0.0.1:{int(child.stdout.readline())}"
         child.stdin.close()
         child.wait(10)
 
 
-def measured(task: str, name: str, url: str) -> dict[str, Any]:
-    """One task of one client, in a process of its own."""
+def run_task(task: str, name: str, url: str) -> dict[str, Any]:
+    """The result of one task for one client, in a process of its own."""
     command = [
         sys.executable,
         "-W",
@@ -403,50 +440,41 @@ def measured(task: str, name: str, url: str) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     if done.returncode:
         raise SystemExit(f"{name}: {done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def measure(rounds: int) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, str]]]:
     """By client: the best CPU milliseconds of each kind of call, and how each probe ended."""
-    here = [name for name, (_, module) in CLIENTS.items() if _installed(module)]
+    installed = [name for name, (_, module) in CLIENTS.items() if _installed(module)]
     best: dict[str, dict[str, float]] = {}
     with server() as url:
         for _ in range(rounds):
-            for name in here:
-                for label, value in measured("cost", name, url).items():
+            for name in installed:
+                for label, value in run_task("cost", name, url).items():
                     best.setdefault(name, {})[label] = min(value, best.get(name, {}).get(label, value))
-        return best, {name: measured("probes", name, url) for name in here if name in PROBED}
+        return best, {name: run_task("probes", name, url) for name in installed if name in PROBED}
 
 
 TITLE = "HTTP clients towards providers"
 WHY = f"""\
-Each client in a process of its own under gevent, {AT_ONCE} calls at once, against a server that answers from memory.
+Each client in a process of its own under gevent, {PARALLEL} calls at once, against a server that answers from memory.
 Rounds are interleaved and the best one counts.
 [ADR 2](adr/0002-provider-http-client.md) has the reasons for the choice."""
-# What this gateway's client must do in each probe.
-EXPECTED = (
-    "held",
-    "works",
-    "works",
-    "closed at once, then an answer",
-    "an answer (ended 1x)",
-    "1 connections",
-)
 
 
 def run(quick: bool) -> list[Row]:
-    best, found = measure(1 if quick else 3)
+    best, endings = measure(1 if quick else 3)
     own = best["this gateway's"]
     rows = []
     for name, row in best.items():
         ratios = " / ".join(f"{row[label] / own[label]:.1f}x" for label in row)
         cpu = f"{row['unary']:.3f} ms / {row['stream']:.3f} ms ({ratios})"
         rows.append(Row(f"{name}: CPU of a call / of a 20-chunk stream", cpu))
-    for case, expected in zip(found["this gateway's"], EXPECTED, strict=True):
-        ours = found["this gateway's"][case]
-        others = "; ".join(f"{name}: {it[case]}" for name, it in found.items() if it[case] != ours)
-        rows.append(Row(case, ours + (f" ({others})" if others else ""), expected))
+    for case, (_, expected) in PROBES.items():
+        ending = endings["this gateway's"][case]
+        others = "; ".join(f"{name}: {it[case]}" for name, it in endings.items() if it[case] != ending)
+        rows.append(Row(case, ending + (f" ({others})" if others else ""), expected))
     missing = sorted(CLIENTS.keys() - best.keys())
     return [*rows, *(Row(f"{name}: CPU of a call", "not installed") for name in missing)]
 
@@ -458,14 +486,14 @@ def main() -> int:
     parser.add_argument("--name", default="", help=argparse.SUPPRESS)
     parser.add_argument("--url", default="", help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", help="one round")
-    asked = parser.parse_args()
-    if asked.serve:
+    options = parser.parse_args()
+    if options.serve:
         asyncio.run(_serve())
-    elif asked.task:
-        task: Callable[[str, str], object] = cost if asked.task == "cost" else probes
-        print(json.dumps(task(asked.name, asked.url)))
+    elif options.task:
+        task: Callable[[str, str], object] = cost if options.task == "cost" else probes
+        print(json.dumps(task(options.name, options.url)))
     else:
-        print(table(run(asked.quick)))
+        print(table(run(options.quick)))
     return 0
 
 

@@ -1,6 +1,6 @@
-"""What one grant and its settlement cost, in the process and in Redis, and what a target keeps in Redis.
+"""CPU time of one grant and its settlement, in the process and in Redis, and a target's memory in Redis.
 
-Time is given, so that a minute of ten requests is as quick to measure as one of ten thousand. Run in a process of its
+The clock is manual, so that a minute of ten requests takes no longer than one of ten thousand. Run in a process of its
 own, patched as the gateway is: ``python -m bench.cost REDIS_PORT``; prints one JSON object.
 """
 
@@ -33,8 +33,8 @@ WINDOWS = (
 )
 
 
-class Given:
-    """A clock that is moved by hand."""
+class ManualClock:
+    """A clock that only the benchmark advances."""
 
     def __init__(self) -> None:
         self.seconds = 1_790_000_000.0
@@ -49,45 +49,45 @@ class Given:
         self.seconds += seconds
 
 
-def measure(port: int, server: psutil.Process, a_minute: int, times: int) -> dict[str, float]:
-    """Microseconds a grant with its settlement at this rate."""
+def measure(port: int, server: psutil.Process, per_minute: int, times: int) -> dict[str, float]:
+    """Microseconds per grant and settlement at this rate."""
     with Redis(port=port) as redis:
         redis.flushall()
-        clock = Given()
+        clock = ManualClock()
         rules = QueueRules()
-        pipe = MultiplexedClient(f"redis://127.0.0.1:{port}/0", 5.0, redis.pubsub)
+        client = MultiplexedClient(f"redis://127.0.0.1:{port}/0", 5.0, redis.pubsub)
         windows = {TARGET: WINDOWS}
         shared = RedisQuotaStore(
-            pipe, windows, rules, clock, "bench", moment=lambda: str(int(clock.now() * SECOND)), pumps=False
+            client, windows, rules, clock, "bench", moment=lambda: str(int(clock.now() * SECOND)), pumps=False
         )
         store = ReplicaQuotaStore(shared, MemoryQuotaStore(windows, rules, clock), windows, clock)
 
-        def go(count: int) -> None:
+        def run(count: int) -> None:
             for index in range(count):
-                clock.seconds += 60 / a_minute
+                clock.seconds += 60 / per_minute
                 decision = store.reserve(
                     TARGET, ReservationRequest(f"{index}", TokenCost(300, 200), Priority.MEDIUM)
                 )
                 assert isinstance(decision, Granted), decision
                 store.settle(decision.reservation, TokenCost(310, 150))
-                store.stop()  # brings the settlement to Redis now, not in the background
+                store.stop()  # sends the settlement to Redis now, not in the background
 
-        go(times // 5)
+        run(times // 5)
         before = server.cpu_times()
-        began = time.process_time()
-        go(times)
-        mine = time.process_time() - began
+        started = time.process_time()
+        run(times)
+        process_s = time.process_time() - started
         after = server.cpu_times()
-        theirs = after.user + after.system - before.user - before.system
+        redis_s = after.user + after.system - before.user - before.system
         size = sum(int(redis.memory_usage(key) or 0) for key in redis.scan_iter("kn:*"))
-        pipe.close()
-        return {"process_us": mine / times * 1e6, "redis_us": theirs / times * 1e6, "bytes": size}
+        client.close()
+        return {"process_us": process_s / times * 1e6, "redis_us": redis_s / times * 1e6, "bytes": size}
 
 
 def main(port: int) -> None:
     with Redis(port=port) as redis:
         server = psutil.Process(redis.info("server")["process_id"])
-    # In turns, and the best of each: what else the machine does only ever adds.
+    # Interleaved, and the best of each rate: other load only adds time.
     rounds = [{rate: measure(port, server, rate, 2000) for rate in (10, 10_000)} for _ in range(5)]
     best = {
         rate: {name: min(it[rate][name] for it in rounds) for name in rounds[0][rate]} for rate in rounds[0]

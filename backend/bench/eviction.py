@@ -1,7 +1,7 @@
-"""Which eviction algorithm the memory layer should use: the same traces through each, bounded by bytes.
+"""Compares eviction algorithms for the memory layer: the same traces through each, bounded by bytes.
 
-``python -m bench.eviction`` prints hit rates and the cost of one operation. Belady's clairvoyant choice is the bound
-(by the next use over all that is held, so it is a bound for equal sizes and near it here).
+``python -m bench.eviction`` prints hit rates and the time of one operation. Belady's clairvoyant choice is the upper
+bound; it ignores sizes, so it is exact for equal sizes and close to the bound here.
 """
 
 import csv
@@ -24,15 +24,15 @@ Access = tuple[Hashable, int]  # a key and its size in bytes
 
 class Policy(Protocol):
     def hit(self, key: Hashable, size: int) -> bool:
-        """Whether the key is held; if not, it is now (or was refused)."""
+        """Whether the key is cached. If not, it is added, unless the policy does not admit it."""
         ...
 
 
 class Lru:
     """cachetools' LRUCache."""
 
-    def __init__(self, room: int) -> None:
-        self._cache: LRUCache[Hashable, int] = LRUCache(room, getsizeof=lambda size: size)
+    def __init__(self, capacity: int) -> None:
+        self._cache: LRUCache[Hashable, int] = LRUCache(capacity, getsizeof=lambda size: size)
 
     def hit(self, key: Hashable, size: int) -> bool:
         if self._cache.get(key) is not None:
@@ -43,10 +43,10 @@ class Lru:
 
 
 class OurSieve:
-    """The memory layer's own."""
+    """The memory layer's SIEVE."""
 
-    def __init__(self, room: int) -> None:
-        self._sieve: Sieve[Hashable, int] = Sieve(room)
+    def __init__(self, capacity: int) -> None:
+        self._sieve: Sieve[Hashable, int] = Sieve(capacity)
 
     def hit(self, key: Hashable, size: int) -> bool:
         if self._sieve.get(key) is not None:
@@ -56,10 +56,10 @@ class OurSieve:
 
 
 class S3Fifo:
-    """Yang et al., SOSP 2023: a small queue (10%) that filters, a main queue, and a ghost queue of names."""
+    """Yang et al., SOSP 2023: a small queue (10%) as a filter, a main queue, and a ghost queue of keys."""
 
-    def __init__(self, room: int) -> None:
-        self._small_room, self._main_room = room // 10, room - room // 10
+    def __init__(self, capacity: int) -> None:
+        self._small_capacity, self._main_capacity = capacity // 10, capacity - capacity // 10
         self._small: OrderedDict[Hashable, int] = OrderedDict()
         self._main: OrderedDict[Hashable, int] = OrderedDict()
         self._ghost: OrderedDict[Hashable, int] = OrderedDict()
@@ -79,8 +79,8 @@ class S3Fifo:
             self._small[key] = size
             self._used[0] += size
         self._uses[key] = 0
-        while self._used[0] + self._used[1] > self._small_room + self._main_room:
-            if self._used[0] > self._small_room or not self._main:
+        while self._used[0] + self._used[1] > self._small_capacity + self._main_capacity:
+            if self._used[0] > self._small_capacity or not self._main:
                 self._evict_small()
             else:
                 self._evict_main()
@@ -97,7 +97,7 @@ class S3Fifo:
         del self._uses[key]
         self._ghost[key] = size
         self._used[2] += size
-        while self._used[2] > self._main_room:
+        while self._used[2] > self._main_capacity:
             self._used[2] -= self._ghost.popitem(last=False)[1]
 
     def _evict_main(self) -> None:
@@ -113,15 +113,17 @@ class S3Fifo:
 
 
 class WTinyLfu:
-    """Einziger et al.: a window of 1%, a segmented LRU, admission by an aged frequency count."""
+    """Einziger et al., TOS 2017: a window of 1%, a segmented LRU, admission by an aged frequency count."""
 
-    def __init__(self, room: int) -> None:
-        self._window_room, self._main_room = max(1, room // 100), room - room // 100
+    def __init__(self, capacity: int) -> None:
+        self._window_capacity, self._main_capacity = max(1, capacity // 100), capacity - capacity // 100
         self._window: OrderedDict[Hashable, int] = OrderedDict()
         self._probation: OrderedDict[Hashable, int] = OrderedDict()
         self._protected: OrderedDict[Hashable, int] = OrderedDict()
         self._used = [0, 0, 0]
-        self._seen: Counter[Hashable] = Counter()  # exact where the paper has a sketch: kind to it
+        self._frequency: Counter[Hashable] = (
+            Counter()
+        )  # exact; the paper's sketch is approximate, so this favours it
         self._sample = 0
 
     def hit(self, key: Hashable, size: int) -> bool:
@@ -136,83 +138,83 @@ class WTinyLfu:
             self._used[1] -= self._probation[key]
             self._used[2] += self._probation[key]
             self._protected[key] = self._probation.pop(key)
-            while self._used[2] > 0.8 * self._main_room:
-                old, much = self._protected.popitem(last=False)
-                self._used[2] -= much
-                self._used[1] += much
-                self._probation[old] = much
+            while self._used[2] > 0.8 * self._main_capacity:
+                old, old_size = self._protected.popitem(last=False)
+                self._used[2] -= old_size
+                self._used[1] += old_size
+                self._probation[old] = old_size
             return True
         self._window[key] = size
         self._used[0] += size
-        while self._used[0] > self._window_room and self._window:
-            old, much = self._window.popitem(last=False)
-            self._used[0] -= much
-            self._admit(old, much)
+        while self._used[0] > self._window_capacity and self._window:
+            old, old_size = self._window.popitem(last=False)
+            self._used[0] -= old_size
+            self._admit(old, old_size)
         return False
 
     def _count(self, key: Hashable) -> None:
-        self._seen[key] += 1
+        self._frequency[key] += 1
         self._sample += 1
         if self._sample > 20_000:
             self._sample = 0
-            self._seen = Counter({name: n // 2 for name, n in self._seen.items() if n > 1})
+            self._frequency = Counter({name: n // 2 for name, n in self._frequency.items() if n > 1})
 
     def _admit(self, key: Hashable, size: int) -> None:
         victims: list[Hashable] = []
-        room = self._main_room - self._used[1] - self._used[2]
+        free = self._main_capacity - self._used[1] - self._used[2]
         queue = iter(self._probation.items())
-        while room < size:
-            found = next(queue, None)
-            if found is None or self._seen[found[0]] >= self._seen[key]:
+        while free < size:
+            candidate = next(queue, None)
+            if candidate is None or self._frequency[candidate[0]] >= self._frequency[key]:
                 return
-            victims.append(found[0])
-            room += found[1]
+            victims.append(candidate[0])
+            free += candidate[1]
         for victim in victims:
             self._used[1] -= self._probation.pop(victim)
         self._probation[key] = size
         self._used[1] += size
 
 
-def clairvoyant(trace: Sequence[Access], room: int) -> float:
-    """The hit rate of one who knows the future (Belady): what is used last goes first, or does not come in."""
-    after: dict[Hashable, int] = {}
-    upcoming = [0] * len(trace)
+def clairvoyant(trace: Sequence[Access], capacity: int) -> float:
+    """The hit rate of Belady's algorithm, which evicts, or does not admit, the key whose next use is latest."""
+    latest: dict[Hashable, int] = {}
+    next_use = [0] * len(trace)
     for index in range(len(trace) - 1, -1, -1):
         key = trace[index][0]
-        upcoming[index] = after.get(key, len(trace))
-        after[key] = index
-    held: dict[Hashable, tuple[int, int]] = {}
+        next_use[index] = latest.get(key, len(trace))
+        latest[key] = index
+    cached: dict[Hashable, tuple[int, int]] = {}
     heap: list[tuple[int, int, Hashable]] = []
     used = hits = 0
     for index, (key, size) in enumerate(trace):
-        if key in held:
+        if key in cached:
             hits += 1
-            used -= held[key][1]
-        held[key] = (upcoming[index], size)
+            used -= cached[key][1]
+        cached[key] = (next_use[index], size)
         used += size
-        heappush(heap, (-upcoming[index], index, key))
-        while used > room:
+        heappush(heap, (-next_use[index], index, key))
+        while used > capacity:
             due, _, last = heappop(heap)
-            if last in held and held[last][0] == -due:
-                used -= held.pop(last)[1]
+            if last in cached and cached[last][0] == -due:
+                used -= cached.pop(last)[1]
     return hits / len(trace)
 
 
-# -- traces ------------------------------------------------------------------------------------------
+# -- traces ------------------------------------------------------------------------------------------------------------
 
 
 def size_of(key: Hashable) -> int:
-    """Documents of 1-12 KiB, most of them small; the same topic, the same size."""
+    """The size of a topic's document, 1 to 12 KiB, mostly small; always the same for a topic."""
     return int(min(12_288, 1024 + random.Random(str(key)).expovariate(1 / 2500)))
 
 
 def ranks(seed: int, topics: int, exponent: float = 1.0) -> Iterator[int]:
-    """Topics drawn by Zipf's law, the most popular is 0."""
-    draw = random.Random(seed)
+    """Ranks of topics drawn by Zipf's law; 0 is the most popular."""
+    rng = random.Random(seed)
     weights = list(accumulate((rank + 1) ** -exponent for rank in range(topics)))
     numbers = range(topics)
     while True:
-        yield from draw.choices(numbers, cum_weights=weights, k=10_000)
+        yield from rng.choices(numbers, cum_weights=weights, k=10_000)
 
 
 def zipf(length: int, topics: int = 10_000, seed: int = 7) -> list[tuple[int, int]]:
@@ -222,7 +224,7 @@ def zipf(length: int, topics: int = 10_000, seed: int = 7) -> list[tuple[int, in
 
 
 def crawled(length: int) -> list[Access]:
-    """The same, while a crawler reads every fourth: each topic once, never again."""
+    """The same, but every fourth access is a crawler's, to a topic that is never read again."""
     return [
         access if index % 4 else (f"crawl-{index}", 3000)
         for index, access in enumerate(zipf(length, seed=11))
@@ -230,7 +232,7 @@ def crawled(length: int) -> list[Access]:
 
 
 def drifting(length: int) -> list[Access]:
-    """What is popular changes: every tenth of the trace other topics lead."""
+    """Popularity changes: in each tenth of the trace other topics lead."""
     step = length // 10
     return [
         ((topic + index // step * 997) % 10_000, size) for index, (topic, size) in enumerate(zipf(length))
@@ -238,7 +240,7 @@ def drifting(length: int) -> list[Access]:
 
 
 def recorded(path: Path) -> list[Access]:
-    """Prompts of the published LLM trace, each answer four bytes a token."""
+    """The prompts of the published LLM trace; an answer takes four bytes per token."""
     with path.open() as file:
         return [(row["prompt_id"], 64 + 4 * int(row["output_tokens"])) for row in csv.DictReader(file)]
 
@@ -252,34 +254,34 @@ POLICIES: tuple[tuple[str, Callable[[int], Policy]], ...] = (
 
 
 def replay(policy: Policy, trace: Sequence[Access]) -> tuple[float, float]:
-    """Hit rate, and microseconds an operation."""
-    began = time.perf_counter()
+    """Hit rate, and microseconds per operation."""
+    started = time.perf_counter()
     hits = sum(policy.hit(key, size) for key, size in trace)
-    return hits / len(trace), (time.perf_counter() - began) / len(trace) * 1e6
+    return hits / len(trace), (time.perf_counter() - started) / len(trace) * 1e6
 
 
 def main(path: str = "") -> None:
     length = 200_000
-    whole = sum(size_of(topic) for topic in range(10_000))
+    total = sum(size_of(topic) for topic in range(10_000))
     cases: list[tuple[str, Sequence[Access], int]] = [
-        ("zipf, room 1%", zipf(length), whole // 100),
-        ("zipf, room 10%", zipf(length), whole // 10),
-        ("zipf + crawler, room 1%", crawled(length), whole // 100),
-        ("zipf + crawler, room 10%", crawled(length), whole // 10),
-        ("drifting zipf, room 1%", drifting(length), whole // 100),
+        ("zipf, capacity 1%", zipf(length), total // 100),
+        ("zipf, capacity 10%", zipf(length), total // 10),
+        ("zipf + crawler, capacity 1%", crawled(length), total // 100),
+        ("zipf + crawler, capacity 10%", crawled(length), total // 10),
+        ("drifting zipf, capacity 1%", drifting(length), total // 100),
     ]
     if path:
-        found = recorded(Path(path))
-        room = sum(size for _, size in dict(found).items()) // 10
-        cases.append(("recorded LLM prompts, room 10%", found, room))
+        recording = recorded(Path(path))
+        capacity = sum(size for _, size in dict(recording).items()) // 10
+        cases.append(("recorded LLM prompts, capacity 10%", recording, capacity))
     print("| trace | " + " | ".join(name for name, _ in POLICIES) + " | clairvoyant |")
     print("| --- |" + " ---: |" * (len(POLICIES) + 1))
-    for name, trace, room in cases:
+    for name, trace, capacity in cases:
         cells = []
         for _, make in POLICIES:
-            rate, cost = replay(make(room), trace)
+            rate, cost = replay(make(capacity), trace)
             cells.append(f"{rate:.1%} ({cost:.2f} us)")
-        print(f"| {name} | " + " | ".join(cells) + f" | {clairvoyant(trace, room):.1%} |")
+        print(f"| {name} | " + " | ".join(cells) + f" | {clairvoyant(trace, capacity):.1%} |")
 
 
 if __name__ == "__main__":

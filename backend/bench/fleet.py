@@ -1,4 +1,4 @@
-"""Several gateways behind one Redis and one strict provider, and callers that replay a trace against them."""
+"""Several gateways over one Redis and one simulated provider, and callers that replay a trace."""
 
 import asyncio
 import csv
@@ -19,9 +19,9 @@ from bench.processes import Child, Stage
 from bench.wire import Exchange, Pool, request
 
 TRACE = Path(__file__).parent / "data" / "llm_trace.csv"
-# The trace's prompts are long and its answers short; divided like this both matter, and no request is a large part
+# The trace's prompts are long and its answers short. Divided by these, both matter, and no request takes a large share
 # of the quota.
-INPUT_PART, OUTPUT_PART = 60, 1
+INPUT_DIVISOR, OUTPUT_DIVISOR = 60, 1
 MODEL = "sim"
 CONFIG = """
 redis_url: redis://127.0.0.1:{redis}/0
@@ -47,11 +47,11 @@ SAMPLES = (
     "que les autres; celui qui revient après une pause n'est ni puni ni récompensé. ",
     "for index, (name, value) in enumerate(sorted(found.items())):\n    total += weights[name] * value ** 2\n",
 )
-_PIECE = re.compile(r"\s*(?:[A-Za-z\u0080-\u024f]{1,6}|[0-9]{1,3}|\S)")
+_TOKEN = re.compile(r"\s*(?:[A-Za-z\u0080-\u024f]{1,6}|[0-9]{1,3}|\S)")
 
 
 class Arrival(Struct, frozen=True):
-    """One request of a caller: when, and what."""
+    """One request of a caller."""
 
     at: float  # seconds from the start
     input: int
@@ -61,61 +61,64 @@ class Arrival(Struct, frozen=True):
 
 
 class Outcome(Struct):
-    """How one request ended for its caller. Times in seconds from the start."""
+    """How one request ended for its caller. Times are seconds from the start."""
 
     arrival: Arrival
     sent: float
     ended: float
-    status: int  # 0: no answer at all
+    status: int  # 0: no response
     body: dict[str, Any]
     retry_after: float = 0.0
     tries: int = 1
 
     @property
     def waited(self) -> float:
-        """Seconds in the waiting room, by the gateway's own word."""
+        """Seconds in the waiting room, as the gateway reports them."""
         return float(self.body.get("queue", {}).get("waited_ms", 0)) / 1000
 
 
 @lru_cache(8)
-def _pieces(style: int) -> list[str]:
-    return _PIECE.findall(SAMPLES[style] * 8)
+def _sample_tokens(style: int) -> list[str]:
+    return _TOKEN.findall(SAMPLES[style] * 8)
 
 
 def prompt(tokens: int, seed: int) -> str:
-    """A text of about so many tokens: prose, JSON, French or code."""
-    dice = Random(seed)
-    pieces = _pieces(dice.choices(range(len(SAMPLES)), (6, 2, 1, 1))[0])
-    start = dice.randrange(len(pieces) // 2)
-    whole, rest = divmod(tokens, len(pieces) // 2)
+    """A text of about ``tokens`` tokens: English, JSON, French or code."""
+    rng = Random(seed)
+    pieces = _sample_tokens(rng.choices(range(len(SAMPLES)), (6, 2, 1, 1))[0])
+    start = rng.randrange(len(pieces) // 2)
+    repeats, rest = divmod(tokens, len(pieces) // 2)
     half = pieces[start : start + len(pieces) // 2]
-    return "".join(half * whole + half[:rest]).strip()
+    return "".join(half * repeats + half[:rest]).strip()
 
 
-def trace(tokens_a_minute: float, seconds: float, seed: int = 0) -> list[Arrival]:
-    """The trace's arrivals, sped up until they ask for so many tokens a minute; from the start again at its end."""
+def trace(tokens_per_minute: float, seconds: float, seed: int = 0) -> list[Arrival]:
+    """The trace's arrivals, accelerated to this rate of tokens, repeated as long as necessary.
+
+    ``seed`` chooses where in the trace to begin; 0: at its start.
+    """
     with TRACE.open() as file:
         rows = [
             (int(it["arrival_ms"]) / 1000, int(it["input_tokens"]), int(it["output_tokens"]))
             for it in csv.DictReader(file)
         ]
-    rows = [(at, max(8, given // INPUT_PART), max(1, out // OUTPUT_PART)) for at, given, out in rows]
+    rows = [(at, max(8, input_ // INPUT_DIVISOR), max(1, out // OUTPUT_DIVISOR)) for at, input_, out in rows]
     span = rows[-1][0] + 1
-    speed = tokens_a_minute / (sum(given + out for _, given, out in rows) / span * 60)
+    speed = tokens_per_minute / (sum(input_ + out for _, input_, out in rows) / span * 60)
     start = Random(seed).randrange(len(rows)) if seed else 0
-    found: list[Arrival] = []
+    arrivals: list[Arrival] = []
     for index in count(start):
-        turn, place = divmod(index, len(rows))
-        at, given, out = rows[place]
-        moment = (turn * span + at - rows[start][0]) / speed
-        if moment >= seconds:
-            return found
-        found.append(Arrival(moment, given, out))
+        repeat, row = divmod(index, len(rows))
+        at, input_, out = rows[row]
+        arrives_at = (repeat * span + at - rows[start][0]) / speed
+        if arrives_at >= seconds:
+            return arrivals
+        arrivals.append(Arrival(arrives_at, input_, out))
     raise AssertionError
 
 
 class Fleet:
-    """Redis, the provider and the gateways; and what the provider has seen."""
+    """Redis, the provider and the gateways, with the provider's statistics."""
 
     def __init__(
         self,
@@ -126,30 +129,30 @@ class Fleet:
         extra: str = "",
         env: dict[str, str] | None = None,
     ) -> None:
-        """``quota`` is what the gateways are told, ``limits`` are the provider's knobs."""
+        """``quota``: configured in the gateways. ``limits``: the provider's knobs. ``extra``: more YAML."""
         self.stage = stage
         self.sim = stage.simulator()
         self.redis = stage.redis()
         config = CONFIG.format(redis=self.redis.port, sim=self.sim.port, quota=quota, extra=extra)
         self.config = config
         self.gateways = [stage.gateway(config, env=env) for _ in range(gateways)]
-        self.knobs(**limits)
-        # One answer each, so that every part has been loaded and connected before the clock starts.
+        self.set_knobs(**limits)
+        # One request each, so that every module is loaded and every connection open before the measurement.
         for gateway in self.gateways:
             gateway.post("/api/v1/generate", {"prompt": "hello [[out=1]]", "cache": "bypass"})
         self.sim.post("/_reset")
 
-    def knobs(self, **patch: Any) -> None:
-        found = self.sim.post("/_control", patch)
-        if "error" in found:
-            raise ValueError(found["error"])
+    def set_knobs(self, **patch: Any) -> None:
+        response = self.sim.post("/_control", patch)
+        if "error" in response:
+            raise ValueError(response["error"])
 
-    def stats(self, since: float, until: float) -> "Judged":
-        """What the provider saw in [since, until) seconds after its reset."""
-        found = self.sim.get(f"/_stats?since={since}&until={until}&timeline=1")
-        model = found["models"].get(MODEL, {"windows": {}, "timeline": []})
+    def stats(self, since: float, until: float) -> "ProviderStats":
+        """The provider's statistics of [since, until), in seconds after its reset."""
+        stats = self.sim.get(f"/_stats?since={since}&until={until}&timeline=1")
+        model = stats["models"].get(MODEL, {"windows": {}, "timeline": []})
         seconds = [row for row in model["timeline"] if since <= row[0] < until]
-        return Judged(
+        return ProviderStats(
             accepted=sum(row[1] for row in seconds),
             rejected=sum(row[2] for row in seconds),
             utilisation={name: it["utilisation"] for name, it in model["windows"].items()},
@@ -157,8 +160,8 @@ class Fleet:
         )
 
 
-class Judged(Struct, frozen=True):
-    """The provider's view of a stretch of time."""
+class ProviderStats(Struct, frozen=True):
+    """The provider's counts over an interval."""
 
     accepted: int
     rejected: int
@@ -166,16 +169,16 @@ class Judged(Struct, frozen=True):
     peaks: dict[str, float]
 
     @property
-    def best(self) -> float:
-        """The utilisation of the window that binds."""
+    def use(self) -> float:
+        """The utilisation of the tightest window."""
         return max(self.utilisation.values(), default=0.0)
 
     @property
     def refused(self) -> float:
-        """Share of the calls that the provider refused."""
+        """The share of calls that the provider rejected."""
         return self.rejected / max(1, self.rejected + self.accepted)
 
-    def told(self) -> str:
+    def summary(self) -> str:
         shares = ", ".join(
             f"{name} {share:.1%} (peak {self.peaks[name]:.1%})" for name, share in self.utilisation.items()
         )
@@ -183,9 +186,9 @@ class Judged(Struct, frozen=True):
 
 
 class Replay:
-    """Callers: each arrival goes to the next gateway at its moment, whatever became of the others.
+    """Sends each arrival to the next gateway at its time, independent of the others.
 
-    Like a load balancer, it takes a request whose connection broke before any answer to another gateway, once each.
+    Like a load balancer, it repeats a request whose connection broke without a response, once at each other gateway.
     """
 
     def __init__(
@@ -195,19 +198,18 @@ class Replay:
         patience_s: float = 120.0,
         body: dict[str, Any] | None = None,
     ) -> None:
-        """``body`` is added to each request's."""
+        """``patience_s``: how long to wait after the last arrival. ``body``: fields added to each request."""
         self._ports, self._arrivals, self._patience_s = ports, arrivals, patience_s
         self._body = {"cache": "bypass"} | (body or {})
         self.outcomes: list[Outcome] = []
-        self.began = 0.0
-        self._gone: set[int] = set()
-        self._flying = 0
-        self._ended = asyncio.Event()
-        self._deeds: list[tuple[float, Callable[[], None]]] = []
+        self.started = 0.0
+        self._unreachable: set[int] = set()
+        self._in_flight = 0
+        self._actions: list[tuple[float, Callable[[], None]]] = []
 
-    def do(self, at: float, deed: Callable[[], None]) -> None:
-        """Something to be done to the fleet so many seconds after the start, in a thread of its own."""
-        self._deeds.append((at, deed))
+    def schedule(self, at: float, action: Callable[[], None]) -> None:
+        """Call ``action`` at ``at`` seconds after the start, in a thread of its own."""
+        self._actions.append((at, action))
 
     def run(self) -> list[Outcome]:
         asyncio.run(self._run())
@@ -215,20 +217,20 @@ class Replay:
 
     async def _run(self) -> None:
         pools = {port: Pool("127.0.0.1", port) for port in self._ports}
-        self.began = time.perf_counter()
-        timers = [threading.Timer(at, deed) for at, deed in self._deeds]
+        self.started = time.perf_counter()
+        timers = [threading.Timer(at, action) for at, action in self._actions]
         for timer in timers:
             timer.start()
-        turns = cycle(self._ports)
+        ports = cycle(self._ports)
         for index, arrival in enumerate(self._arrivals):
             raw = self._raw(arrival, index)
-            pause = self.began + arrival.at - time.perf_counter()
+            pause = self.started + arrival.at - time.perf_counter()
             if pause > 0:
                 await asyncio.sleep(pause)
-            self._flying += 1
-            self._send(pools, turns, raw, arrival, time.perf_counter(), 1)
+            self._in_flight += 1
+            self._send(pools, ports, raw, arrival, time.perf_counter(), 1)
         end = time.perf_counter() + self._patience_s
-        while self._flying and time.perf_counter() < end:
+        while self._in_flight and time.perf_counter() < end:
             await asyncio.sleep(0.1)
         for timer in timers:
             timer.join()
@@ -243,31 +245,31 @@ class Replay:
     def _send(
         self,
         pools: dict[int, Pool],
-        turns: Iterator[int],
+        ports: Iterator[int],
         raw: bytes,
         arrival: Arrival,
         sent: float,
         tries: int,
     ) -> None:
-        port = next(turns)
-        if port in self._gone and len(self._gone) < len(self._ports):
-            port = next(it for it in turns if it not in self._gone)
+        port = next(ports)
+        if port in self._unreachable and len(self._unreachable) < len(self._ports):
+            port = next(it for it in ports if it not in self._unreachable)
 
-        def done(exchange: Exchange) -> None:
+        def on_end(exchange: Exchange) -> None:
             if exchange.status <= 0:
-                self._gone.add(port)
+                self._unreachable.add(port)
                 if tries < len(self._ports):
-                    self._send(pools, turns, raw, arrival, sent, tries + 1)
+                    self._send(pools, ports, raw, arrival, sent, tries + 1)
                     return
             else:
-                self._gone.discard(port)
-            self._flying -= 1
-            self.outcomes.append(_outcome(arrival, exchange, sent - self.began, self.began, tries))
+                self._unreachable.discard(port)
+            self._in_flight -= 1
+            self.outcomes.append(_outcome(arrival, exchange, sent - self.started, self.started, tries))
 
-        pools[port].send(raw, Exchange(done))
+        pools[port].send(raw, Exchange(on_end))
 
 
-def _outcome(arrival: Arrival, exchange: Exchange, sent: float, began: float, tries: int) -> Outcome:
+def _outcome(arrival: Arrival, exchange: Exchange, sent: float, started: float, tries: int) -> Outcome:
     try:
         body = events(exchange.body) if b"text/event-stream" in exchange.head else json.loads(exchange.body)
     except ValueError:
@@ -276,9 +278,9 @@ def _outcome(arrival: Arrival, exchange: Exchange, sent: float, began: float, tr
     return Outcome(
         arrival,
         sent,
-        exchange.ended - began,
-        # An error after the first byte of a stream is an event; it counts as what it says.
-        int(body["status"]) if "told" in body and "status" in body else exchange.status,
+        exchange.ended - started,
+        # An error within a stream is an event: its status counts.
+        int(body["status"]) if "first_queued" in body and "status" in body else exchange.status,
         body,
         float(after[1]) if after else 0.0,
         tries,
@@ -286,19 +288,19 @@ def _outcome(arrival: Arrival, exchange: Exchange, sent: float, began: float, tr
 
 
 def events(stream: bytes) -> dict[str, Any]:
-    """A stream's last word, and under ``told`` the first place and time that it was told."""
-    found: dict[str, Any] = {}
-    told: dict[str, Any] = {}
+    """The final event of a stream, and its first ``queued`` event as ``first_queued``."""
+    final: dict[str, Any] = {}
+    first_queued: dict[str, Any] = {}
     for name, data in re.findall(rb"event: (\w+)\r?\ndata: ([^\r\n]*)", stream):
-        if name == b"queued" and not told:
-            told = json.loads(data)
+        if name == b"queued" and not first_queued:
+            first_queued = json.loads(data)
         elif name in (b"done", b"error"):
-            found = json.loads(data)
-    return found | {"told": told}
+            final = json.loads(data)
+    return final | {"first_queued": first_queued}
 
 
-def counted(outcomes: list[Outcome]) -> str:
-    """How the callers fared."""
+def summary_of(outcomes: list[Outcome]) -> str:
+    """The number of callers by outcome."""
     served = sum(it.status == 200 for it in outcomes)
     refused = sum(it.status == 429 for it in outcomes)
     others: dict[str, int] = {}
@@ -311,6 +313,6 @@ def counted(outcomes: list[Outcome]) -> str:
 
 
 def restart(stage: Stage, redis: Child) -> None:
-    """Redis dies and comes back empty at the same address."""
+    """Kill Redis and start it again, empty, on the same port."""
     redis.kill()
     redis.process = stage.redis(redis.port).process

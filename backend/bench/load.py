@@ -1,10 +1,10 @@
-"""The load generator, a process of its own: one JSON order a line in, one JSON result a line out.
+"""The load generator, a process of its own: reads one JSON job per line, writes one JSON result per line.
 
-An order: {port, path | paths, body | bodies, headers, method, mode, seconds, ...} with mode
+A job is {port, path | paths, body | bodies, headers, method, mode, seconds, ...}. ``token`` marks one token in a
+stream. ``mode`` is one of
     closed    ``concurrency`` requests in flight all the time
-    open      ``rate`` a second, at random moments, however slow the answers are
-    burst     ``count`` requests started evenly over ``ramp_s``
-and ``token``: what marks one token in a stream.
+    open      ``rate`` requests per second at random times (Poisson), however slow the responses are
+    burst     ``count`` requests started evenly over ``ramp_s`` seconds
 """
 
 import asyncio
@@ -20,12 +20,12 @@ import uvloop
 
 from bench.wire import Exchange, Pool, request
 
-# Seconds that answers may take after the last request was started.
+# Seconds to wait for responses after the last request has started.
 PATIENCE_S = 60.0
 
 
 def quantile(values: list[float], share: float) -> float:
-    """By nearest rank; 0 of nothing."""
+    """A quantile by nearest rank; 0 for an empty list."""
     if not values:
         return 0.0
     ordered = sorted(values)
@@ -33,75 +33,75 @@ def quantile(values: list[float], share: float) -> float:
 
 
 class Load:
-    """One order being carried out."""
+    """Runs one job."""
 
-    def __init__(self, order: dict[str, Any], pool: Pool) -> None:
-        self._order, self._pool = order, pool
+    def __init__(self, job: dict[str, Any], pool: Pool) -> None:
+        self._job, self._pool = job, pool
         host = f"{pool.host}:{pool.port}"
-        bodies = order.get("bodies") or [order.get("body", "")]
-        self._raws = cycle(
+        bodies = job.get("bodies") or [job.get("body", "")]
+        self._requests = cycle(
             [
-                request(path, host, body.encode(), order.get("headers", {}), order.get("method", "POST"))
-                for path in order.get("paths") or [order["path"]]
+                request(path, host, body.encode(), job.get("headers", {}), job.get("method", "POST"))
+                for path in job.get("paths") or [job["path"]]
                 for body in bodies
             ]
         )
-        self._token = order.get("token", "").encode()
-        self._done: list[Exchange] = []
-        self._flying = 0
+        self._token = job.get("token", "").encode()
+        self._exchanges: list[Exchange] = []
+        self._in_flight = 0
         self._stop = False
         self._idle = asyncio.Event()
 
     def _start(self) -> None:
-        self._flying += 1
-        self._pool.send(next(self._raws), Exchange(self._ended, self._token))
+        self._in_flight += 1
+        self._pool.send(next(self._requests), Exchange(self._on_end, self._token))
 
-    def _ended(self, exchange: Exchange) -> None:
-        self._done.append(exchange)
-        self._flying -= 1
-        if self._order["mode"] == "closed" and not self._stop:
+    def _on_end(self, exchange: Exchange) -> None:
+        self._exchanges.append(exchange)
+        self._in_flight -= 1
+        if self._job["mode"] == "closed" and not self._stop:
             self._start()
-        elif not self._flying:
+        elif not self._in_flight:
             self._idle.set()
 
     async def run(self) -> dict[str, Any]:
-        order = self._order
-        began = perf_counter()
-        if order["mode"] == "closed":
-            for _ in range(order["concurrency"]):
+        job = self._job
+        started = perf_counter()
+        if job["mode"] == "closed":
+            for _ in range(job["concurrency"]):
                 self._start()
-            await asyncio.sleep(order["seconds"])
+            await asyncio.sleep(job["seconds"])
         else:
-            await self._paced(began)
+            await self._start_on_schedule(started)
         self._stop = True
         ended = perf_counter()
-        if self._flying:
+        if self._in_flight:
             self._idle.clear()
             try:
                 await asyncio.wait_for(self._idle.wait(), PATIENCE_S)
             except TimeoutError:
                 pass
-        return self._told(ended - began)
+        return self._summary(ended - started)
 
-    async def _paced(self, began: float) -> None:
-        order = self._order
-        if order["mode"] == "burst":
-            count = order["count"]
-            moments = [order.get("ramp_s", 0.0) * index / count for index in range(count)]
+    async def _start_on_schedule(self, started: float) -> None:
+        job = self._job
+        if job["mode"] == "burst":
+            count = job["count"]
+            times = [job.get("ramp_s", 0.0) * index / count for index in range(count)]
         else:
-            dice, at, moments = Random(order.get("seed", 0)), 0.0, []
-            while (at := at + dice.expovariate(order["rate"])) < order["seconds"]:
-                moments.append(at)
-        for moment in moments:
-            pause = began + moment - perf_counter()
+            rng, at, times = Random(job.get("seed", 0)), 0.0, []
+            while (at := at + rng.expovariate(job["rate"])) < job["seconds"]:
+                times.append(at)
+        for at in times:
+            pause = started + at - perf_counter()
             if pause > 0:
                 await asyncio.sleep(pause)
             self._start()
 
-    def _told(self, seconds: float) -> dict[str, Any]:
-        done = self._done
-        good = [it for it in done if it.status == 200]
-        times = [it.seconds * 1000 for it in good]
+    def _summary(self, seconds: float) -> dict[str, Any]:
+        exchanges = self._exchanges
+        good = [it for it in exchanges if it.status == 200]
+        latencies = [it.seconds * 1000 for it in good]
         firsts = [(it.tokens[0] - it.sent) * 1000 for it in good if it.tokens]
         gaps = [
             (after - before) * 1000
@@ -109,20 +109,22 @@ class Load:
             for before, after in zip(it.tokens, it.tokens[1:], strict=False)
         ]
         return {
-            "count": len(done),
-            "unanswered": self._flying,
-            "statuses": dict(Counter(str(it.status) for it in done)),
+            "count": len(exchanges),
+            "unanswered": self._in_flight,
+            "statuses": dict(Counter(str(it.status) for it in exchanges)),
             "seconds": seconds,
             "rate": len(good) / seconds,
-            "p50_ms": quantile(times, 0.5),
-            "p99_ms": quantile(times, 0.99),
-            "max_ms": max(times, default=0.0),
+            "p50_ms": quantile(latencies, 0.5),
+            "p99_ms": quantile(latencies, 0.99),
+            "max_ms": max(latencies, default=0.0),
             "first_p50_ms": quantile(firsts, 0.5),
             "first_p99_ms": quantile(firsts, 0.99),
             "gap_p50_ms": quantile(gaps, 0.5),
             "gap_p99_ms": quantile(gaps, 0.99),
             "tokens": dict(Counter(str(len(it.tokens)) for it in good)) if self._token else {},
-            "sample": next((it.body[:300].decode(errors="replace") for it in done if it.status != 200), ""),
+            "sample": next(
+                (it.body[:300].decode(errors="replace") for it in exchanges if it.status != 200), ""
+            ),
         }
 
 
@@ -130,11 +132,11 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     pools: dict[int, Pool] = {}
     while line := await loop.run_in_executor(None, sys.stdin.readline):
-        order = json.loads(line)
-        port = order["port"]
+        job = json.loads(line)
+        port = job["port"]
         pool = pools.get(port) or pools.setdefault(port, Pool("127.0.0.1", port))
-        await pool.warm(order.get("warm", 0))
-        print(json.dumps(await Load(order, pool).run()), flush=True)
+        await pool.warm(job.get("warm", 0))
+        print(json.dumps(await Load(job, pool).run()), flush=True)
 
 
 if __name__ == "__main__":

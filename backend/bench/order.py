@@ -1,7 +1,7 @@
-"""Random operations of three replicas on one room in a real Redis; the log of its grants, replayed and checked.
+"""Random operations of three replicas on one wait queue in a real Redis; the order of its grants is checked.
 
-In a process of its own, patched as the gateway is: ``python -m bench.order REDIS_PORT OPERATIONS``; prints one JSON
-object. The clock is the log's own, so that a minute's window costs no minute.
+Run in a process of its own, patched as the gateway is: ``python -m bench.order REDIS_PORT OPERATIONS``; prints one JSON
+object. The clock is simulated, so that a minute's window takes no minute.
 """
 
 from gevent import monkey
@@ -41,34 +41,34 @@ WINDOWS = (Window("rpm", Count.REQUESTS, 50, 60), Window("tpm", Count.TOKENS, 50
 RULES = QueueRules(capacity=40, aging_s=3.0)
 REPLICAS = 3
 START = 1_790_000_000 * SECOND
-HEARD_S = 10.0  # by then a message has come
+MESSAGE_TIMEOUT_S = 10.0
 FOREVER_S = 1e9
 
 
 def inversions(served: Iterable[Waiter]) -> Iterator[tuple[Waiter, Waiter]]:
-    """Pairs of one tenant and level of whom the later came to be served first: nobody, if the order holds."""
+    """Pairs within a tenant and level of which the later arrival was served first; none if the order is right."""
     latest: dict[tuple[Priority, str], Waiter] = {}
-    for it in served:
-        before = latest.get((it.level, it.tenant))
-        if before is not None and (before.arrived, before.id) >= (it.arrived, it.id):
-            yield before, it
+    for waiter in served:
+        before = latest.get((waiter.level, waiter.tenant))
+        if before is not None and (before.arrived, before.id) >= (waiter.arrived, waiter.id):
+            yield before, waiter
         else:
-            latest[it.level, it.tenant] = it
+            latest[waiter.level, waiter.tenant] = waiter
 
 
 class Replicas:
-    """The stores, and what becomes of whom."""
+    """The stores of three replicas, their waiters and reservations, and how each request ended."""
 
     def __init__(self, port: int) -> None:
         url = f"redis://127.0.0.1:{port}/0"
         self.now = START
         client: Any = Redis.from_url(url)  # whose pubsub has no types
-        self._heard = client.pubsub(ignore_subscribe_messages=True)
-        self._heard.psubscribe("kn:replica:*")
-        self._heard.get_message(timeout=HEARD_S)  # that it listens
+        self._pubsub = client.pubsub(ignore_subscribe_messages=True)
+        self._pubsub.psubscribe("kn:replica:*")
+        self._pubsub.get_message(timeout=MESSAGE_TIMEOUT_S)  # the confirmation of the subscription
         self.stores = [
             RedisQuotaStore(
-                MultiplexedClient(url, HEARD_S, client.pubsub),
+                MultiplexedClient(url, MESSAGE_TIMEOUT_S, client.pubsub),
                 {TARGET: WINDOWS},
                 RULES,
                 SystemClock(),
@@ -89,78 +89,78 @@ class Replicas:
         self.waiting: dict[str, tuple[RedisQuotaStore, Waiter, Ticket]] = {}
         self.live: list[tuple[RedisQuotaStore, Reservation]] = []
         self.served: list[Waiter] = []  # in the order in which Redis granted
-        self.ends: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
 
     def reserve(self, store: RedisQuotaStore, waiter: Waiter) -> None:
         request = ReservationRequest(waiter.id, waiter.need, waiter.level, waiter.tenant, FOREVER_S)
         decision = store.reserve(TARGET, request)
         match decision:
             case Granted(reservation):
-                self.ends[QueueOutcome.GRANTED] += 1
+                self.outcomes[QueueOutcome.GRANTED] += 1
                 self.served.append(waiter)
                 self.live.append((store, reservation))
             case Queued(ticket):
                 self.waiting[waiter.id] = store, waiter, ticket
             case Refused(reason):
-                self.ends[f"refused: {reason}"] += 1
+                self.outcomes[f"refused: {reason}"] += 1
             case _:
                 assert_never(decision)
 
     def cancel(self, key: str) -> None:
         left = self.waiting.pop(key)[2].leave(QueueOutcome.CANCELLED)
-        assert left, f"{key} was granted or shed, and nobody had said so"
-        self.ends[QueueOutcome.CANCELLED] += 1
+        assert left, f"{key} was granted or shed without a message"
+        self.outcomes[QueueOutcome.CANCELLED] += 1
 
-    def hear(self) -> None:
-        """What the last operation did to those who wait: said by Redis, in its order, before it answers a ping."""
-        self._heard.ping()
+    def receive(self) -> None:
+        """Apply the messages of the last operation, which Redis delivers in order and before the reply to a ping."""
+        self._pubsub.ping()
         while True:
-            message = self._heard.get_message(timeout=HEARD_S)
+            message = self._pubsub.get_message(timeout=MESSAGE_TIMEOUT_S)
             assert message is not None
             if message["type"] == "pong":
                 return
-            self._tell(msgspec.msgpack.decode(message["data"]))
+            self._apply(msgspec.msgpack.decode(message["data"]))
 
-    def _tell(self, message: list[Any]) -> None:
-        _, what, key, *_ = message
+    def _apply(self, message: list[Any]) -> None:
+        _, outcome, key, *_ = message
         store, waiter, ticket = self.waiting.pop(key)
-        result = ticket.wait(HEARD_S)  # the replica has heard it too
-        if what == "granted":
+        result = ticket.wait(MESSAGE_TIMEOUT_S)  # the replica has received the message too
+        if outcome == "granted":
             assert isinstance(result, Granted)
             self.served.append(waiter)
             self.live.append((store, result.reservation))
         else:
             assert result == Dequeued(QueueOutcome.SHED)
-        self.ends[what] += 1
+        self.outcomes[outcome] += 1
 
 
 def main(port: int, operations: int) -> None:
-    replicas, draw = Replicas(port), Random(7)
-    asked = 0
+    replicas, rng = Replicas(port), Random(7)
+    requests = 0
     for number in range(operations):
-        replicas.now += int(draw.expovariate(2.0) * SECOND) + 1
-        store, kind = draw.choice(replicas.stores), draw.random()
+        replicas.now += int(rng.expovariate(2.0) * SECOND) + 1
+        store, kind = rng.choice(replicas.stores), rng.random()
         if kind < 0.5:
-            level, tenant = Priority(draw.randrange(4)), draw.choice("abc")
-            need = TokenCost(draw.randrange(1, 40), draw.randrange(20))
+            level, tenant = Priority(rng.randrange(4)), rng.choice("abc")
+            need = TokenCost(rng.randrange(1, 40), rng.randrange(20))
             replicas.reserve(store, Waiter(f"{number:07}", level, tenant, need, replicas.now))
-            asked += 1
+            requests += 1
         elif kind < 0.6 and replicas.waiting:
-            replicas.cancel(draw.choice(list(replicas.waiting)))
+            replicas.cancel(rng.choice(list(replicas.waiting)))
         elif kind < 0.8 and replicas.live:
-            owner, reservation = replicas.live.pop(draw.randrange(len(replicas.live)))
-            owner.settle(reservation, TokenCost(reservation.cost.input, draw.randrange(20)))
+            owner, reservation = replicas.live.pop(rng.randrange(len(replicas.live)))
+            owner.settle(reservation, TokenCost(reservation.cost.input, rng.randrange(20)))
         else:
             store.dispatch(TARGET)
-        replicas.hear()
-    assert asked == sum(replicas.ends.values()) + len(replicas.waiting)
-    found = {
+        replicas.receive()
+    assert requests == sum(replicas.outcomes.values()) + len(replicas.waiting)
+    result = {
         "operations": operations,
         "served": len(replicas.served),
         "inversions": len(list(inversions(replicas.served))),
-        "ends": replicas.ends,
+        "ends": replicas.outcomes,
     }
-    print(json.dumps(found))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

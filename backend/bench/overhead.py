@@ -1,4 +1,4 @@
-"""What the gateway costs: against direct calls to the simulator, interleaved in one run."""
+"""CPU and latency that the gateway adds to direct calls of the simulator, interleaved in one run."""
 
 import json
 import math
@@ -30,7 +30,7 @@ That is as many requests in flight, or as many a second at random moments; each 
 
 At half of saturation the worker has a core to itself and everything else shares the others.
 Rounds in which the host gave more than 3% of the processors' time to other machines (steal) are repeated."""
-# Milliseconds that plain took where the targets were set.
+# CPU milliseconds of plain on the machine on which the targets were set.
 REFERENCE_PLAIN_MS = 0.105
 PROMPT = "Explain in three sentences why the sky is blue, and why it is red in the evening. " * 3
 CONFIG = """
@@ -45,7 +45,7 @@ models:
 DIRECT = "/v1beta/models/sim"
 DIRECT_BODY = json.dumps({"contents": [{"role": "user", "parts": [{"text": PROMPT}]}]})
 ASK = {"prompt": PROMPT, "cache": "bypass"}
-# The same as a stream, and how its tokens are told from what else comes.
+# The same as a stream, with the marker of one token.
 STREAM = {"path": "/api/v1/generate", "body": json.dumps(ASK | {"stream": True}), "token": "event: delta"}
 DIRECT_STREAM = {
     "path": f"{DIRECT}:streamGenerateContent?alt=sse",
@@ -62,30 +62,30 @@ def run(quick: bool) -> list[Row]:
 
 
 class Scale(Struct, frozen=True):
-    """How fast this machine is under one kind of load: milliseconds that plain takes."""
+    """The speed of this machine under one kind of load: CPU milliseconds of plain."""
 
     plain_ms: float
 
     def ratio(self, ms: float) -> str:
-        """Milliseconds as a multiple of plain."""
+        """A time as a multiple of plain."""
         return f"{ms / self.plain_ms:.1f} x plain"
 
     def division(self, *ms: float) -> str:
-        """Where the multiples come from: the milliseconds, and those of plain."""
+        """The times behind the multiples, and that of plain."""
         return f"{', '.join(f'{it:.2f}' for it in ms)} ms; plain {self.plain_ms:.3f} ms"
 
     def streams(self) -> int:
-        """As many streams for this machine as a thousand are where the targets were set."""
+        """The number of streams that is for this machine what 1,000 were where the targets were set."""
         return round(1000 * REFERENCE_PLAIN_MS / self.plain_ms / 50) * 50
 
 
 def times_plain(ms: float) -> str:
-    """A limit in milliseconds, set where plain took 0.105 ms, as a multiple of plain; rounded down."""
+    """A limit in milliseconds, as set where plain took 0.105 ms, as a multiple of plain; rounded down."""
     return f"{math.floor(ms / REFERENCE_PLAIN_MS * 10) / 10:.1f} x plain"
 
 
-class Half(Struct, frozen=True):
-    """One round at half of saturation; milliseconds."""
+class HalfLoad(Struct, frozen=True):
+    """One round at half of saturation, in milliseconds."""
 
     plain: float
     cpu: float
@@ -95,25 +95,25 @@ class Half(Struct, frozen=True):
 
 
 class Burst(Struct, frozen=True):
-    """What became of many streams at once; milliseconds."""
+    """One round of many concurrent streams; times in milliseconds."""
 
     failed: int
-    cpu_ms: float  # of the worker, each
-    gap: float  # p99 between tokens ...
-    own_gap: float  # ... and of the provider's own
-    first: float  # p50 of the first token after the provider's own ...
-    first99: float  # ... and p99
+    cpu_ms: float  # of the worker, per stream
+    gap: float  # p99 between tokens
+    direct_gap: float  # the same without the gateway
+    first: float  # p50 of the time to the first token, less that without the gateway
+    first99: float  # the same at p99
     rss_mb: float
     health: float  # p99
 
 
 def _medians(rounds: Sequence[Struct]) -> tuple[float, ...]:
-    """Field by field."""
+    """The median of each field."""
     return tuple(statistics.median(it) for it in zip(*map(astuple, rounds), strict=True))
 
 
 class Overhead:
-    """The processes, and each measurement over them."""
+    """The processes and the measurements."""
 
     def __init__(self, stage: Stage, quick: bool) -> None:
         self._stage = stage
@@ -125,7 +125,7 @@ class Overhead:
         config = CONFIG.format(redis=self._redis.port, sim=self._sim.port)
         self._gateway = stage.gateway(config)
         self._plain = stage.plain()
-        self._wrong = 0
+        self._errors = 0
         self._loader, self._prober = stage.loader(), stage.loader()
         self._idle = (self._gateway.rss_mb(), self._gateway.worker.num_threads())
         self._gateway.post("/api/v1/generate", ASK)
@@ -137,7 +137,7 @@ class Overhead:
         rows += self._many_streams(1000, scale)
         if scale.streams() < 900:
             rows += self._many_streams(scale.streams(), scale, " (1,000 at 0.105 ms for plain)")
-        rows.append(Row("answers that were not 200 in all of the above", str(self._wrong), "= 0"))
+        rows.append(Row("answers that were not 200 in all of the above", str(self._errors), "= 0"))
         rss, threads = self._idle
         rows.append(
             Row(
@@ -148,52 +148,52 @@ class Overhead:
         )
         return rows
 
-    # -- unary -------------------------------------------------------------------------------------------------------
+    # -- unary ---------------------------------------------------------------------------------------------------------
 
-    def _measured(self, child: Child, loader: Loader, **order: Any) -> tuple[float, dict[str, Any]]:
-        """CPU milliseconds a request in ``child``'s worker, and what the load generator saw."""
+    def _run(self, child: Child, loader: Loader, **job: Any) -> tuple[float, dict[str, Any]]:
+        """CPU milliseconds per request of ``child``'s worker, and the load generator's result."""
         before = child.cpu()
-        found = loader.run(port=child.port, **order)
+        result = loader.run(port=child.port, **job)
         spent = child.cpu() - before
-        wrong = sum(n for status, n in found["statuses"].items() if status != "200")
-        if wrong:
-            self._wrong += wrong
-            print(f"{wrong} answers were not 200: {found['sample']}", file=sys.stderr)
-        return spent * 1000 / found["count"], found
+        errors = sum(n for status, n in result["statuses"].items() if status != "200")
+        if errors:
+            self._errors += errors
+            print(f"{errors} answers were not 200: {result['sample']}", file=sys.stderr)
+        return spent * 1000 / result["count"], result
 
-    def _plain_now(self, **load: Any) -> float:
-        """What plain takes under a load of the kind that it is set beside."""
-        return self._measured(self._plain, self._loader, path="/", method="GET", **load)[0]
+    def _plain_cpu(self, **load: Any) -> float:
+        """CPU milliseconds of plain under the kind of load that it is compared with."""
+        return self._run(self._plain, self._loader, path="/", method="GET", **load)[0]
 
-    def _in_flight(self) -> dict[str, Any]:
+    def _closed_load(self) -> dict[str, Any]:
         return {"mode": "closed", "concurrency": IN_FLIGHT, "seconds": self._slice_s}
 
-    def _a_second(self, rate: float) -> dict[str, Any]:
+    def _open_load(self, rate: float) -> dict[str, Any]:
         return {"mode": "open", "rate": rate, "seconds": self._slice_s, "warm": 32}
 
     def _saturation(self) -> tuple[list[Row], float, Scale]:
-        load = self._in_flight()
+        load = self._closed_load()
         ask = {"path": "/api/v1/generate", "body": json.dumps(ASK)}
-        # As an application would ask again and again: every prompt new, with the cache in the way.
+        # Every prompt is new, and the cache is on: each request is a cache miss.
         fresh = [json.dumps({"prompt": f"{PROMPT} {index}"}) for index in range(20_000)]
         cpu: dict[str, list[float]] = {"gateway": [], "plain": [], "redis": [], "fresh": []}
         rates: dict[str, list[float]] = {"gateway": [], "direct": []}
-        self._measured(self._gateway, self._loader, **(load | ask))  # warm
+        self._run(self._gateway, self._loader, **(load | ask))  # warm
         for round_ in range(self._rounds):
             redis_before = self._redis.cpu()
-            spent, found = self._measured(self._gateway, self._loader, **(load | ask))
-            cpu["redis"].append((self._redis.cpu() - redis_before) * 1000 / found["count"])
+            spent, result = self._run(self._gateway, self._loader, **(load | ask))
+            cpu["redis"].append((self._redis.cpu() - redis_before) * 1000 / result["count"])
             cpu["gateway"].append(spent)
-            rates["gateway"].append(found["rate"])
-            cpu["plain"].append(self._plain_now(**load))
+            rates["gateway"].append(result["rate"])
+            cpu["plain"].append(self._plain_cpu(**load))
             direct = {"path": f"{DIRECT}:generateContent", "body": DIRECT_BODY}
-            _, found = self._measured(self._sim, self._loader, **(load | direct))
-            rates["direct"].append(found["rate"])
+            _, result = self._run(self._sim, self._loader, **(load | direct))
+            rates["direct"].append(result["rate"])
             part = fresh[round_ * 3000 : (round_ + 1) * 3000]
             half = load | {"seconds": self._slice_s / 2, "path": "/api/v1/generate", "bodies": part}
-            spent, _ = self._measured(self._gateway, self._loader, **half)
+            spent, _ = self._run(self._gateway, self._loader, **half)
             cpu["fresh"].append(spent)
-        ours, plain, redis, miss = (
+        gateway, plain, redis, miss = (
             statistics.median(cpu[name]) for name in ("gateway", "plain", "redis", "fresh")
         )
         scale = Scale(plain)
@@ -201,36 +201,36 @@ class Overhead:
         rows = [
             Row(
                 f"unary, quota checked in Redis, zero-latency provider, {IN_FLIGHT} in flight: CPU in the worker",
-                f"{scale.ratio(ours)} ({scale.division(ours)}; Redis itself {redis:.3f} ms)",
+                f"{scale.ratio(gateway)} ({scale.division(gateway)}; Redis itself {redis:.3f} ms)",
                 f"<= {times_plain(0.45)}",
             ),
             Row("the same with new prompts and the cache on", f"{miss:.3f} ms"),
             Row(
                 "requests/s per core of one worker",
-                f"{1000 / ours:.0f} by CPU; {rate:.0f} reached beside the simulator, Redis and the load generator; "
+                f"{1000 / gateway:.0f} by CPU; {rate:.0f} reached beside the simulator, Redis and the load generator; "
                 f"plain {1000 / plain:.0f}; direct {statistics.median(rates['direct']):.0f}",
             ),
         ]
         return rows, rate, scale
 
     def _at_half(self, saturation: float) -> list[Row]:
-        load = self._a_second(saturation / 2)
+        load = self._open_load(saturation / 2)
         ask = {"path": "/api/v1/generate", "body": json.dumps(ASK)}
         direct = {"path": f"{DIRECT}:generateContent", "body": DIRECT_BODY}
 
-        def take(round_: int) -> Half:
+        def measure(round_: int) -> HalfLoad:
             seed = {"seed": round_}
-            plain = self._plain_now(**load, **seed)
-            self._probe(self._slice_s)
-            spent, ours = self._measured(self._gateway, self._loader, **(load | ask | seed))
-            health = self._probed()
-            _, theirs = self._measured(self._sim, self._loader, **(load | direct | seed))
-            p50, p99 = (ours[name] - theirs[name] for name in ("p50_ms", "p99_ms"))
-            return Half(plain, spent, p50, p99, health)
+            plain = self._plain_cpu(**load, **seed)
+            self._start_probe(self._slice_s)
+            spent, added = self._run(self._gateway, self._loader, **(load | ask | seed))
+            health = self._probe_p99()
+            _, base = self._run(self._sim, self._loader, **(load | direct | seed))
+            p50, p99 = (added[name] - base[name] for name in ("p50_ms", "p99_ms"))
+            return HalfLoad(plain, spent, p50, p99, health)
 
-        with self._stage.apart(self._gateway, self._plain):
-            rounds = undisturbed(self._rounds, take)
-        plain, cpu, p50, p99, health = _medians(rounds.found)
+        with self._stage.isolated(self._gateway, self._plain):
+            rounds = undisturbed(self._rounds, measure)
+        plain, cpu, p50, p99, health = _medians(rounds.results)
         scale = Scale(plain)
         return [
             Row(
@@ -246,10 +246,10 @@ class Overhead:
             ),
         ]
 
-    def _probe(self, seconds: float, rate: float = 80.0) -> None:
-        """Ask for health and readiness in turn, from another process, while something else runs."""
+    def _start_probe(self, seconds: float, rate: float = 80.0) -> None:
+        """Start requests of health and readiness from another process, beside the load."""
         for path in ("/api/health", "/api/ready"):
-            self._prober.order(
+            self._prober.start(
                 port=self._gateway.port,
                 path=path,
                 method="GET",
@@ -259,78 +259,78 @@ class Overhead:
                 warm=2,
             )
 
-    def _probed(self) -> float:
+    def _probe_p99(self) -> float:
         return max(float(self._prober.result()["p99_ms"]) for _ in range(2))
 
-    # -- streams -----------------------------------------------------------------------------------------------------
+    # -- streams -------------------------------------------------------------------------------------------------------
 
     def _streams(self) -> list[Row]:
         rate = 60.0
-        together, apart = self._in_flight(), self._a_second(rate)
-        chunks = self._a_second(rate * (CHUNKS + 1))  # and each stream's head
-        cpu: dict[str, list[float]] = {"together": [], "its plain": [], "apart": [], "its own plain": []}
+        closed, open_ = self._closed_load(), self._open_load(rate)
+        chunks = self._open_load(rate * (CHUNKS + 1))  # one more for each stream's head
+        cpu: dict[str, list[float]] = {"closed": [], "closed plain": [], "open": [], "open plain": []}
         first: dict[str, list[float]] = {"p50": [], "p99": []}
         for round_ in range(self._rounds):
             seed = {"seed": round_}
             self._sim.post("/_control", {"output_tokens": CHUNKS, "token_ms": 0})
-            cpu["its plain"].append(self._plain_now(**together))
-            spent, ours = self._measured(self._gateway, self._loader, **(together | STREAM))
-            self._count_cut_off(ours)
-            cpu["together"].append(spent)
+            cpu["closed plain"].append(self._plain_cpu(**closed))
+            spent, result = self._run(self._gateway, self._loader, **(closed | STREAM))
+            self._count_incomplete(result)
+            cpu["closed"].append(spent)
             self._sim.post("/_control", {"output_tokens": CHUNKS, "token_ms": 5})
-            cpu["its own plain"].append(self._plain_now(**(chunks | seed)))
-            spent, ours = self._measured(self._gateway, self._loader, **(apart | STREAM | seed))
-            self._count_cut_off(ours)
-            cpu["apart"].append(spent)
-            _, theirs = self._measured(self._sim, self._loader, **(apart | DIRECT_STREAM | seed))
+            cpu["open plain"].append(self._plain_cpu(**(chunks | seed)))
+            spent, result = self._run(self._gateway, self._loader, **(open_ | STREAM | seed))
+            self._count_incomplete(result)
+            cpu["open"].append(spent)
+            _, direct = self._run(self._sim, self._loader, **(open_ | DIRECT_STREAM | seed))
             for name, values in first.items():
-                values.append(ours[f"first_{name}_ms"] - theirs[f"first_{name}_ms"])
-        quick, quick_plain, slow, slow_plain = (statistics.median(it) for it in cpu.values())
+                values.append(result[f"first_{name}_ms"] - direct[f"first_{name}_ms"])
+        closed_cpu, closed_plain, open_cpu, open_plain = (statistics.median(it) for it in cpu.values())
         p50, p99 = (statistics.median(it) for it in first.values())
-        busy, alone = Scale(quick_plain), Scale(slow_plain)
+        closed_scale, open_scale = Scale(closed_plain), Scale(open_plain)
         return [
             Row(
                 f"stream of {CHUNKS} chunks, zero-latency provider, {IN_FLIGHT} in flight: CPU in the worker",
-                f"{busy.ratio(quick)} ({busy.division(quick)})",
+                f"{closed_scale.ratio(closed_cpu)} ({closed_scale.division(closed_cpu)})",
                 f"<= {times_plain(1.2)}",
             ),
             Row(
                 f"the same with 5 ms between chunks ({rate:.0f} streams/s, random arrivals): CPU in the worker",
-                f"{alone.ratio(slow)} ({alone.division(slow)})",
+                f"{open_scale.ratio(open_cpu)} ({open_scale.division(open_cpu)})",
                 f"<= {times_plain(1.2)}",
             ),
             Row(
                 "the same: first token added",
-                f"p50 {alone.ratio(p50)} ({alone.division(p50)}; p99 {p99:.2f} ms)",
+                f"p50 {open_scale.ratio(p50)} ({open_scale.division(p50)}; p99 {p99:.2f} ms)",
                 f"p50 <= {times_plain(1.5)}",
             ),
         ]
 
-    def _count_cut_off(self, found: dict[str, Any]) -> None:
-        self._wrong += sum(n for tokens, n in found["tokens"].items() if tokens != str(CHUNKS))
+    def _count_incomplete(self, result: dict[str, Any]) -> None:
+        self._errors += sum(n for tokens, n in result["tokens"].items() if tokens != str(CHUNKS))
 
-    def _many_streams(self, count: int, scale: Scale, why: str = "") -> list[Row]:
-        """All are open at once: they start over 1.5 s, and the provider thinks for 2 s before its first token."""
+    def _many_streams(self, count: int, scale: Scale, note: str = "") -> list[Row]:
+        """All are open at once: they start within 1.5 s, and the provider's first token takes 2 s."""
         self._sim.post("/_control", {"output_tokens": CHUNKS, "token_ms": 50, "latency_ms": 2000})
-        every: list[Burst] = []  # failures count in disturbed rounds, too
+        bursts: list[Burst] = []  # failures count also in disturbed rounds
 
-        def take(_: int) -> Burst:
-            every.append(self._burst(count))
-            return every[-1]
+        def measure(_: int) -> Burst:
+            bursts.append(self._burst(count))
+            return bursts[-1]
 
-        rounds = undisturbed(1 if self._quick else 3, take)
+        rounds = undisturbed(1 if self._quick else 3, measure)
         self._sim.post("/_control", {"token_ms": 0, "latency_ms": 0})
-        failed, peak = sum(it.failed for it in every), max(it.rss_mb for it in every)
-        _, spent, gap, own, first, first99, _, health = _medians(rounds.found)
+        failed, peak = sum(it.failed for it in bursts), max(it.rss_mb for it in bursts)
+        _, spent, gap, direct, first, first99, _, health = _medians(rounds.results)
         return [
             Row(
-                f"{count:,} concurrent streams{why} of {CHUNKS} tokens at 50 ms: failed",
+                f"{count:,} concurrent streams{note} of {CHUNKS} tokens at 50 ms: failed",
                 f"{failed} (CPU {spent:.2f} ms each)",
                 "= 0",
             ),
             Row(
                 "the same: p99 of the gaps between tokens",
-                f"{gap / own:.2f} x the provider's own ({gap:.0f} ms to {own:.0f} ms; {rounds})",
+                f"{gap / direct:.2f} x the provider's own ({gap:.0f} ms to {direct:.0f} ms; {rounds})",
                 "<= 2 x the provider's own",
             ),
             Row(
@@ -346,25 +346,25 @@ class Overhead:
         ]
 
     def _burst(self, count: int) -> Burst:
-        order: dict[str, Any] = {"mode": "burst", "count": count, "ramp_s": 1.5}
-        theirs = self._loader.run(port=self._sim.port, **order, **DIRECT_STREAM)
+        job: dict[str, Any] = {"mode": "burst", "count": count, "ramp_s": 1.5}
+        direct = self._loader.run(port=self._sim.port, **job, **DIRECT_STREAM)
         time.sleep(1)
-        self._probe(4.0)
+        self._start_probe(4.0)
         before = self._gateway.cpu()
-        self._loader.order(port=self._gateway.port, **order, **STREAM)
+        self._loader.start(port=self._gateway.port, **job, **STREAM)
         peak = 0.0
         end = time.monotonic() + 4.0
         while time.monotonic() < end:
             peak = max(peak, self._gateway.rss_mb())
             time.sleep(0.1)
-        ours = self._loader.result()
+        result = self._loader.result()
         return Burst(
-            failed=count - ours["tokens"].get(str(CHUNKS), 0),
+            failed=count - result["tokens"].get(str(CHUNKS), 0),
             cpu_ms=(self._gateway.cpu() - before) * 1000 / count,
-            gap=ours["gap_p99_ms"],
-            own_gap=theirs["gap_p99_ms"],
-            first=ours["first_p50_ms"] - theirs["first_p50_ms"],
-            first99=ours["first_p99_ms"] - theirs["first_p99_ms"],
+            gap=result["gap_p99_ms"],
+            direct_gap=direct["gap_p99_ms"],
+            first=result["first_p50_ms"] - direct["first_p50_ms"],
+            first99=result["first_p99_ms"] - direct["first_p99_ms"],
             rss_mb=peak,
-            health=self._probed(),
+            health=self._probe_p99(),
         )

@@ -1,4 +1,4 @@
-"""The smallest application: what the server and the framework cost by themselves on this machine."""
+"""The smallest Flask application: the cost of server and framework by themselves on this machine."""
 
 from flask import Flask, Response
 

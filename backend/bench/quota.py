@@ -1,4 +1,4 @@
-"""One provider quota, spent by three gateways: against the strict simulator with true sliding windows."""
+"""One provider quota, spent by three gateways, against the simulator with its exact sliding windows."""
 
 import json
 import signal
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from bench.fleet import Fleet, Replay, counted, restart, trace
+from bench.fleet import Fleet, Replay, restart, summary_of, trace
 from bench.processes import Stage
 from bench.report import Row
 
@@ -50,26 +50,26 @@ Case = Callable[[Stage, float], list[Row]]
 
 
 def run(quick: bool) -> list[Row]:
-    """The cases that take minutes run side by side: each is mostly waiting."""
-    return beside([steady, unpredictable, killed, emptied, frozen], 150.0 if quick else 300.0)
+    """The cases that take minutes run in parallel: each mostly waits."""
+    return in_parallel([steady, unpredictable, killed, emptied, frozen], 150.0 if quick else 300.0)
 
 
 def run_learn(quick: bool) -> list[Row]:
-    return beside([learnt], 360.0 if quick else 540.0)
+    return in_parallel([learnt], 360.0 if quick else 540.0)
 
 
 def run_cost(_: bool) -> list[Row]:
-    return beside([cost], 0.0)
+    return in_parallel([cost], 0.0)
 
 
-def beside(cases: list[Case], seconds: float) -> list[Row]:
-    """Each case on a stage of its own, all at the same time."""
+def in_parallel(cases: list[Case], seconds: float) -> list[Row]:
+    """The rows of all cases; each has processes of its own."""
     with ThreadPoolExecutor(len(cases)) as pool:
-        found = list(pool.map(lambda case: _alone(case, seconds), cases))
-    return [row for rows in found for row in rows]
+        results = list(pool.map(lambda case: _run_case(case, seconds), cases))
+    return [row for rows in results for row in rows]
 
 
-def _alone(case: Case, seconds: float) -> list[Row]:
+def _run_case(case: Case, seconds: float) -> list[Row]:
     with Stage() as stage:
         rows = case(stage, seconds)
         for row in rows:
@@ -80,11 +80,11 @@ def _alone(case: Case, seconds: float) -> list[Row]:
 def steady(stage: Stage, seconds: float) -> list[Row]:
     fleet = Fleet(stage, QUOTA, LIMITS)
     outcomes = Replay([it.port for it in fleet.gateways], trace(3 * TPM, seconds)).run()
-    judged, whole = fleet.stats(60, seconds), fleet.stats(0, seconds)
+    settled, total = fleet.stats(60, seconds), fleet.stats(0, seconds)
     return [
         Row(
             f"RPM and TPM, {seconds / 60:.0f} minutes",
-            f"refused {whole.rejected}, use {judged.best:.1%} ({judged.told()}; {counted(outcomes)})",
+            f"refused {total.rejected}, use {settled.use:.1%} ({settled.summary()}; {summary_of(outcomes)})",
             "refused = 0, use >= 98%",
         )
     ]
@@ -94,23 +94,23 @@ def unpredictable(stage: Stage, seconds: float) -> list[Row]:
     fleet = Fleet(stage, QUOTA, LIMITS | UNPREDICTABLE)
     arrivals = trace(3 * TPM, seconds, seed=2)
     outcomes = Replay([it.port for it in fleet.gateways], arrivals).run()
-    judged, whole = fleet.stats(60, seconds), fleet.stats(0, seconds)
+    settled, total = fleet.stats(60, seconds), fleet.stats(0, seconds)
     return [
         Row(
             "the same with output lengths drawn apart from the prompt (p99/p50 = 20)",
-            f"refused {whole.refused:.2%}, use {judged.best:.1%} ({judged.told()}; {counted(outcomes)})",
+            f"refused {total.refused:.2%}, use {settled.use:.1%} ({settled.summary()}; {summary_of(outcomes)})",
             "refused <= 0.1%, use >= 95%",
         )
     ]
 
 
-def _faulty(stage: Stage, name: str, hurt: Callable[[Fleet], None], heals_after: float = 0.0) -> list[Row]:
-    """90 s in, something breaks; then a minute is forgiven, and another must be as if nothing had been."""
+def _with_fault(stage: Stage, name: str, inject: Callable[[Fleet], None], lasts_s: float = 0.0) -> list[Row]:
+    """Inject a fault after 90 s. The minute after it has a loose target, the next one the normal target."""
     fleet = Fleet(stage, QUOTA, LIMITS)
-    healed = FAULT_AT + heals_after
+    healed = FAULT_AT + lasts_s
     seconds = healed + 130
     replay = Replay([it.port for it in fleet.gateways], trace(3 * TPM, seconds, seed=3))
-    replay.do(FAULT_AT, lambda: hurt(fleet))
+    replay.schedule(FAULT_AT, lambda: inject(fleet))
     outcomes = replay.run()
     during, after = fleet.stats(FAULT_AT, healed + 60), fleet.stats(healed + 60, healed + 120)
     lost = sum(it.status == 0 for it in outcomes) + len(trace(3 * TPM, seconds, seed=3)) - len(outcomes)
@@ -118,24 +118,24 @@ def _faulty(stage: Stage, name: str, hurt: Callable[[Fleet], None], heals_after:
     return [
         Row(
             f"{name}: the minute after",
-            f"refused {during.refused:.2%}, without an answer {lost} ({during.told()}; {moved} taken to another "
-            f"replica; {counted(outcomes)})",
+            f"refused {during.refused:.2%}, without an answer {lost} ({during.summary()}; {moved} taken to another "
+            f"replica; {summary_of(outcomes)})",
             "refused <= 1%, without an answer = 0",
         ),
         Row(
             f"{name}: the minute after that",
-            f"refused {after.rejected}, use {after.best:.1%} ({after.told()})",
+            f"refused {after.rejected}, use {after.use:.1%} ({after.summary()})",
             "refused = 0, use >= 95%",
         ),
     ]
 
 
 def killed(stage: Stage, _: float) -> list[Row]:
-    return _faulty(stage, "kill -9 one replica of three", lambda fleet: fleet.gateways[0].kill())
+    return _with_fault(stage, "kill -9 one replica of three", lambda fleet: fleet.gateways[0].kill())
 
 
 def emptied(stage: Stage, _: float) -> list[Row]:
-    return _faulty(stage, "Redis restarts empty", lambda fleet: restart(stage, fleet.redis))
+    return _with_fault(stage, "Redis restarts empty", lambda fleet: restart(stage, fleet.redis))
 
 
 def frozen(stage: Stage, _: float) -> list[Row]:
@@ -144,47 +144,47 @@ def frozen(stage: Stage, _: float) -> list[Row]:
         time.sleep(FREEZE_S)
         fleet.redis.signal(signal.SIGCONT)
 
-    return _faulty(stage, "Redis frozen for 10 s", freeze, FREEZE_S)
+    return _with_fault(stage, "Redis frozen for 10 s", freeze, FREEZE_S)
 
 
 def learnt(stage: Stage, seconds: float) -> list[Row]:
-    """Nobody publishes the limit, and it moves; refusals name neither quota nor time, as Vertex does."""
+    """The limit is not configured, and changes; 429 responses name neither quota nor time, as those of Vertex AI."""
     each = seconds / 3
-    moves = [(0.0, 100), (each, 40), (2 * each, 160)]
+    limits = [(0.0, 100), (each, 40), (2 * each, 160)]
     fleet = Fleet(stage, "learn", LIMITS | {"rpm": 100, "tpm": 0, "bare_429": True})
     # Three times the highest limit; the trace's mean is about 400 tokens.
     replay = Replay([it.port for it in fleet.gateways], trace(3 * 160 * 404, 3 * each, seed=5))
-    for at, limit in moves[1:]:
-        replay.do(at, partial(fleet.knobs, rpm=limit))
+    for at, limit in limits[1:]:
+        replay.schedule(at, partial(fleet.set_knobs, rpm=limit))
     ceilings: dict[int, float] = {}
-    for at, limit in moves:
-        replay.do(at + 60, partial(_note_ceiling, fleet, ceilings, limit))
+    for at, limit in limits:
+        replay.schedule(at + 60, partial(_note_ceiling, fleet, ceilings, limit))
     outcomes = replay.run()
     rows = []
-    refused = calls = 0
-    for at, limit in moves:
-        steady = fleet.stats(at + 60, at + each)
-        refused += steady.rejected
-        calls += steady.rejected + steady.accepted
-        rate = steady.accepted / (each - 60) * 60
+    rejected = calls = 0
+    for at, limit in limits:
+        stats = fleet.stats(at + 60, at + each)
+        rejected += stats.rejected
+        calls += stats.rejected + stats.accepted
+        rate = stats.accepted / (each - 60) * 60
         rows.append(
             Row(
                 f"`quota: learn`, the true limit is {'at first' if not at else 'then'} {limit} RPM",
-                f"ceiling off by {abs(ceilings[limit] / limit - 1):.1%}, refused {steady.refused:.1%} (a minute later "
-                f"the ceiling is {ceilings[limit]:.0f}; from then on {rate:.0f} a minute accepted; {steady.rejected} "
-                f"of {steady.rejected + steady.accepted} calls refused)",
+                f"ceiling off by {abs(ceilings[limit] / limit - 1):.1%}, refused {stats.refused:.1%} (a minute later "
+                f"the ceiling is {ceilings[limit]:.0f}; from then on {rate:.0f} a minute accepted; {stats.rejected} "
+                f"of {stats.rejected + stats.accepted} calls refused)",
                 "ceiling off by <= 15%, refused <= 3%",
             )
         )
-    share = refused / max(1, calls)
-    measured = f"refused {share:.1%} ({refused} of {calls} calls; {counted(outcomes)})"
+    share = rejected / max(1, calls)
+    measured = f"refused {share:.1%} ({rejected} of {calls} calls; {summary_of(outcomes)})"
     rows.append(Row("the same, more than a minute after each move", measured, "refused <= 3%"))
     return rows
 
 
 def _note_ceiling(fleet: Fleet, ceilings: dict[int, float], limit: int) -> None:
     windows = fleet.gateways[0].get("/api/quota/stats")["targets"]["one"]["windows"]
-    # A ceiling per minute, whatever span it is kept in.
+    # Scaled to a minute, whatever the window's span.
     ceilings[limit] = min(
         (it["limit"] * 60 / it.get("span_s", 60) for it in windows if it["count"] == "requests"), default=0.0
     )
@@ -193,10 +193,10 @@ def _note_ceiling(fleet: Fleet, ceilings: dict[int, float], limit: int) -> None:
 def cost(stage: Stage, _: float) -> list[Row]:
     redis = stage.redis()
     command = [sys.executable, "-m", "bench.cost", str(redis.port)]
-    found = json.loads(
+    result = json.loads(
         subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
     )
-    few, many = found["10"], found["10000"]
+    few, many = result["10"], result["10000"]
     sums = [it["process_us"] + it["redis_us"] for it in (few, many)]
     ratio = max(sums) / min(sums)
     return [

@@ -1,4 +1,4 @@
-"""The waiting room: who waits how long when there is not enough for all."""
+"""The waiting room under overload: how long which requests wait."""
 
 import json
 import statistics
@@ -13,17 +13,17 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from bench.fleet import Arrival, Fleet, Judged, Outcome, Replay, counted, prompt, trace
+from bench.fleet import Arrival, Fleet, Outcome, ProviderStats, Replay, prompt, summary_of, trace
 from bench.load import quantile
 from bench.processes import Stage
-from bench.quota import LIMITS, QUOTA, TPM, beside
+from bench.quota import LIMITS, QUOTA, TPM, in_parallel
 from bench.report import Row
 
 TITLE = "The waiting room"
 WHY = """\
 The same quota, provider and trace as above.
 Waits are those that the gateway reports (`queue.waited_ms`); of three fleets the median counts."""
-# What each tenant asks for, in parts of the quota: both want more than their half.
+# The load of each tenant as a multiple of the quota: both exceed their half.
 OFFERED = {"light": 0.75, "heavy": 7.5}
 TITLE_WAITERS = "Many waiters on one worker"
 WHY_WAITERS = """\
@@ -33,78 +33,81 @@ The event loop counts as blocked when gevent's monitor, a native thread in the w
 
 def run(quick: bool) -> list[Row]:
     seconds = 150.0 if quick else 300.0
-    # The order is not asked beside those who measure time: it takes all of a core.
-    return beside([urgent, tenants, lost_replica, come_back, woken], seconds) + beside([order], seconds)
+    # `order` runs by itself: it takes a whole core and would disturb the measured times.
+    return in_parallel([by_priority, tenants, lost_replica, come_back, woken], seconds) + in_parallel(
+        [order], seconds
+    )
 
 
 def run_waiters(_: bool) -> list[Row]:
-    return beside([many_waiters], 0.0)
+    return in_parallel([many_waiters], 0.0)
 
 
-class Urgent(Struct, frozen=True):
-    """How one fleet served the urgent and the others."""
+class PriorityRun(Struct, frozen=True):
+    """The outcomes of one fleet under a mix of priorities."""
 
     high: list[Outcome]
     low: list[Outcome]
-    judged: Judged
-    whole: Judged
+    settled: ProviderStats  # without the first minute
+    total: ProviderStats
 
     @property
     def served(self) -> int:
-        """Of the urgent, to the end."""
+        """HIGH requests that were answered completely."""
         return sum(it.status == 200 and "finish_reason" in it.body for it in self.high)
 
-    def waited(self, share: float) -> float:
+    def wait_quantile(self, share: float) -> float:
+        """A quantile of the waits of HIGH, in seconds."""
         return quantile([it.waited for it in self.high if it.status == 200], share)
 
 
-def urgent(_: Stage, seconds: float) -> list[Row]:
-    """Three fleets side by side, alike: how long a provider takes is drawn anew in each."""
+def by_priority(_: Stage, seconds: float) -> list[Row]:
+    """Three equal fleets in parallel: the provider's latencies differ between them."""
     with ThreadPoolExecutor(3) as pool:
-        runs = list(pool.map(_urgent, [seconds] * 3))
-    by_wait = sorted(runs, key=lambda it: it.waited(0.95))
-    by_use = sorted(runs, key=lambda it: it.judged.best)
-    p95s, uses = [it.waited(0.95) for it in by_wait], [it.judged.best for it in by_use]
-    served, asked = sum(it.served for it in runs), sum(len(it.high) for it in runs)
-    # Of those who were told a time of some length on entering, and then had their turn.
+        runs = list(pool.map(_run_priorities, [seconds] * 3))
+    by_wait = sorted(runs, key=lambda it: it.wait_quantile(0.95))
+    by_use = sorted(runs, key=lambda it: it.settled.use)
+    p95s, uses = [it.wait_quantile(0.95) for it in by_wait], [it.settled.use for it in by_use]
+    served, sent = sum(it.served for it in runs), sum(len(it.high) for it in runs)
+    # Of the LOW requests whose first ETA was 5 s or more, and which were served.
     ratios = [
-        it.waited / it.body["told"]["eta_s"]
+        it.waited / it.body["first_queued"]["eta_s"]
         for run in runs
         for it in run.low
-        if it.status == 200 and it.waited and it.body.get("told", {}).get("eta_s", 0) >= 5
+        if it.status == 200 and it.waited and it.body.get("first_queued", {}).get("eta_s", 0) >= 5
     ]
-    near = sum(0.8 <= it <= 1.25 for it in ratios) / max(1, len(ratios))
+    accurate = sum(0.8 <= it <= 1.25 for it in ratios) / max(1, len(ratios))
     return [
         Row(
             "20% HIGH + 80% LOW at three times the quota, three fleets: HIGH",
-            f"p95 wait {p95s[1]:.2f} s, not served {asked - served} ({p95s[0]:.2f} to {p95s[2]:.2f} s; "
-            f"p50 {by_wait[1].waited(0.5):.2f} s; {asked} asked)",
+            f"p95 wait {p95s[1]:.2f} s, not served {sent - served} ({p95s[0]:.2f} to {p95s[2]:.2f} s; "
+            f"p50 {by_wait[1].wait_quantile(0.5):.2f} s; {sent} asked)",
             "p95 wait <= 1.5 s, not served = 0",
         ),
         Row(
             "the same: the provider",
-            f"refused {sum(it.whole.rejected for it in runs)}, use {uses[1]:.1%} ({uses[0]:.1%} to {uses[2]:.1%}; "
-            f"{by_use[1].judged.told()}; LOW: {counted(by_use[1].low)})",
+            f"refused {sum(it.total.rejected for it in runs)}, use {uses[1]:.1%} ({uses[0]:.1%} to {uses[2]:.1%}; "
+            f"{by_use[1].settled.summary()}; LOW: {summary_of(by_use[1].low)})",
             "refused = 0, use >= 98%",
         ),
         Row(
             "the same: time told to LOW on entering against the real wait",
-            f"median ratio {statistics.median(ratios or [0]):.2f}; {near:.0%} of {len(ratios)} within 20%",
+            f"median ratio {statistics.median(ratios or [0]):.2f}; {accurate:.0%} of {len(ratios)} within 20%",
         ),
     ]
 
 
-def _urgent(seconds: float) -> Urgent:
+def _run_priorities(seconds: float) -> PriorityRun:
     with Stage() as stage:
         fleet = Fleet(stage, QUOTA, LIMITS)
-        dice = Random(4)
+        rng = Random(4)
         arrivals = [
             msgspec.structs.replace(it, headers={"X-Priority": level}, tag=level)
             for it in trace(3 * TPM, seconds, seed=4)
-            for level in dice.choices(("high", "low"), (1, 4))
+            for level in rng.choices(("high", "low"), (1, 4))
         ]
         outcomes = Replay([it.port for it in fleet.gateways], arrivals, body={"stream": True}).run()
-        return Urgent(
+        return PriorityRun(
             [it for it in outcomes if it.arrival.tag == "high"],
             [it for it in outcomes if it.arrival.tag == "low"],
             fleet.stats(60, seconds),
@@ -113,11 +116,11 @@ def _urgent(seconds: float) -> Urgent:
 
 
 def tenants(stage: Stage, seconds: float) -> list[Row]:
-    """A room that holds more than a window serves, and callers with the patience for it: then both always wait.
+    """Two tenants that always wait: the queue holds more than a window serves, and callers wait long enough.
 
-    At the low level, which is paced: at another one all of a minute is granted in one second, and nothing in between.
+    At the low level, because that is paced: at others a minute's quota is granted within one second.
     """
-    tpm = TPM // 2  # half of what the others use: it is asked for eight times over
+    tpm = TPM // 2  # half of the other cases' limit; the load is eight times the limit
     fleet = Fleet(
         stage,
         f"[{{count: tokens, limit: {tpm}, window: 60s}}]",
@@ -131,22 +134,24 @@ def tenants(stage: Stage, seconds: float) -> list[Row]:
     ]
     arrivals.sort(key=lambda it: it.at)
     replay = Replay([it.port for it in fleet.gateways], arrivals, 150.0)
-    filled = min(60.0, seconds / 2)  # until the room has filled
+    filled = min(60.0, seconds / 2)  # until the queue is full
     fewest = dict.fromkeys(OFFERED, 1 << 30)
     for index in range(int(seconds - filled)):
-        replay.do(filled + index, partial(_note_fewest, fleet, fewest))
+        replay.schedule(filled + index, partial(_note_fewest, fleet, fewest))
     outcomes = replay.run()
     tokens = dict.fromkeys(OFFERED, 0)
     for it in outcomes:
         if it.status == 200 and filled < it.ended < seconds:
             tokens[it.arrival.tag] += it.body["usage"]["input_tokens"] + it.body["usage"]["output_tokens"]
     share = tokens["light"] / max(1, sum(tokens.values()))
-    fared = "; ".join(f"{it}: {counted([o for o in outcomes if o.arrival.tag == it])}" for it in OFFERED)
+    summaries = "; ".join(
+        f"{it}: {summary_of([o for o in outcomes if o.arrival.tag == it])}" for it in OFFERED
+    )
     return [
         Row(
             "two tenants in one level, one asking ten times as often, both for more than half",
             f"off equal {abs(share / 0.5 - 1):.1%}, fewest waiting {min(fewest.values())} (the one who asks less got "
-            f"{share:.1%} of the tokens; {fared})",
+            f"{share:.1%} of the tokens; {summaries})",
             "off equal <= 5%, fewest waiting > 0",
         )
     ]
@@ -160,20 +165,21 @@ def _note_fewest(fleet: Fleet, fewest: dict[str, int]) -> None:
 
 def order(stage: Stage, seconds: float) -> list[Row]:
     operations = 100_000 if seconds >= 300 else 20_000
-    found = _alone("bench.order", stage, operations)
-    ends = ", ".join(f"{n} {name}" for name, n in sorted(found["ends"].items()))
+    result = _run_module("bench.order", stage, operations)
+    ends = ", ".join(f"{n} {name}" for name, n in sorted(result["ends"].items()))
     return [
         Row(
             f"order: the grants of {operations:,} random operations by three replicas' stores on one Redis, replayed",
-            f"inversions {found['inversions']}, grants {found['served']:,} (within a tenant and level; {ends})",
+            f"inversions {result['inversions']}, grants {result['served']:,} (within a tenant and level; {ends})",
             f"inversions = 0, grants >= {operations // 10:,}",
         )
     ]
 
 
 def woken(stage: Stage, _: float) -> list[Row]:
-    found = _alone("bench.wake", stage, 300)
-    (back, back_99, back_worst), (round_, _, round_worst) = found["given back"], found["come round"]
+    result = _run_module("bench.wake", stage, 300)
+    released, expired = result["after_release"], result["after_expiry"]
+    (back, back_99, back_worst), (round_, _, round_worst) = released, expired
     return [
         Row(
             "from room appearing to the grant in hand of one who waits at another replica",
@@ -185,8 +191,8 @@ def woken(stage: Stage, _: float) -> list[Row]:
     ]
 
 
-def _alone(module: str, stage: Stage, count: int) -> Any:
-    """What a module finds that runs stores of replicas itself, over a Redis of its own."""
+def _run_module(module: str, stage: Stage, count: int) -> Any:
+    """The JSON result of a module that runs the stores of several replicas, over a Redis of its own."""
     command = [sys.executable, "-m", module, str(stage.redis().port), str(count)]
     return json.loads(
         subprocess.run(command, capture_output=True, text=True, check=True, timeout=1200).stdout
@@ -194,7 +200,7 @@ def _alone(module: str, stage: Stage, count: int) -> Any:
 
 
 def lost_replica(stage: Stage, _: float) -> list[Row]:
-    """30 a minute are spent; 50 wait at one replica and 20 behind them at another; the first one dies."""
+    """30 requests a minute are used up; 50 wait at one replica and 20 behind them at another; the first is killed."""
     ahead, behind, lease = 50, 20, 6.0
     fleet = Fleet(
         stage,
@@ -205,8 +211,8 @@ def lost_replica(stage: Stage, _: float) -> list[Row]:
     )
     first, second = (it.port for it in fleet.gateways)
     spent = Replay([second], [Arrival(index / 15, 10, 5) for index in range(28)])
-    began = time.monotonic()
-    spent.run()  # and two before the clock started
+    started = time.monotonic()
+    spent.run()  # two more were sent while the fleet started
     with ThreadPoolExecutor(3) as pool:
         pool.submit(Replay([first], [Arrival(index / 50, 10, 5) for index in range(ahead)], 20.0).run)
         time.sleep(2)
@@ -222,8 +228,8 @@ def lost_replica(stage: Stage, _: float) -> list[Row]:
         gone = time.monotonic() - killed
         outcomes = waiting.result()
     longest = max(it.waited for it in outcomes)
-    # Without the fifty, the window has room for these twenty one minute after its first requests.
-    free = 60 - (killed - 2 - began)
+    # Without the fifty, the twenty fit one minute after the window's first requests.
+    free = 60 - (killed - 2 - started)
     served = sum(it.status == 200 for it in outcomes)
     return [
         Row(
@@ -241,22 +247,22 @@ def _depth(fleet: Fleet, gateway: int) -> int:
 
 
 def come_back(stage: Stage, _: float) -> list[Row]:
-    """A spent window, and callers who do not wait: each is told when to come back, and one does."""
+    """Compare the Retry-After of refusals with the time at which a request was served."""
     fleet = Fleet(stage, "{rpm: 60}", {"rpm": 60}, gateways=1, extra="queue: {timeout: 1s}")
-    began = time.monotonic()
+    started = time.monotonic()
     Replay([fleet.gateways[0].port], [Arrival(index / 5, 10, 5) for index in range(60)], 5.0).run()
-    told: list[tuple[float, float]] = []
+    refusals: list[tuple[float, float]] = []  # (time, Retry-After)
     free = 0.0
     while not free:
-        at = time.monotonic() - began
+        at = time.monotonic() - started
         outcome = Replay([fleet.gateways[0].port], [Arrival(0, 10, 5)], 5.0).run()[0]
         if outcome.status == 200:
             free = at + outcome.waited
         else:
-            told.append((at, outcome.retry_after))
+            refusals.append((at, outcome.retry_after))
             time.sleep(min(2.0, max(0.05, outcome.retry_after / 10)))
-    # The header is in whole seconds, rounded up: a last second cannot be told to within a fifth.
-    errors = [(at + after - free) / (free - at) for at, after in told if free - at > 5]
+    # The header has whole seconds, rounded up: within the last 5 s it cannot be accurate to 20%.
+    errors = [(at + after - free) / (free - at) for at, after in refusals if free - at > 5]
     worst = max(errors, key=abs)
     return [
         Row(
@@ -268,7 +274,7 @@ def come_back(stage: Stage, _: float) -> list[Row]:
 
 
 def many_waiters(stage: Stage, _: float) -> list[Row]:
-    """2,000 take what a minute has; 2,000 more wait for the next minute, all on one worker."""
+    """2,000 requests use up a minute's quota; 2,000 more wait for the next minute, all on one worker."""
     count = 2000
     fleet = Fleet(
         stage,
@@ -283,31 +289,31 @@ def many_waiters(stage: Stage, _: float) -> list[Row]:
     body: dict[str, Any] = {"prompt": prompt(20, 1) + " [[out=5]]", "cache": "bypass", "timeout_s": 120}
     raw = msgspec.json.encode(body).decode()
     loader, prober = stage.loader(), stage.loader()
-    order = {"port": port, "path": "/api/v1/generate", "body": raw, "mode": "burst", "ramp_s": 12.0}
-    first = loader.run(count=count - 1, **order)
+    job = {"port": port, "path": "/api/v1/generate", "body": raw, "mode": "burst", "ramp_s": 12.0}
+    first = loader.run(count=count - 1, **job)
     before = worker.memory_info().rss
     blocked = stage.log(gateway).count("appears to be blocked")
-    prober.order(port=port, path="/api/health", method="GET", mode="open", rate=20, seconds=70, warm=2)
-    loader.order(count=count, **order)
+    prober.start(port=port, path="/api/health", method="GET", mode="open", rate=20, seconds=70, warm=2)
+    loader.start(count=count, **job)
     time.sleep(14)
     waiting = _depth(fleet, 0)
-    each = (worker.memory_info().rss - before) / max(1, waiting) / 1024
+    memory = (worker.memory_info().rss - before) / max(1, waiting) / 1024
     second = loader.result()
     health = prober.result()
-    wrong = {
-        f"{status} {found['sample'][:200]}": n
-        for found in (first, second)
-        for status, n in found["statuses"].items()
+    errors = {
+        f"{status} {result['sample'][:200]}": n
+        for result in (first, second)
+        for status, n in result["statuses"].items()
         if status != "200"
     }
-    failed = sum(wrong.values()) + first["unanswered"] + second["unanswered"]
-    if wrong:
-        print(wrong, file=sys.stderr)
+    failed = sum(errors.values()) + first["unanswered"] + second["unanswered"]
+    if errors:
+        print(errors, file=sys.stderr)
     blocked = stage.log(gateway).count("appears to be blocked") - blocked
     return [
         Row(
             "waiters on one worker",
-            f"waiting {waiting:,}, failed {failed}, memory {each:.0f} KiB each, blocked for 50 ms {blocked} times "
+            f"waiting {waiting:,}, failed {failed}, memory {memory:.0f} KiB each, blocked for 50 ms {blocked} times "
             f"(health beside them p99 {health['p99_ms']:.0f} ms, at most {health['max_ms']:.0f} ms; the last answer "
             f"{second['max_ms'] / 1000:.0f} s after its request)",
             f"waiting >= {count * 0.95:,.0f}, failed = 0, memory < 64 KiB each, blocked for 50 ms = 0 times",

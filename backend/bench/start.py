@@ -1,4 +1,4 @@
-"""How long a newcomer waits: `make run` in a bare clone until the embedded model answers, and once more."""
+"""Time from `make run` in a bare clone to the first answer of the embedded model, and of a second `make run`."""
 
 import os
 import signal
@@ -31,8 +31,8 @@ def run(quick: bool) -> list[Row]:  # noqa: ARG001 - there is no shorter way to 
             check=True,
         )
         cache = Path(folder) / "cache"
-        first, text = _started(clone, cache)
-        again, _ = _started(clone, cache)
+        first, text = _time_to_answer(clone, cache)
+        again, _ = _time_to_answer(clone, cache)
     return [
         Row(
             "`make run` in a bare clone, the package cache cold: the first answer after",
@@ -43,16 +43,16 @@ def run(quick: bool) -> list[Row]:  # noqa: ARG001 - there is no shorter way to 
     ]
 
 
-def _started(clone: Path, cache: Path) -> tuple[float, str]:
-    """Seconds from typing `make run` to an answer, and its text; what was started is ended again."""
+def _time_to_answer(clone: Path, cache: Path) -> tuple[float, str]:
+    """Seconds from `make run` to an answer, and its text. The processes are ended again."""
     port = free_port()
     log = clone.parent / f"{port}.log"
     env = {
         name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))
     }
     with log.open("w") as out:
-        began = time.monotonic()
-        # In a session of its own, so that what `make` starts can be ended together.
+        started = time.monotonic()
+        # In a session of its own, so that all its processes can be signalled together.
         process = subprocess.Popen(
             ["make", "run", f"BIND=127.0.0.1:{port}"],
             cwd=clone,
@@ -63,29 +63,29 @@ def _started(clone: Path, cache: Path) -> tuple[float, str]:
             start_new_session=True,
         )
     try:
-        while time.monotonic() < began + PATIENCE_S:
+        while time.monotonic() < started + PATIENCE_S:
             if process.poll() is not None:
                 break
             try:
                 answer = fetch(port, "POST", "/api/v1/generate", ASK)
             except (OSError, HTTPException):
-                time.sleep(0.02)  # nobody listens yet
+                time.sleep(0.02)  # it does not listen yet
                 continue
             if "text" in answer:
-                return time.monotonic() - began, str(answer["text"])
-        raise RuntimeError(f"`make run` did not come to an answer: {log.read_text()[-2000:]}")
+                return time.monotonic() - started, str(answer["text"])
+        raise RuntimeError(f"`make run` gave no answer: {log.read_text()[-2000:]}")
     finally:
         _end(process)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """As Ctrl-C does; what is still there after a while is killed."""
+    """Interrupt the process group as Ctrl-C does; after 20 s kill it."""
     for number in (signal.SIGINT, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
             process.wait(20)
         except ProcessLookupError:
-            break  # all have ended
+            break  # no process is left
         except subprocess.TimeoutExpired:
             continue
     process.wait()

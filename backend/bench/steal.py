@@ -1,7 +1,6 @@
-"""Rounds of a measurement that the host of this machine did not disturb.
+"""Repeats rounds of a measurement in which the host gave this machine's processors to other machines (steal time).
 
-A virtual machine's processors are at times given to other machines. What waits meanwhile waits for nothing of ours, and
-a 99th percentile is made of such moments.
+Latencies in such a round say nothing about the software, and they dominate a 99th percentile.
 """
 
 from collections.abc import Callable
@@ -10,38 +9,40 @@ from typing import Generic, TypeVar
 import psutil
 from msgspec import Struct
 
-# A round counts as undisturbed if no more of the processors' time than this was taken away ...
-STOLEN = 0.03
-# ... and is else taken again, up to so many for each that is wanted; then the least disturbed count.
-TAKES = 4
+# A round is disturbed if more than this share of the processors' time was stolen.
+MAX_STOLEN = 0.03
+# At most so many rounds are measured per round required; if too many are disturbed, those with the least steal count.
+MAX_ATTEMPTS = 4
 
 T = TypeVar("T")
 
 
 class Rounds(Struct, Generic[T], frozen=True):
-    """What was found, and in how many rounds."""
+    """The results of the rounds that count."""
 
-    found: tuple[T, ...]
-    taken: int
-    stolen: float  # the most in a round that counts, as a share
+    results: tuple[T, ...]
+    measured: int  # rounds in all
+    stolen: float  # the largest share of stolen time in a round that counts
 
     def __str__(self) -> str:
-        return f"{len(self.found)} of {self.taken} rounds, at most {self.stolen:.1%} of the processors stolen"
+        return f"{len(self.results)} of {self.measured} rounds, at most {self.stolen:.1%} of the processors stolen"
 
 
-def undisturbed(wanted: int, take: Callable[[int], T]) -> Rounds[T]:
-    """``take`` is given the number of the round."""
+def undisturbed(required: int, measure: Callable[[int], T]) -> Rounds[T]:
+    """Call ``measure`` with the number of the round until enough rounds are undisturbed."""
     rounds: list[tuple[float, T]] = []
-    while sum(share <= STOLEN for share, _ in rounds) < wanted and len(rounds) < TAKES * wanted:
-        before = _spent()
-        found = take(len(rounds))
-        spent = {name: now - before[name] for name, now in _spent().items()}
-        rounds.append((spent.get("steal", 0.0) / (sum(spent.values()) or 1.0), found))
-    counted = sorted(rounds, key=lambda it: it[0])[:wanted]
-    return Rounds(tuple(it for _, it in counted), len(rounds), counted[-1][0])
+    while (
+        sum(share <= MAX_STOLEN for share, _ in rounds) < required and len(rounds) < MAX_ATTEMPTS * required
+    ):
+        before = _cpu_seconds()
+        result = measure(len(rounds))
+        spent = {name: now - before[name] for name, now in _cpu_seconds().items()}
+        rounds.append((spent.get("steal", 0.0) / (sum(spent.values()) or 1.0), result))
+    counted = sorted(rounds, key=lambda it: it[0])[:required]
+    return Rounds(tuple(result for _, result in counted), len(rounds), counted[-1][0])
 
 
-def _spent() -> dict[str, float]:
-    """Seconds of the processors by what they were used for; a guest's are a part of a user's."""
+def _cpu_seconds() -> dict[str, float]:
+    """Seconds of all processors by use. Guest time is left out: user time includes it."""
     times: dict[str, float] = psutil.cpu_times()._asdict()
     return {name: seconds for name, seconds in times.items() if not name.startswith("guest")}

@@ -1,7 +1,7 @@
-"""How soon one who waits at a replica is woken when another replica gives quota back, or a window has room again.
+"""Latency from free quota to the grant of a waiter at another replica: after a release, and when a window frees up.
 
 Two replicas' stores over one Redis, in real time, in a process of its own, patched as the gateway is:
-``python -m bench.wake REDIS_PORT TURNS``; prints one JSON object.
+``python -m bench.wake REDIS_PORT ROUNDS``; prints one JSON object.
 """
 
 from gevent import monkey
@@ -56,40 +56,43 @@ def enqueue(store: ReplicaQuotaStore, target: str, number: int) -> Ticket:
     return decision.ticket
 
 
-def given_back(one: ReplicaQuotaStore, other: ReplicaQuotaStore, turns: int) -> list[float]:
+def after_release(first: ReplicaQuotaStore, second: ReplicaQuotaStore, rounds: int) -> list[float]:
     """Milliseconds from a release at one replica to the grant at the other."""
-    held = reserve_now(one, "held")
-    took = []
-    for number in range(turns):
-        ticket = enqueue(other, "held", number)
+    held = reserve_now(first, "held")
+    latencies = []
+    for number in range(rounds):
+        ticket = enqueue(second, "held", number)
         gevent.sleep(PAUSE_S)
-        began = time.perf_counter()
-        one.release(held)
+        started = time.perf_counter()
+        first.release(held)
         granted = ticket.wait(10)
-        took.append((time.perf_counter() - began) * 1000)
+        latencies.append((time.perf_counter() - started) * 1000)
         assert isinstance(granted, Granted)
-        held, one, other = granted.reservation, other, one
-    return took
+        held, first, second = granted.reservation, second, first
+    return latencies
 
 
-def come_round(one: ReplicaQuotaStore, other: ReplicaQuotaStore, turns: int) -> list[float]:
-    """Milliseconds from the moment at which what was spent leaves the window to the grant."""
-    took = []
-    reserve_now(one, "spent")
-    for number in range(turns):
-        ticket = enqueue(other, "spent", number)
-        eta_s, began = ticket.eta_s, time.perf_counter()
+def after_expiry(first: ReplicaQuotaStore, second: ReplicaQuotaStore, rounds: int) -> list[float]:
+    """Milliseconds from the time at which a charge leaves the window to the grant."""
+    latencies = []
+    reserve_now(first, "spent")
+    for number in range(rounds):
+        ticket = enqueue(second, "spent", number)
+        eta_s, started = ticket.eta_s, time.perf_counter()
         granted = ticket.wait(10)
-        took.append((time.perf_counter() - began - eta_s) * 1000)
+        latencies.append((time.perf_counter() - started - eta_s) * 1000)
         assert isinstance(granted, Granted)
-        one, other = other, one
-    return took
+        first, second = second, first
+    return latencies
 
 
-def main(port: int, turns: int) -> None:
-    one, other = replica(port, "a"), replica(port, "b")
-    gevent.sleep(1)  # both listen
-    times = {"given back": given_back(one, other, turns), "come round": come_round(one, other, turns // 10)}
+def main(port: int, rounds: int) -> None:
+    first, second = replica(port, "a"), replica(port, "b")
+    gevent.sleep(1)  # until both are subscribed
+    times = {
+        "after_release": after_release(first, second, rounds),
+        "after_expiry": after_expiry(first, second, rounds // 10),
+    }
     print(json.dumps({name: [quantile(it, 0.5), quantile(it, 0.99), max(it)] for name, it in times.items()}))
 
 

@@ -1,4 +1,4 @@
-"""A client for load: raw HTTP/1.1 over asyncio, as little as can be between the clock and the socket."""
+"""A minimal HTTP/1.1 client for the load generator, so that little is measured besides the server."""
 
 import asyncio
 import re
@@ -17,17 +17,18 @@ def request(path: str, host: str, body: bytes, headers: dict[str, str], method: 
 
 
 class Exchange:
-    """One request and what came back. Times are ``perf_counter`` seconds."""
+    """One request and its response. Times are ``perf_counter`` seconds."""
 
-    __slots__ = ("body", "done", "ended", "head", "sent", "status", "tag", "token", "tokens")
+    __slots__ = ("body", "ended", "head", "on_end", "sent", "status", "tag", "token", "tokens")
 
-    def __init__(self, done: Callable[["Exchange"], None], token: bytes = b"", tag: object = None) -> None:
-        self.done, self.token, self.tag = done, token, tag
-        self.status = 0  # 0: no answer; negative: it broke off
+    def __init__(self, on_end: Callable[["Exchange"], None], token: bytes = b"", tag: object = None) -> None:
+        """``token``: the bytes that mark one token in a stream."""
+        self.on_end, self.token, self.tag = on_end, token, tag
+        self.status = 0  # 0: no response; negative: the response was cut off
         self.head = b""
         self.body = b""
         self.sent = self.ended = 0.0
-        self.tokens: list[float] = []  # when each token was seen
+        self.tokens: list[float] = []  # when each token arrived
 
     @property
     def seconds(self) -> float:
@@ -35,7 +36,7 @@ class Exchange:
 
 
 class Channel(asyncio.Protocol):
-    """One kept-alive connection; one exchange at a time."""
+    """One persistent connection, for one exchange at a time."""
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
@@ -50,13 +51,13 @@ class Channel(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self._transport = None
-        self._pool.lost(self)
+        self._pool.discard(self)
         exchange = self._exchange
         if exchange is not None:
             self._exchange = None
             exchange.status = -exchange.status
             exchange.ended = perf_counter()
-            exchange.done(exchange)
+            exchange.on_end(exchange)
 
     def start(self, raw: bytes, exchange: Exchange) -> None:
         assert self._transport is not None
@@ -66,8 +67,8 @@ class Channel(asyncio.Protocol):
         exchange.sent = perf_counter()
         self._transport.write(raw)
 
-    def leave(self) -> None:
-        """Close the connection in the middle of whatever it does."""
+    def abort(self) -> None:
+        """Close the connection at once, also during an exchange."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -76,13 +77,13 @@ class Channel(asyncio.Protocol):
         if exchange is None:
             return
         buffer = self._data
-        known = len(buffer)
+        scanned = len(buffer)
         buffer += data
         if exchange.token:
-            # From a little before what is new: a read may end within a token.
-            found = buffer.count(exchange.token, max(0, known - len(exchange.token) + 1))
-            if found:
-                exchange.tokens.extend([perf_counter()] * found)
+            # A token may be split between two reads.
+            tokens = buffer.count(exchange.token, max(0, scanned - len(exchange.token) + 1))
+            if tokens:
+                exchange.tokens.extend([perf_counter()] * tokens)
         if self._length == -1:
             end = buffer.find(b"\r\n\r\n")
             if end < 0:
@@ -91,8 +92,8 @@ class Channel(asyncio.Protocol):
             exchange.head = bytes(buffer[:end])
             self._body_at = end + 4
             match = _LENGTH.search(exchange.head.lower())
-            without = exchange.status in (204, 304)  # these never have a body
-            self._length = 0 if without else int(match[1]) if match else -2
+            bodyless = exchange.status in (204, 304)
+            self._length = 0 if bodyless else int(match[1]) if match else -2
         if self._length == -2:
             if not buffer.endswith(b"0\r\n\r\n"):
                 return
@@ -102,14 +103,14 @@ class Channel(asyncio.Protocol):
         exchange.body = bytes(buffer[self._body_at :])
         self._exchange = None
         if b"connection: close" in exchange.head.lower():
-            self.leave()
+            self.abort()
         else:
-            self._pool.give(self)
-        exchange.done(exchange)
+            self._pool.release(self)
+        exchange.on_end(exchange)
 
 
 class Pool:
-    """Connections to one address, made as they are needed."""
+    """Connections to one address, opened on demand."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port = host, port
@@ -117,10 +118,10 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def give(self, channel: Channel) -> None:
+    def release(self, channel: Channel) -> None:
         self._free.append(channel)
 
-    def lost(self, channel: Channel) -> None:
+    def discard(self, channel: Channel) -> None:
         if channel in self._free:
             self._free.remove(channel)
 
@@ -134,24 +135,24 @@ class Pool:
         task.add_done_callback(self._tasks.discard)
 
     async def _connect(self, raw: bytes, exchange: Exchange) -> None:
-        began = perf_counter()
+        started = perf_counter()
         try:
             _, channel = await self._loop.create_connection(lambda: Channel(self), self.host, self.port)
         except OSError:
-            exchange.sent = began
+            exchange.sent = started
             exchange.ended = perf_counter()
-            exchange.done(exchange)
+            exchange.on_end(exchange)
             return
         channel.start(raw, exchange)
-        exchange.sent = began  # what a new caller waits for includes the connection
+        exchange.sent = started  # a new caller's latency includes the connection
 
     async def warm(self, connections: int) -> None:
-        """Have this many connections ready."""
+        """Open this many connections in advance."""
         while len(self._free) < connections:
             _, channel = await self._loop.create_connection(lambda: Channel(self), self.host, self.port)
             self._free.append(channel)
 
     def close(self) -> None:
         for channel in list(self._free):
-            channel.leave()
+            channel.abort()
         self._free.clear()

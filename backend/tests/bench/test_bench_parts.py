@@ -56,7 +56,7 @@ def test_rounds_in_which_the_host_took_the_processors_away_are_taken_again(
             at.append(Times(user + 1 - stolen[round_], lost + stolen[round_], guest + 0.5))
             return round_
 
-        return list(steal.undisturbed(2, take).found)
+        return list(steal.undisturbed(2, take).results)
 
     assert shares(0.0, 0.03) == [0, 1]
     assert shares(0.0, 0.04, 0.5, 0.01) == [0, 3]

@@ -42,7 +42,7 @@ class Site:
             VARNISH, "-F", "-n", str(stage.folder / "varnish"), "-f", str(stage.folder / "site.vcl"),
             "-a", f"127.0.0.1:{self.port}", "-s", "malloc,16m", *(["-j", "none"] if os.getuid() == 0 else []),
         )  # fmt: skip
-        stage.listening(self.port)
+        stage.wait_listening(self.port)
         end = time.monotonic() + 20
         while self.ask("/api/health")[0] != 200:  # until its probes have seen the gateway
             assert time.monotonic() < end
