@@ -11,7 +11,7 @@ SETUP = @command -v $(PYTHON) >/dev/null || { echo "setup: no $(PYTHON) here, Py
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test bench lint format reference lock
+.PHONY: help setup run test fuzz bench lint format reference lock
 help: ## Print every target with a sentence.
 	@sed -n 's/^\([a-z0-9-]*\):.* ## \(.*\)/\1 \2/p' Makefile | while read -r target what; do printf '  %-16s %s\n' "$$target" "$$what"; done
 
@@ -25,6 +25,10 @@ run: ## Serve on 127.0.0.1:8080 with the built-in model; BIND=127.0.0.1:9000 for
 # Two at once: docs/how-to/test.md
 test: setup ## Run every test.
 	cd backend && ../$(BIN)/python -m pytest -n 2
+
+# Twenty times as many examples as `make test` has, and others each time: docs/how-to/test.md
+fuzz: setup ## Run the property tests at random and for long; SEED=7 draws the same again.
+	cd backend && ../$(BIN)/python -m pytest -n 2 -m hypothesis --hypothesis-profile=fuzz --timeout=3600 $(if $(SEED),--hypothesis-seed=$(SEED))
 
 bench: setup ## Measure, and write docs/benchmarks.md; ONLY=overhead measures one part, QUICK=1 is shorter and writes nothing.
 	cd backend && ../$(BIN)/python -m bench $(foreach it,$(ONLY),--only $(it)) $(if $(QUICK),--quick)

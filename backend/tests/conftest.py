@@ -17,7 +17,7 @@ from tests.support.properties import register
 
 register()
 
-pytest_plugins = ("tests.support.certificates", "tests.support.web_app")
+pytest_plugins = ("tests.support.certificates", "tests.support.web_app", "tests.support.summary")
 
 # Of the tests of real processes, the files whose tests no clock judges: they may run beside any other.
 UNTIMED = {

@@ -8,7 +8,7 @@ from uuid import uuid4
 import gevent
 import pytest
 from gevent.event import Event
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 
@@ -28,9 +28,10 @@ from knowalledge.net.redis.breaker import RedisBreaker
 
 # Tests run in an unpatched process, so a blocking read would stop every greenlet: they poll.
 # The lease is long for a test: on a machine with other work a leader that lives may be that late to renew it.
+from tests.support.properties import examples
+
 PACE = Pace(lease=0.6, block=0, poll=0.005, keep=10)
 CLOCK = SystemClock()
-
 
 _KEY = [""]
 
@@ -335,7 +336,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25)
 def test_whatever_happens_every_caller_gets_one_whole_answer_and_runs_do_not_overlap_needlessly(
     redis_client: Redis, steps: list[tuple[str, int]]
 ) -> None:

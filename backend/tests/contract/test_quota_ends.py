@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 
@@ -16,6 +16,7 @@ from knowalledge.quota.redis import EndedReservation, EpochMismatch, RedisQuotaS
 from tests.contract.quota_stores import LEARNT, RULES, WINDOWS, agree, pump, redis_store, take
 from tests.support.decisions import queued
 from tests.support.doubles import ManualClock
+from tests.support.properties import examples
 
 Asked = tuple[int, int, int, int, bool]
 Ended = tuple[int, ReservationOutcome, int, int]
@@ -91,7 +92,7 @@ def after(
     return store, granted, clock
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(80)
 @given(
     history=st.lists(asked, min_size=1, max_size=14),
     drawn=endings,
@@ -124,7 +125,7 @@ class Waits(MemoryQuotaStore):
     def _freed(self, target: str) -> None: ...
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(80)
 @given(
     history=st.lists(st.tuples(st.lists(asked, max_size=8), endings), min_size=1, max_size=6), windows=kinds
 )

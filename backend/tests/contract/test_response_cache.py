@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 
@@ -17,6 +17,7 @@ from knowalledge.caching.redis import RedisResponseCache
 from knowalledge.core.errors import Unavailable
 from knowalledge.net.redis.breaker import RedisBreaker
 from tests.support.doubles import ManualClock, RecordingTelemetry
+from tests.support.properties import examples
 
 
 def topic(name: str, view: str = "whole") -> Key:
@@ -379,7 +380,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60)
 def test_no_worker_ever_serves_what_was_taken_back_before_it_was_asked_for(
     redis_client: Redis, steps: list[tuple[str, int, Any]]
 ) -> None:

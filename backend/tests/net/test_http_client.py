@@ -10,7 +10,7 @@ import pytest
 from gevent.event import Event
 from gevent.socket import SHUT_WR, create_connection, socket
 from gevent.ssl import SSLContext
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from knowalledge.core import errors as e
@@ -543,7 +543,6 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
 @given(said=st.lists(PIECES | st.binary(max_size=12), max_size=8), cut=st.integers(1, 40))
 def test_whatever_a_server_says_is_an_answer_or_a_typed_error(said: list[bytes], cut: int) -> None:
     data = b"".join(said)

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from knowalledge.config.settings import Settings
 from knowalledge.core.parsers import duration, size
 from knowalledge.observability.metrics import PrometheusMetrics
 from knowalledge.web.settings import ServerSettings
+from tests.support.programs import program
 
 ROOT = Path(__file__).resolve().parents[3]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -48,13 +48,6 @@ def pod() -> dict[str, Any]:
 
 def container() -> dict[str, Any]:
     found: dict[str, Any] = pod()["containers"][0]
-    return found
-
-
-def tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"NOT VERIFIED: {name} is not installed here")
     return found
 
 
@@ -137,7 +130,7 @@ def test_every_alert_is_tested() -> None:
 def test_the_rules_pass_their_own_tests() -> None:
     test = ROOT / "monitoring/prometheus/tests/alerts_test.yml"
     done = subprocess.run(
-        [tool("promtool"), "test", "rules", test], capture_output=True, text=True, timeout=60
+        [program("promtool"), "test", "rules", test], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -375,17 +368,17 @@ def test_the_shared_files_and_images_of_compose_and_cluster_are_the_same() -> No
 
 def test_git_holds_no_secret() -> None:
     done = subprocess.run(
-        [tool("git"), "ls-files", "secrets"], cwd=ROOT, capture_output=True, text=True, timeout=30
+        [program("git"), "ls-files", "secrets"], cwd=ROOT, capture_output=True, text=True, timeout=30
     )
     if done.returncode != 0:
-        pytest.skip("NOT VERIFIED: not a git checkout")
+        pytest.skip("this is not a git checkout")
     assert all(name == "secrets/README.md" or name.endswith(".example") for name in done.stdout.split())
 
 
 @pytest.mark.parametrize("overlay", ["staging", "production"])
 def test_an_overlay_renders_and_its_parts_find_each_other(overlay: str) -> None:
     path = ROOT / "k8s/overlays" / overlay
-    done = subprocess.run([tool("kubectl"), "kustomize", path], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([program("kubectl"), "kustomize", path], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     objects = list(yaml.safe_load_all(done.stdout))
     of = {(it["kind"], it["metadata"]["name"]): it for it in objects}
@@ -421,7 +414,9 @@ def rendered(folder: Path, component: str) -> dict[tuple[str, str], Any]:
     """The base with one component, by kind and name."""
     parts = [os.path.relpath(ROOT / "k8s" / it, folder) for it in ("base", f"components/{component}")]
     (folder / "kustomization.yaml").write_text(json.dumps({"resources": parts[:1], "components": parts[1:]}))
-    done = subprocess.run([tool("kubectl"), "kustomize", folder], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [program("kubectl"), "kustomize", folder], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     return {(it["kind"], it["metadata"]["name"]): it for it in yaml.safe_load_all(done.stdout)}
 

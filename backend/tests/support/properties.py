@@ -19,11 +19,12 @@ def register() -> None:
     common: dict[str, Any] = {
         "deadline": None,
         "database": None,
+        "print_blob": True,
         # Tests empty their Redis themselves before each example.
         "suppress_health_check": [HealthCheck.function_scoped_fixture],
     }
     settings.register_profile("same", derandomize=True, max_examples=EXAMPLES, **common)
-    settings.register_profile("fuzz", max_examples=FUZZ * EXAMPLES, print_blob=True, **common)
+    settings.register_profile("fuzz", max_examples=FUZZ * EXAMPLES, **common)
     settings.load_profile("same")
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,10 +14,10 @@ from typing import Any
 import pytest
 
 from bench.processes import Child, Stage
+from tests.support.programs import program
 
 pytestmark = pytest.mark.system
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATH = "/api/v1/topics/light/related?count=3"
 CONFIG = """
 cache: {{browser_ttl: 1m, keep_warm: false}}
@@ -41,7 +40,7 @@ class Browser:
     """One tab. The protocol goes over two pipes, the third and fourth descriptor of the browser."""
 
     def __init__(self, folder: Path) -> None:
-        assert CHROMIUM is not None
+        chromium = program("chromium")
         theirs, self._out = os.pipe()
         self._in, back = os.pipe()
         flags = [
@@ -50,7 +49,7 @@ class Browser:
             *(["--no-sandbox"] if os.getuid() == 0 else []),
         ]  # fmt: skip
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _DESCRIPTORS, str(theirs), str(back), CHROMIUM, *flags, "about:blank"],
+            [sys.executable, "-c", _DESCRIPTORS, str(theirs), str(back), chromium, *flags, "about:blank"],
             pass_fds=(theirs, back),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -160,8 +159,7 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Child]:
-    if CHROMIUM is None:
-        pytest.skip("NOT VERIFIED: chromium is not installed here, so no browser was asked")
+    program("chromium")
     with Stage() as stage:
         sim = stage.simulator()
         yield stage.gateway(CONFIG.format(sim=sim.port))

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
@@ -12,10 +11,10 @@ import pytest
 
 from bench.ports import free_port
 from bench.processes import Child, Stage
+from tests.support.programs import program
 
 pytestmark = pytest.mark.system
 
-VARNISH = shutil.which("varnishd", path=os.environ.get("PATH", "") + ":/usr/sbin")
 VCL = Path(__file__).parents[3] / "deploy" / "varnish" / "default.vcl"
 PATH = "/api/v1/topics/light/related?count=3"
 CONFIG = """
@@ -29,7 +28,6 @@ class Site:
     """A gateway behind Varnish."""
 
     def __init__(self, stage: Stage) -> None:
-        assert VARNISH is not None
         self.port = free_port()
         sim = stage.simulator()
         self.gateway: Child = stage.gateway(CONFIG.format(varnish=self.port, sim=sim.port))
@@ -39,7 +37,7 @@ class Site:
         stage.folder.chmod(0o755)
         (stage.folder / "site.vcl").write_text(text)
         stage.start(
-            VARNISH, "-F", "-n", str(stage.folder / "varnish"), "-f", str(stage.folder / "site.vcl"),
+            program("varnishd"), "-F", "-n", str(stage.folder / "varnish"), "-f", str(stage.folder / "site.vcl"),
             "-a", f"127.0.0.1:{self.port}", "-s", "malloc,16m", *(["-j", "none"] if os.getuid() == 0 else []),
         )  # fmt: skip
         stage.wait_listening(self.port)
@@ -61,8 +59,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    if VARNISH is None:
-        pytest.skip("NOT VERIFIED: varnishd is not installed here, so no CDN was purged")
+    program("varnishd")
     with Stage() as stage:
         yield Site(stage)
 

@@ -1,7 +1,6 @@
 """Two `curl -N` that wait for one quota at two replicas see their place and their time count down, then an answer."""
 
 import json
-import shutil
 import subprocess
 import threading
 import time
@@ -15,9 +14,9 @@ from urllib.request import Request, urlopen
 import pytest
 from redis import Redis
 
+from tests.support.programs import program
 from tests.system.processes import gateway, simulator
 
-CURL = shutil.which("curl")
 CONFIG = """
 redis_url: {redis}
 models:
@@ -64,7 +63,7 @@ class Curl:
 @contextmanager
 def curl(url: str) -> Iterator[Curl]:
     body = json.dumps({"prompt": "why is the sky blue?", "stream": True, "cache": "bypass"})
-    command = [str(CURL), "-sN", f"{url}/api/v1/generate", "-d", body]
+    command = [program("curl"), "-sN", f"{url}/api/v1/generate", "-d", body]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             found = Curl(process)
@@ -82,10 +81,10 @@ def spend(url: str) -> None:
 
 @pytest.mark.system
 @pytest.mark.timeout(120)
-@pytest.mark.skipif(CURL is None, reason="curl is not installed")
 def test_place_and_time_count_down_live_until_the_answer(
     tmp_path: Path, redis_client: Redis, redis_url: str
 ) -> None:
+    program("curl")
     folders = [tmp_path / name for name in ("one", "other")]
     for folder in folders:
         folder.mkdir()

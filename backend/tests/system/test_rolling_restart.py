@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from bench.ports import free_port
+from tests.support.programs import program
 from tests.system.processes import BACKEND
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(180)]
 
-NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
 SHIPPED = BACKEND.parent / "deploy/nginx"
 STREAMS = 200
 QUOTAS = {"roomy": {"rpm": 1_000_000}, "tight": [{"count": "requests", "limit": 3, "window": "4s"}]}
@@ -96,7 +96,6 @@ class Stack:
 
     def nginx(self) -> "subprocess.Popen[bytes]":
         """The shipped configuration; only addresses and the place of temporary files are this test's."""
-        assert NGINX is not None
         conf = self.folder / "nginx"
         shutil.copytree(SHIPPED, conf)
         for name, changes in {
@@ -113,7 +112,7 @@ class Stack:
             (conf / name).write_text(text)
         main = "daemon off;" + (" user root;" if os.getuid() == 0 else "")  # the folder is this user's alone
         return subprocess.Popen(
-            [NGINX, "-c", conf / "nginx.conf", "-g", main],
+            [program("nginx"), "-c", conf / "nginx.conf", "-g", main],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -194,8 +193,7 @@ class Callers:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, redis_port: int) -> Iterator[Stack]:
-    if NGINX is None:
-        pytest.skip("NOT VERIFIED: nginx is not installed here, so no rolling restart was tried")
+    program("nginx")
     found = Stack(tmp_path_factory.mktemp("stack"), f"redis://127.0.0.1:{redis_port}/0")
     try:
         found.start()

@@ -19,6 +19,7 @@ from google.genai import errors, types
 from google.oauth2.credentials import Credentials
 from pydantic import BaseModel
 
+from tests.support.programs import program
 from tests.system.processes import gateway, simulator
 from tests.system.upstream import Upstream, upstream
 
@@ -326,13 +327,13 @@ def test_genai_raises_when_a_stream_breaks(google: genai.Client) -> None:
 
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("NO NODE CLIENT IS TESTED: node and npm are not installed")
+    program("node")
+    npm = program("npm")
     folder = tmp_path_factory.mktemp("node")
     for name in ("package.json", "package-lock.json", "clients.mjs"):
         shutil.copy(NODE / name, folder)
     done = subprocess.run(
-        ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"],
+        [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -340,7 +341,7 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
     )
     if done.returncode:
-        pytest.skip(f"NO NODE CLIENT IS TESTED: npm ci failed: {done.stderr[-500:]}")
+        pytest.skip(f"the node clients could not be installed: {done.stderr[-500:]}")
     return folder
 
 
@@ -368,9 +369,7 @@ def test_the_sdks_of_node_read_streams(url: str, modules: Path) -> None:
 
 
 def curl(*arguments: str) -> "subprocess.Popen[str]":
-    if shutil.which("curl") is None:
-        pytest.skip("CURL IS NOT TESTED: it is not installed")
-    return subprocess.Popen(["curl", "-sN", *arguments], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([program("curl"), "-sN", *arguments], stdout=subprocess.PIPE, text=True)
 
 
 def test_curl_shows_each_piece_when_it_comes(url: str, paced: Upstream) -> None:

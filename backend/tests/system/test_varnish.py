@@ -3,7 +3,6 @@
 import http.client
 import os
 import re
-import shutil
 import subprocess
 import threading
 import time
@@ -13,11 +12,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from bench.ports import free_port
+from tests.support.programs import program
 from tests.system.processes import BACKEND
 
 pytestmark = pytest.mark.system
 
-VARNISH = shutil.which("varnishd", path=os.environ.get("PATH", "") + ":/usr/sbin")
 VCL = BACKEND.parent / "deploy/varnish/default.vcl"
 FRESH = {
     "Cache-Control": "public, max-age=5, stale-while-revalidate=60",
@@ -87,8 +86,7 @@ class Cdn:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator["tuple[Cdn, Origin]"]:
-    if VARNISH is None:
-        pytest.skip("NOT VERIFIED: varnishd is not installed here, so its configuration was not run")
+    varnishd = program("varnishd")
     folder = tmp_path_factory.mktemp("varnish")
     origin, port = Origin(), free_port()
     text = re.sub(r'"backend-\d"; \.port = "8080"', f'"127.0.0.1"; .port = "{origin.port}"', VCL.read_text())
@@ -98,7 +96,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator["tuple[Cdn, Or
             part.chmod(0o755)  # varnishd reads as a user of its own
     folder.chmod(0o755)
     command = [
-        VARNISH,
+        varnishd,
         "-F",
         "-n",
         folder / "v",
