@@ -13,11 +13,12 @@ from knowalledge.core.clock import SystemClock
 from knowalledge.core.context import Priority, RequestContext
 from knowalledge.gateway.domain.answer import Chunk, Completion, Finish, Usage
 from knowalledge.gateway.domain.estimate import Estimator
-from knowalledge.gateway.domain.events import Delta, Done, Event, Queued, Started
+from knowalledge.gateway.domain.events import Delta, Done, Event, QueuePosition, Started
 from knowalledge.gateway.domain.prompt import Message, Prompt, Text
 from knowalledge.gateway.domain.request import Request
 from knowalledge.gateway.domain.routing import Breaker, RetryBudget
-from knowalledge.gateway.service.execution import Dispatcher, ModelRoutes, Target
+from knowalledge.gateway.service.catalog import ModelCatalog, ModelRoutes, Target
+from knowalledge.gateway.service.dispatcher import Dispatcher
 from knowalledge.gateway.service.gateway import QuotaGateway
 from knowalledge.quota.domain.queue import QueueOutcome, QueueRules
 from knowalledge.quota.domain.window import Count, Window
@@ -59,7 +60,7 @@ class GatewayHarness:
         self.quota = MemoryQuotaStore(windows, QueueRules(capacity), SystemClock())
         self.told = RecordingTelemetry()
         models = list(dict.fromkeys(it[0] for it in targets.values()))
-        plans = {
+        routes = {
             model: ModelRoutes(
                 model,
                 tuple(Target(name, it[1], it[2]) for name, it in targets.items() if it[0] == model),  # type: ignore[arg-type]
@@ -69,15 +70,14 @@ class GatewayHarness:
         }
         self.gateway = QuotaGateway(
             Dispatcher(
-                plans=plans,
-                default_model=models[0],
+                catalog=ModelCatalog(routes, models[0]),
                 quota=self.quota,
                 clock=SystemClock(),
                 new_id=lambda: uuid4().hex,
                 telemetry=self.told,
                 timeout_s=60,
                 patience_s=patience,
-                retries=RetryBudget(),
+                retry_budget=RetryBudget(),
                 estimator=Estimator(),
                 breakers={name: Breaker() for name in targets},
                 headroom={},
@@ -186,7 +186,7 @@ def test_a_stream_tells_its_place_before_it_starts() -> None:
     house = GatewayHarness(t=("m", 0, Model(), ONE))
     house.ask()
     kinds = [type(it) for it in house.stream()]
-    assert kinds[0] is Queued
+    assert kinds[0] is QueuePosition
     assert kinds[-1] is Done
     assert Started in kinds
     assert house.told.records[-1].ending is QueueOutcome.GRANTED
@@ -231,15 +231,15 @@ def test_a_failure_goes_on_to_the_next_target_once() -> None:
 
 def test_retries_are_a_tenth_of_the_calls_once_the_reserve_is_gone() -> None:
     budget = RetryBudget()
-    assert [budget.take() for _ in range(11)] == [True] * 10 + [False]
+    assert [budget.withdraw() for _ in range(11)] == [True] * 10 + [False]
     for _ in range(25):
-        budget.called()
-    assert [budget.take() for _ in range(3)] == [True, True, False]
+        budget.deposit()
+    assert [budget.withdraw() for _ in range(3)] == [True, True, False]
 
 
 def test_without_a_retry_left_the_failure_is_told() -> None:
     house = GatewayHarness(a=("m", 0, Model(e.ProviderUnavailable("x")), None), b=("m", 1, Model(), None))
-    while house.gateway._deck.retries.take():
+    while house.gateway._dispatcher.retry_budget.withdraw():
         pass
     with pytest.raises(e.ProviderUnavailable):
         house.ask()
@@ -291,7 +291,7 @@ def test_what_a_caller_did_not_stay_for_is_charged_by_what_was_said_and_teaches_
                 yield [Chunk("and so on ")]
 
     house = GatewayHarness(t=("m", 0, Talks(), Window("tpm", Count.TOKENS, 10_000, 60)))
-    estimator = house.gateway._deck.estimator
+    estimator = house.gateway._dispatcher.estimator
     before = estimator.guess("m", PROMPT).need.output
     stream = house.gateway.stream(RequestContext("r"), Request("", PROMPT))
     for _ in range(101):

@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from knowalledge.core import errors as e
 from knowalledge.gateway.api.gemini.routes import Rendered
 from knowalledge.gateway.domain.answer import Finish, Usage
-from knowalledge.gateway.domain.events import Queued
+from knowalledge.gateway.domain.events import QueuePosition
 from knowalledge.gateway.domain.prompt import Blob, FileRef, Message, Text, Tool, ToolCall, ToolResult
 from tests.support.web_app import Scripted, held, outcomes
 
@@ -287,7 +287,7 @@ def test_an_error_before_the_first_byte_of_a_stream_has_a_status(
 @pytest.mark.parametrize("as_array", [True, False])
 def test_waiting_is_told_by_empty_lines_because_clients_trip_over_comments(as_array: bool) -> None:
     rendered = Rendered("r", as_array)
-    assert rendered.event(Queued(1, 2.0)) == rendered.heartbeat == b"\n"
+    assert rendered.event(QueuePosition(1, 2.0)) == rendered.heartbeat == b"\n"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from knowalledge.core import errors as e
 from knowalledge.gateway.api.openai.routes import Rendered
 from knowalledge.gateway.domain.answer import Finish, Usage
-from knowalledge.gateway.domain.events import Queued
+from knowalledge.gateway.domain.events import QueuePosition
 from knowalledge.gateway.domain.prompt import Blob, FileRef, Message, Text, Tool, ToolCall, ToolResult
 from tests.support.web_app import Scripted, held, outcomes
 
@@ -247,7 +247,7 @@ def test_an_error_before_the_first_byte_of_a_stream_has_a_status(
 
 def test_waiting_is_told_as_a_comment() -> None:
     rendered = Rendered("r", "m", 1, False)
-    assert rendered.event(Queued(3, 2.54)) == b": queued position=3 eta_s=2.5\n\n"
+    assert rendered.event(QueuePosition(3, 2.54)) == b": queued position=3 eta_s=2.5\n\n"
 
 
 def call(name: str, arguments: str) -> dict[str, Any]:

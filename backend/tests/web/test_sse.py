@@ -10,7 +10,7 @@ from gevent.event import Event as Flag
 
 from knowalledge.core.errors import ClientGone, ProviderGarbage
 from knowalledge.gateway.api import stream as sse
-from knowalledge.gateway.domain.events import Delta, Event, Queued, Started
+from knowalledge.gateway.domain.events import Delta, Event, QueuePosition, Started
 from knowalledge.net import presence
 
 
@@ -21,7 +21,7 @@ class Plain:
     heartbeat = b"beat"
 
     def opens(self, event: Event) -> bool:
-        return not isinstance(event, Queued)
+        return not isinstance(event, QueuePosition)
 
     def event(self, event: Event) -> bytes:
         return event.text.encode() if isinstance(event, Delta) else b""
@@ -43,7 +43,7 @@ class Source:
         came: list[Event] = []
         try:
             for event in self._events:
-                if isinstance(event, Delta | Queued | Started):
+                if isinstance(event, Delta | QueuePosition | Started):
                     self.told += 1
                     came.append(event)
                     continue
@@ -238,14 +238,14 @@ def test_a_source_whose_first_piece_nobody_took_is_closed() -> None:
 
 
 def test_the_answer_begins_with_what_opens_it() -> None:
-    source = Source(Queued(2, 1.0), now(), Queued(1, 0.5), STARTED, Delta("a"))
+    source = Source(QueuePosition(2, 1.0), now(), QueuePosition(1, 0.5), STARTED, Delta("a"))
     stream = sse.Stream(iter(source), Plain(), 60.0, {})
     assert stream.opening() is STARTED
     assert list(stream) == [b"a"]
 
 
 def test_until_it_begins_a_failure_is_raised_and_the_source_is_closed() -> None:
-    source = Source(Queued(2, 1.0), now(), ProviderGarbage("x"))
+    source = Source(QueuePosition(2, 1.0), now(), ProviderGarbage("x"))
     stream = sse.Stream(iter(source), Plain(), 60.0, {})
     with pytest.raises(ProviderGarbage):
         stream.opening()
@@ -254,7 +254,7 @@ def test_until_it_begins_a_failure_is_raised_and_the_source_is_closed() -> None:
 
 def test_a_source_that_is_silent_for_long_begins_with_a_sign_of_life() -> None:
     release = Flag()
-    source = Source(Queued(2, 1.0), release, STARTED, Delta("a"))
+    source = Source(QueuePosition(2, 1.0), release, STARTED, Delta("a"))
     stream = sse.Stream(iter(source), Plain(), 0.005, {})
     assert stream.opening() is None
     assert next(stream) == b"beat"
@@ -277,7 +277,7 @@ def test_a_source_without_events_is_an_empty_answer() -> None:
 def test_a_client_that_hangs_up_before_the_answer_begins_ends_the_source() -> None:
     ours, theirs = socket.socketpair()
     with ours:
-        source = Source(Queued(1, 1.0), Flag())
+        source = Source(QueuePosition(1, 1.0), Flag())
         stream = sse.Stream(iter(source), Plain(), 60.0, {"gunicorn.sock": ours})
         theirs.close()
         with pytest.raises(ClientGone):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from knowalledge.core.errors import ProviderUnavailable
 from knowalledge.gateway.domain.answer import Answer
-from knowalledge.gateway.domain.events import Delta, Done, Event, Queued, Started
+from knowalledge.gateway.domain.events import Delta, Done, Event, QueuePosition, Started
 from knowalledge.gateway.domain.prompt import ToolCall
 
 
@@ -49,7 +49,7 @@ class ReplayCursor:
         Raises ``ProviderUnavailable`` if the run contradicts what the caller has received.
         """
         match event:
-            case Queued():
+            case QueuePosition():
                 if not self.is_started:
                     yield event
             case Started():

@@ -19,14 +19,15 @@ from knowalledge.caching.replay import ReplayCursor, replay
 from knowalledge.core import errors as e
 from knowalledge.core.clock import Clock
 from knowalledge.core.context import RequestContext
-from knowalledge.gateway.domain.answer import Answer, CacheInfo, Embeddings, QueueInfo, Usage
-from knowalledge.gateway.domain.events import Delta, Done, Event, Queued, Started
-from knowalledge.gateway.domain.outcomes import Outcome, outcome_of
+from knowalledge.gateway.domain.answer import Answer, CacheInfo, Embeddings, QueueInfo
+from knowalledge.gateway.domain.events import Delta, Done, Event, QueuePosition, Started
+from knowalledge.gateway.domain.outcomes import Outcome
 from knowalledge.gateway.domain.request import CacheMode, Request
-from knowalledge.gateway.ports import Gateway, Record, Telemetry
+from knowalledge.gateway.ports import Gateway, Telemetry
+from knowalledge.gateway.service.recording import record_of
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_event = msgspec.msgpack.Decoder(Queued | Started | Delta | Done).decode
+_decode_event = msgspec.msgpack.Decoder(QueuePosition | Started | Delta | Done).decode
 _decode_answer = msgspec.msgpack.Decoder(Answer).decode
 _OUTCOMES = {"hit": Outcome.CACHED, "shared": Outcome.SHARED, "stale": Outcome.STALE}
 
@@ -218,8 +219,17 @@ class CachingGateway:
         return self._record_hit(context, began, shared)
 
     def _record_hit(self, context: RequestContext, began: float, answer: Answer) -> Answer:
-        status = answer.cache.status
-        self._record(context, began, answer.model, answer.target, _OUTCOMES[status], status)
+        status, seconds = answer.cache.status, self._clock.monotonic() - began
+        self._telemetry.request(
+            record_of(
+                context,
+                answer.model,
+                seconds,
+                outcome=_OUTCOMES[status],
+                target=answer.target,
+                cache=status,
+            )
+        )
         return answer
 
     def _record_failure(
@@ -232,34 +242,8 @@ class CachingGateway:
     ) -> None:
         if flight is not None and flight.led:
             return  # the inner gateway has recorded it
-        code = getattr(error, "code", "internal")
-        model = self._inner.model(request.model)
-        self._record(context, began, model, "", outcome_of(error), "shared", code)
-
-    def _record(
-        self,
-        context: RequestContext,
-        began: float,
-        model: str,
-        target: str,
-        outcome: Outcome,
-        cache: str,
-        error: str = "",
-    ) -> None:
-        self._telemetry.request(
-            Record(
-                request_id=context.request_id,
-                model=model,
-                target=target,
-                outcome=outcome,
-                priority=context.priority,
-                seconds=self._clock.monotonic() - began,
-                usage=Usage(),
-                cache=cache,
-                error=error,
-                trace=context.trace,
-            )
-        )
+        model, seconds = self._inner.model(request.model), self._clock.monotonic() - began
+        self._telemetry.request(record_of(context, model, seconds, error=error, cache="shared"))
 
 
 def _reuse(entry: CacheEntry) -> bytes:

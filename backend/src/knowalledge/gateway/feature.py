@@ -13,7 +13,8 @@ from knowalledge.gateway.api.context import ApiContext
 from knowalledge.gateway.domain.estimate import Estimator
 from knowalledge.gateway.domain.routing import Breaker, RetryBudget
 from knowalledge.gateway.ports import Telemetry
-from knowalledge.gateway.service.execution import Dispatcher, ModelRoutes
+from knowalledge.gateway.service.catalog import ModelCatalog, ModelRoutes
+from knowalledge.gateway.service.dispatcher import Dispatcher
 from knowalledge.gateway.service.gateway import QuotaGateway
 from knowalledge.quota.ports import QuotaStore
 
@@ -29,17 +30,16 @@ def make_gateway(
     queue_timeout_s: float,
 ) -> QuotaGateway:
     """The gateway without caches. ``timeout_s``: the deadline of a request that names none."""
-    targets = (target.name for model in routes.values() for target in model.routes)
+    targets = (target.name for model in routes.values() for target in model.targets)
     dispatcher = Dispatcher(
-        plans=routes,
-        default_model=default_model,
+        catalog=ModelCatalog(routes, default_model),
         quota=quota,
         clock=clock,
         new_id=partial(token_hex, 16),
         telemetry=telemetry,
         timeout_s=timeout_s,
         patience_s=queue_timeout_s,
-        retries=RetryBudget(),
+        retry_budget=RetryBudget(),
         estimator=Estimator(),
         breakers={name: Breaker() for name in targets},
         headroom={},

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from knowalledge.core.clock import Clock
 from knowalledge.core.settings import Fault
 from knowalledge.gateway.ports import Provider
-from knowalledge.gateway.service.execution import ModelRoutes, Target
+from knowalledge.gateway.service.catalog import ModelRoutes, Target
 from knowalledge.providers import registry
 from knowalledge.providers.settings import ModelSettings, TargetSettings
 

@@ -4,21 +4,20 @@ from flask import Request as HttpRequest
 from flask import Response
 from msgspec import Struct
 
-from knowalledge.core.context import Priority, RequestContext
+from knowalledge.core.context import RequestContext
 from knowalledge.gateway.api import stream as sse
 from knowalledge.gateway.api.cache_control import cache_mode, max_age
 from knowalledge.gateway.api.headers import cached, chosen
 from knowalledge.gateway.api.stream import Renderer
-from knowalledge.gateway.domain.answer import Answer, Embeddings, Usage
+from knowalledge.gateway.domain.answer import Answer, Embeddings
 from knowalledge.gateway.domain.events import Started
-from knowalledge.gateway.domain.outcomes import outcome_of
 from knowalledge.gateway.domain.prompt import Prompt
 from knowalledge.gateway.domain.request import CacheMode, Request
-from knowalledge.gateway.ports import Gateway, Record, Telemetry
+from knowalledge.gateway.ports import Gateway, Telemetry
+from knowalledge.gateway.service.recording import record_of
 from knowalledge.net.presence import cancel_on_disconnect
 from knowalledge.web.context import WebContext
 from knowalledge.web.headers import Headers, rate_limit
-from knowalledge.web.problems import code_of
 from knowalledge.web.responses import CompleteResponse
 from knowalledge.web.trace import trace_of
 
@@ -95,16 +94,5 @@ class ApiContext(Struct, frozen=True):
         """Record a request to a dialect that failed; the gateway itself records those that it was given."""
         if http.environ.get(_RECORDED):
             return
-        self.telemetry.request(
-            Record(
-                request_id=self.web.request_id(http),
-                model="unknown",
-                target="",
-                outcome=outcome_of(error),
-                priority=Priority.MEDIUM,
-                seconds=0.0,
-                usage=Usage(),
-                error=code_of(error),
-                trace=trace_of(http.environ),
-            )
-        )
+        context = RequestContext(self.web.request_id(http), trace=trace_of(http.environ))
+        self.telemetry.request(record_of(context, "unknown", 0.0, error=error))

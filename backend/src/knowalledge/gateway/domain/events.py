@@ -7,7 +7,7 @@ from knowalledge.gateway.domain.answer import Answer, CacheInfo
 from knowalledge.gateway.domain.prompt import ToolCall
 
 
-class Queued(Struct, frozen=True, tag=True):
+class QueuePosition(Struct, frozen=True, tag="Queued"):
     position: int
     eta_s: float
 
@@ -30,4 +30,4 @@ class Done(Struct, frozen=True, tag=True):
     answer: Answer
 
 
-Event = Queued | Started | Delta | Done
+Event = QueuePosition | Started | Delta | Done

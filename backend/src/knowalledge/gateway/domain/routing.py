@@ -1,97 +1,107 @@
-"""Which target to ask, and when to leave one alone."""
+"""In which order the targets of a model are called, and when one is left alone."""
 
-from collections.abc import Iterable
-
-from msgspec import Struct
+from collections.abc import Iterable, Mapping
+from typing import Protocol, TypeVar
 
 from knowalledge.quota.domain.window import WindowStatus
 
-# Consecutive failures that open a breaker, and for how long; doubled each time a probe fails, up to the ceiling.
+# Consecutive failures that open a breaker, and for how long; doubled each time a probe fails, up to the maximum.
 FAILURES_TO_OPEN = 5
 OPEN_S = 5.0
-OPEN_CEILING_S = 60.0
+MAX_OPEN_S = 60.0
 
 
-class Candidate(Struct, frozen=True):
-    """A target as the router sees it."""
+class Ranked(Protocol):
+    """What the order of targets depends on, besides their headroom."""
 
-    name: str
-    tier: int
-    headroom: float  # 0 full .. 1 empty
+    @property
+    def name(self) -> str: ...
 
-
-def headroom(levels: Iterable[WindowStatus]) -> float:
-    """The free share of the fullest window; 1 where nothing limits."""
-    return min((max(0.0, 1 - level.used / level.limit) for level in levels), default=1.0)
+    @property
+    def tier(self) -> int: ...
 
 
-def order(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
-    """Lower tiers first; within a tier the emptiest first; by name where equal, so that replicas agree."""
-    return tuple(sorted(candidates, key=lambda it: (it.tier, -round(it.headroom, 2), it.name)))
+T = TypeVar("T", bound=Ranked)
+
+
+def headroom(windows: Iterable[WindowStatus]) -> float:
+    """The free share of the fullest window, 0 to 1; 1 where nothing limits."""
+    return min((max(0.0, 1 - it.used / it.limit) for it in windows), default=1.0)
+
+
+def rank(targets: Iterable[T], headroom: Mapping[str, float]) -> list[T]:
+    """Lower tiers first; within a tier the most headroom first; equal ones by name, so that replicas agree.
+
+    ``headroom`` is by target, 1 for those that are not in it; differences under 1% do not count.
+    """
+    return sorted(targets, key=lambda it: (it.tier, -round(headroom.get(it.name, 1.0), 2), it.name))
 
 
 class RetryBudget:
     """Retries are a share of the calls: when everything fails, trying everything again makes it worse.
 
-    The share and the reserve are those of Finagle's RetryBudget, halved: a provider's quota pays for each.
+    Share and reserve are half of those of Finagle's RetryBudget: each retry costs a provider's quota.
     """
 
-    __slots__ = ("_saved",)
+    __slots__ = ("_balance",)
 
     SHARE, RESERVE = 0.1, 10.0
 
     def __init__(self) -> None:
-        self._saved = self.RESERVE
+        self._balance = self.RESERVE
 
-    def called(self) -> None:
-        """A request's first call."""
-        self._saved = min(self.RESERVE, self._saved + self.SHARE)
+    def deposit(self) -> None:
+        """A request makes its first call."""
+        self._balance = min(self.RESERVE, self._balance + self.SHARE)
 
-    def take(self) -> bool:
-        """Whether one retry is left; it is then taken."""
-        if self._saved < 1:
+    def withdraw(self) -> bool:
+        """Whether there was a retry left; it is then paid for."""
+        if self._balance < 1:
             return False
-        self._saved -= 1
+        self._balance -= 1
         return True
 
 
 class Breaker:
-    """Stops asking a target that keeps failing, and lets one probe through when its rest is over.
+    """Keeps calls from a target that keeps failing, and lets one probe through after each rest.
 
-    A 429 is not a failure: the target works, its quota is spent. Time is an argument, in seconds.
+    A 429 is no failure: the target works, its quota is spent. ``now`` is in seconds, of any clock that never goes back.
     """
 
-    __slots__ = ("_failures", "_open_until", "_probing", "_rest")
+    __slots__ = ("_failures", "_open_until", "_probing", "_rest_s")
 
     def __init__(self) -> None:
         self._failures = 0
         self._open_until = 0.0
-        self._rest = OPEN_S
+        self._rest_s = OPEN_S
         self._probing = False
 
-    def wait(self, now: float) -> float:
-        """Seconds until it may be asked; 0: now. While a probe is under way, the others wait on."""
+    def rest_s(self, now: float) -> float:
+        """Seconds until the target may be called; 0: now. During a probe all others rest."""
         if self._failures < FAILURES_TO_OPEN:
             return 0.0
         if now < self._open_until:
             return self._open_until - now
-        return self._rest if self._probing else 0.0
+        return self._rest_s if self._probing else 0.0
 
-    def asked(self, now: float) -> None:
+    def record_call(self, now: float) -> None:
+        """A call begins; it is the probe if the breaker is open."""
         if self._failures >= FAILURES_TO_OPEN and now >= self._open_until:
             self._probing = True
 
-    def succeeded(self) -> None:
-        self._failures, self._rest, self._probing = 0, OPEN_S, False
+    def record_success(self) -> None:
+        """The call showed that the target works."""
+        self._failures, self._rest_s, self._probing = 0, OPEN_S, False
 
-    def failed(self, now: float) -> None:
+    def record_failure(self, now: float) -> None:
+        """The call failed by the target's fault."""
         self._failures += 1
         if self._failures >= FAILURES_TO_OPEN:
             if self._probing:
-                self._rest = min(OPEN_CEILING_S, self._rest * 2)
+                self._rest_s = min(MAX_OPEN_S, self._rest_s * 2)
             self._probing = False
-            self._open_until = now + self._rest
+            self._open_until = now + self._rest_s
 
-    def left(self) -> None:
-        """The call ended without telling anything about the target (the client went away)."""
+    def record_abandoned(self) -> None:
+        """The call ended without showing anything about the target: the client left, say."""
         self._probing = False

@@ -1,4 +1,4 @@
-"""What the gateway does, over ports: one whole answer, an answer as it comes, vectors, a count."""
+"""The use cases of the gateway over its ports: a whole answer, a streamed one, embeddings, a token count."""
 
 from collections.abc import Generator
 
@@ -8,71 +8,73 @@ from knowalledge.gateway.domain.answer import Answer, Completion, Embeddings, Fi
 from knowalledge.gateway.domain.events import Done, Event
 from knowalledge.gateway.domain.prompt import Message, Prompt, Text
 from knowalledge.gateway.domain.request import Request
-from knowalledge.gateway.service.execution import Dispatcher, RequestExecution, result_of
+from knowalledge.gateway.service.dispatcher import Dispatcher
+from knowalledge.gateway.service.execution import RequestExecution, result_of
+from knowalledge.gateway.service.streaming import StreamedCall
 
 
 class QuotaGateway:
-    """The use cases behind every dialect. Each raises ``KnowalledgeError`` subclasses only."""
+    """Implements ``Gateway`` without caches: every request waits for quota, then calls a provider."""
 
-    def __init__(self, deck: Dispatcher) -> None:
-        self._deck = deck
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
 
     def complete(self, context: RequestContext, request: Request) -> Answer:
         """One whole answer."""
-        with RequestExecution(self._deck, context, request) as run:
+        with RequestExecution(self._dispatcher, context, request) as execution:
             while True:
-                grant, timeout = result_of(run.acquire())
+                call = result_of(execution.acquire())
                 try:
-                    completion = grant.route.provider.complete(request.prompt, timeout)
-                except BaseException as error:  # noqa: BLE001 - however it ends, its reservation ends too
-                    run.lost(error)
+                    completion = call.target.provider.complete(request.prompt, call.timeout_s)
+                except BaseException as error:  # noqa: BLE001 - however the call ends, its reservation ends too
+                    execution.handle_failure(call, error)
                 else:
-                    return run.answered(completion)
+                    return execution.succeed(call, completion)
 
     def stream(self, context: RequestContext, request: Request) -> Generator[list[Event], None, None]:
-        """Its place in the waiting room, then the answer as it comes: the events that have come together.
+        """Positions in the queue, then the answer as it comes: the events that have come together in one list.
 
-        Closing the iterator cancels the provider's call and settles what it took.
+        Closing the generator cancels the provider's call and settles what it used.
         """
-        with RequestExecution(self._deck, context, request) as run:
+        with RequestExecution(self._dispatcher, context, request) as execution:
             while True:
-                grant, timeout = yield from run.acquire()
+                call = yield from execution.acquire()
+                stream = StreamedCall(call, self._dispatcher.clock, execution.started)
                 try:
-                    completion = yield from run.follow(grant, timeout)
-                except BaseException as error:  # noqa: BLE001 - however it ends, its reservation ends too
-                    run.lost(error)
+                    yield from stream.events(request.prompt)
+                except BaseException as error:  # noqa: BLE001 - however the call ends, its reservation ends too
+                    execution.handle_failure(call, error, stream.progress())
                 else:
-                    yield [Done(run.answered(completion))]
+                    yield [Done(execution.succeed(call, stream.completion(), stream.first_token_at))]
                     return
 
     def embed(
         self, context: RequestContext, model: str, inputs: tuple[str, ...], dimensions: int | None
     ) -> tuple[Embeddings, str]:
-        """Vectors for texts, and the name of the target that made them."""
+        """One vector for each text, and the name of the target that made them."""
         if not inputs:
             raise InvalidRequest("no input to embed", param="input")
         prompt = Prompt((Message("user", tuple(map(Text, inputs))),), max_output_tokens=0)
-        request = Request(model, prompt)
-        with RequestExecution(self._deck, context, request, "embeddings") as run:
+        with RequestExecution(self._dispatcher, context, Request(model, prompt), "embeddings") as execution:
             while True:
-                grant, timeout = result_of(run.acquire())
+                call = result_of(execution.acquire())
                 try:
-                    found = grant.route.provider.embed(inputs, dimensions, timeout)
-                except BaseException as error:  # noqa: BLE001 - however it ends, its reservation ends too
-                    run.lost(error)
+                    embeddings = call.target.provider.embed(inputs, dimensions, call.timeout_s)
+                except BaseException as error:  # noqa: BLE001 - however the call ends, its reservation ends too
+                    execution.handle_failure(call, error)
                 else:
-                    run.answered(Completion((), Finish.STOP, found.usage))
-                    return found, grant.route.name
+                    execution.succeed(call, Completion((), Finish.STOP, embeddings.usage))
+                    return embeddings, call.target.name
 
     def count_tokens(self, context: RequestContext, request: Request) -> int:
         """Input tokens as the provider counts them. Google does not charge for it, so no quota is spent."""
-        route = self._deck.plan(request.model).routes[0]
-        return route.provider.count_tokens(request.prompt, context.timeout_s or self._deck.timeout_s)
+        provider = self._dispatcher.catalog.resolve(request.model).targets[0].provider
+        return provider.count_tokens(request.prompt, context.timeout_s or self._dispatcher.timeout_s)
 
     def models(self) -> tuple[str, ...]:
-        """Every model that clients may name, in the order of the configuration."""
-        return tuple(self._deck.plans)
+        """The names of all models, in the order of the configuration."""
+        return tuple(self._dispatcher.catalog.models)
 
     def model(self, name: str) -> str:
-        """A model's own name; raises ``UnknownModel``."""
-        return self._deck.plan(name).name
+        """A model's own name. Raises ``UnknownModel``."""
+        return self._dispatcher.catalog.resolve(name).name

@@ -14,7 +14,7 @@ from knowalledge.gateway.api.context import ApiContext
 from knowalledge.gateway.api.gemini import schemas as b
 from knowalledge.gateway.api.gemini.errors import error_body
 from knowalledge.gateway.domain.answer import Answer, Finish, Usage
-from knowalledge.gateway.domain.events import Delta, Done, Event, Queued, Started
+from knowalledge.gateway.domain.events import Delta, Done, Event, QueuePosition, Started
 from knowalledge.gateway.domain.prompt import Text, ToolCall
 from knowalledge.web.responses import current, json_response
 
@@ -97,7 +97,9 @@ class Rendered:
         self.content_type = "application/json" if as_array else sse.CONTENT_TYPE
 
     def opens(self, event: Event) -> bool:
-        return not isinstance(event, Queued)  # who waits in vain gets a status, which the SDKs understand
+        return not isinstance(
+            event, QueuePosition
+        )  # who waits in vain gets a status, which the SDKs understand
 
     def event(self, event: Event) -> bytes:
         match event:
@@ -109,7 +111,7 @@ class Rendered:
             case Started(model):
                 self._model = model
                 return b""
-            case Queued():
+            case QueuePosition():
                 return self.heartbeat
             case Done(answer):
                 return self._next(content(answer, (b.AnswerPart(""),))) + self._end

@@ -8,7 +8,7 @@ from knowalledge.gateway.api import headers
 from knowalledge.gateway.api import stream as sse
 from knowalledge.gateway.api.context import ApiContext
 from knowalledge.gateway.api.native import schemas as b
-from knowalledge.gateway.domain.events import Delta, Done, Event, Queued, Started
+from knowalledge.gateway.domain.events import Delta, Done, Event, QueuePosition, Started
 from knowalledge.web.problems import problem
 from knowalledge.web.responses import current, json_response
 
@@ -34,7 +34,7 @@ class Rendered(Struct, frozen=True):
             case Delta(text):
                 # By hand, as ``Piece``: of these there are more than of all else.
                 return b'event: delta\ndata: {"text":%b}\n\n' % _encode(text) if text else b""
-            case Queued(position, eta_s):
+            case QueuePosition(position, eta_s):
                 return _event(b"queued", b.Place(position, round(eta_s, 1)))
             case Started(model, target):
                 return _event(b"started", b.Begun(model, target))

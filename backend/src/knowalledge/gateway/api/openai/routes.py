@@ -14,7 +14,7 @@ from knowalledge.gateway.api.gemini import routes as gemini
 from knowalledge.gateway.api.openai import schemas as b
 from knowalledge.gateway.api.openai.errors import error_body
 from knowalledge.gateway.domain.answer import Answer, Finish, Usage
-from knowalledge.gateway.domain.events import Delta, Done, Event, Queued, Started
+from knowalledge.gateway.domain.events import Delta, Done, Event, QueuePosition, Started
 from knowalledge.gateway.domain.prompt import ToolCall
 from knowalledge.web.responses import current, json_response
 
@@ -86,7 +86,9 @@ class Rendered:
         self._calls = 0
 
     def opens(self, event: Event) -> bool:
-        return not isinstance(event, Queued)  # who waits in vain gets a status, which the SDKs understand
+        return not isinstance(
+            event, QueuePosition
+        )  # who waits in vain gets a status, which the SDKs understand
 
     def event(self, event: Event) -> bytes:
         match event:
@@ -95,7 +97,7 @@ class Rendered:
                     content=text or msgspec.UNSET, tool_calls=self._pieces(calls) if calls else msgspec.UNSET
                 )
                 return self._chunk(b.ChunkChoice(delta))
-            case Queued(position, eta_s):
+            case QueuePosition(position, eta_s):
                 return b": queued position=%d eta_s=%.1f\n\n" % (position, eta_s)
             case Started(model):
                 self._model = model

@@ -1,0 +1,54 @@
+"""The models that clients may name, and the targets that serve them."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+
+from msgspec import Struct
+
+from knowalledge.core.errors import UnknownModel
+from knowalledge.gateway.ports import Provider
+
+# Longer names are cut before they are compared, in characters: the comparison is quadratic.
+_COMPARED = 200
+
+
+class Target(Struct, frozen=True):
+    """One address at which a model can be asked, with its own quota. A lower ``tier`` is asked first."""
+
+    name: str
+    tier: int
+    provider: Provider
+
+
+class ModelRoutes(Struct, frozen=True):
+    """A model that clients may name: its targets, and the models that answer when none of them can in time."""
+
+    name: str
+    targets: tuple[Target, ...]
+    fallback: tuple[str, ...] = ()
+
+
+class ModelCatalog(Struct, frozen=True):
+    """Every model by its name, in the order of the configuration."""
+
+    models: Mapping[str, ModelRoutes]
+    default: str
+
+    def resolve(self, name: str) -> ModelRoutes:
+        """The model of this name; empty: the default. Raises ``UnknownModel`` with the nearest known name."""
+        routes = self.models.get(name or self.default)
+        if routes is None:
+            nearest = get_close_matches(name[:_COMPARED], list(self.models), n=1, cutoff=0.0)
+            hint = f"; the nearest known one is {nearest[0]!r}" if nearest else ""
+            raise UnknownModel(f"unknown model{hint}", param="model")
+        return routes
+
+    def chain(self, name: str) -> tuple[ModelRoutes, ...]:
+        """The model and its fallbacks, in the order in which they are tried. Raises ``UnknownModel``."""
+        routes = self.resolve(name)
+        return (routes, *(self.models[it] for it in routes.fallback)) if routes.fallback else (routes,)
+
+    def label(self, name: str) -> str:
+        """The model's name for metrics and logs; ``unknown`` for one that only a caller knows."""
+        name = name or self.default
+        return name if name in self.models else "unknown"

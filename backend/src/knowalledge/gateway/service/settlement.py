@@ -1,0 +1,107 @@
+"""The end of a provider call: what becomes of its reservation, and what is learnt from it."""
+
+from msgspec.structs import replace
+
+from knowalledge.core.errors import ProviderAuth, ProviderError, ProviderRateLimited, ProviderRejected
+from knowalledge.core.trace_context import Trace
+from knowalledge.gateway.domain.answer import Completion, Usage
+from knowalledge.gateway.service.dispatcher import Dispatcher, Progress, ProviderCall
+from knowalledge.quota.domain.window import TokenCost
+
+# A 429 that names no time closes its target this long, in seconds: no hammering, and little is lost.
+BARE_429_S = 1.0
+# The same for a 429 that names a day's quota: it is not free in a second, but an operator may raise it.
+DAY_429_S = 60.0
+# The time that a 429 names is believed up to this many seconds; then the target is tried again.
+MAX_RETRY_AFTER_S = 86_400.0
+
+
+def settle_success(dispatcher: Dispatcher, call: ProviderCall, completion: Completion, trace: Trace) -> Usage:
+    """The call has its whole answer: charge what the provider counted, or an estimate if it did not count."""
+    usage = completion.usage
+    if usage is None:
+        usage = _estimated(dispatcher, call, completion.text)
+    else:
+        _learn(dispatcher, call, usage, complete=True)
+    _settle(dispatcher, call, usage, trace)
+    if completion.usage is None:
+        dispatcher.telemetry.uncounted(call.target.name)
+    dispatcher.breakers[call.target.name].record_success()
+    return usage
+
+
+def settle_failure(
+    dispatcher: Dispatcher, call: ProviderCall, error: BaseException, progress: Progress, trace: Trace
+) -> Usage | None:
+    """The call failed: charge what was or may have been used. None if nothing was, as far as is known."""
+    breaker = dispatcher.breakers[call.target.name]
+    match error:
+        case ProviderRateLimited():
+            _reject(dispatcher, call, error, trace)
+            breaker.record_success()  # the target works; its quota is spent
+            return None
+        case ProviderRejected():
+            _release(dispatcher, call, trace)
+            breaker.record_success()  # the request is at fault
+            return None
+        case ProviderAuth():
+            _release(dispatcher, call, trace)
+            breaker.record_failure(dispatcher.clock.monotonic())
+            return None
+        case ProviderError():  # the provider may have counted it, so it stays charged
+            usage = _settle_partial(dispatcher, call, progress, trace)
+            breaker.record_failure(dispatcher.clock.monotonic())
+            return usage
+        case _:  # blocked content, or the client left: it says nothing of the target
+            usage = _settle_partial(dispatcher, call, progress, trace)
+            breaker.record_abandoned()
+            return usage
+
+
+def _settle_partial(dispatcher: Dispatcher, call: ProviderCall, progress: Progress, trace: Trace) -> Usage:
+    usage = progress.usage
+    if usage is None:
+        usage = _estimated(dispatcher, call, progress.text)
+    else:
+        _learn(dispatcher, call, usage, complete=False)
+        if progress.text:  # more may have come after the last count
+            output = dispatcher.estimator.tokens(call.estimate, progress.text)
+            usage = replace(usage, output=max(usage.output, output))
+    _settle(dispatcher, call, usage, trace)
+    return usage
+
+
+def _estimated(dispatcher: Dispatcher, call: ProviderCall, text: str) -> Usage:
+    return Usage(call.estimate.need.input, dispatcher.estimator.tokens(call.estimate, text))
+
+
+def _learn(dispatcher: Dispatcher, call: ProviderCall, usage: Usage, complete: bool) -> None:
+    dispatcher.estimator.learn(call.estimate, TokenCost(usage.input, usage.generated), complete)
+
+
+def _settle(dispatcher: Dispatcher, call: ProviderCall, usage: Usage, trace: Trace) -> None:
+    target, estimated, actual = call.target.name, call.estimate.need, TokenCost(usage.input, usage.generated)
+    began = dispatcher.clock.monotonic() if trace.live else 0.0
+    dispatcher.quota.settle(call.granted.reservation, actual)
+    if trace.live:
+        trace.settled(began, target, "settled", estimated, actual)
+    dispatcher.telemetry.settled(target, estimated, actual)
+
+
+def _release(dispatcher: Dispatcher, call: ProviderCall, trace: Trace) -> None:
+    began = dispatcher.clock.monotonic()
+    dispatcher.quota.release(call.granted.reservation)
+    trace.settled(began, call.target.name, "released", call.estimate.need)
+
+
+def _reject(dispatcher: Dispatcher, call: ProviderCall, error: ProviderRateLimited, trace: Trace) -> None:
+    """Close the target's gate before releasing, or the freed quota would admit a waiter that meets the same 429."""
+    target, seconds = call.target.name, error.retry_after
+    if seconds is None:
+        seconds = DAY_429_S if "PerDay" in error.quota_id else BARE_429_S
+    try:
+        dispatcher.quota.close_gate(target, min(seconds, MAX_RETRY_AFTER_S), error.quota_id)
+    finally:
+        began = dispatcher.clock.monotonic()
+        dispatcher.quota.release_rejected(call.granted.reservation)  # the provider does not count it
+        trace.settled(began, target, "refused", call.estimate.need)
