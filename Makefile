@@ -82,7 +82,7 @@ test-wheel: setup ## Run every test against the wheel, installed apart from the 
 
 # -- deployment: docs/tutorials/quickstart.md, docs/how-to/deploy.md -------------------------------------------------
 
-.PHONY: secrets demo dev demo-down manifests deploy-tools verify verify-static verify-image verify-compose verify-workflow verify-k8s verify-grants coverage bandit audit smoke release
+.PHONY: secrets demo dev demo-down manifests deploy-tools verify verify-setup verify-static verify-image verify-compose verify-workflow verify-k8s verify-grants coverage bandit audit image pins check-pins push smoke release
 secrets: ## Make the passwords and the certificate of docker-compose.yml that do not exist yet.
 	deploy/secrets.sh
 
@@ -93,7 +93,7 @@ demo: secrets ## Start three replicas behind nginx with a simulated provider and
 	@echo "gateway http://127.0.0.1:8080  Grafana http://127.0.0.1:3000  Prometheus http://127.0.0.1:9090  stop: make demo-down"
 
 dev: secrets ## Start the stack with the code of this checkout, restarted when it changes.
-	KNOWALLEDGE_GATEWAY=./deploy/config/demo.yaml docker compose -f docker-compose.yml -f docker-compose.dev.yml --profile demo up --build
+	COMPOSE_FILE=$${COMPOSE_FILE:-docker-compose.yml}:docker-compose.dev.yml $(DEMO) up --build
 
 demo-down: ## Stop what demo or dev started, and remove its volumes.
 	$(DEMO) --profile traces down --volumes --remove-orphans
@@ -106,6 +106,9 @@ deploy-tools: ## Install the linters of the deployment files into .run/tools.
 	$(SETUP) .run/tools $(LOCKS)/deploy.txt
 
 verify: verify-static verify-workflow verify-image verify-compose ## Verify the deployment: files, pipeline, image and stack.
+
+verify-setup: ## Set up a bare clone without a cache while newer releases are offered; TARGETS="setup lint test" does more.
+	PYTHON=$(PYTHON) TARGETS="$(TARGETS)" deploy/verify/setup.sh
 
 verify-static: deploy-tools ## Have every deployment file read by the program that it is for.
 	deploy/verify/static.sh
@@ -135,6 +138,18 @@ bandit: deploy-tools ## Look for insecure code, and write the findings to .run/b
 # A package that no advisory source knows is a failure here: "skipped" must never pass for "without a finding".
 audit: deploy-tools ## Ask for known vulnerabilities of every package that the image holds.
 	.run/tools/bin/pip-audit --strict --disable-pip --require-hashes -r backend/requirements/runtime.txt || { echo "audit: NOT passed: a finding above, or no advisory source could be asked"; exit 1; }
+
+image: ## Build knowalledge:dev, and say on which base.
+	deploy/build.sh
+
+pins: ## Write the digest of every image that a tag alone names; needs Docker and the registries.
+	deploy/pins.sh write
+
+check-pins: ## Fail where a tag alone names an image.
+	deploy/pins.sh check
+
+push: ## Push the image with this ID as IMAGE, and print its digest.
+	@deploy/push.sh $(ID) $(IMAGE)
 
 smoke: ## Ask a deployment, at URL, for its health and a short answer.
 	deploy/smoke.sh $(URL)

@@ -5,14 +5,13 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 engine="$(deploy/verify/engine.sh up)" || { echo "verify-compose: NOT VERIFIED, there is no container engine here"; exit 3; }
 eval "$engine"
-docker=docker   # a newer client builds through a plugin; Debian's has BuildKit inside
-docker buildx version >/dev/null 2>&1 || docker=/usr/bin/docker
 port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 export COMPOSE_PROJECT_NAME=knowalledge-verify KNOWALLEDGE_NET=172.29.78 KNOWALLEDGE_GATEWAY=./deploy/config/demo.yaml
 export KNOWALLEDGE_PORT KNOWALLEDGE_TLS_PORT PROMETHEUS_PORT ALERTMANAGER_PORT GRAFANA_PORT JAEGER_PORT
 KNOWALLEDGE_PORT=$(port); KNOWALLEDGE_TLS_PORT=$(port); PROMETHEUS_PORT=$(port); ALERTMANAGER_PORT=$(port); GRAFANA_PORT=$(port); JAEGER_PORT=$(port)
 export KNOWALLEDGE_TRACING_ENDPOINT=http://jaeger:4318 KNOWALLEDGE_TRACING_SAMPLE=0   # a caller's own flag is honoured
-compose() { docker compose -f docker-compose.yml -f docker-compose.tls.yml --profile demo --profile traces "$@"; }
+export COMPOSE_FILE="${COMPOSE_FILE:-docker-compose.yml}:docker-compose.tls.yml"
+compose() { docker compose --profile demo --profile traces "$@"; }
 gateway="http://127.0.0.1:$KNOWALLEDGE_PORT"
 failed=0
 work="$(mktemp -d)"
@@ -27,7 +26,7 @@ query() { curl -sf "http://127.0.0.1:$PROMETHEUS_PORT/api/v1/query" --data-urlen
 until_is() { for _ in $(seq "$3"); do [ "$(eval "$1")" = "$2" ] && break; sleep 0.5; done; eval "$1"; }
 
 compose config -q && held "docker compose config" valid
-DOCKER_BUILDKIT=1 $docker build --quiet --network host --tag knowalledge:dev backend >/dev/null
+[ -n "${KNOWALLEDGE_IMAGE:-}" ] || deploy/build.sh   # an image that is there is tried as it is
 services=()
 for service in $(compose config --services); do
   image="$(compose config --format json | python3 -c 'import json, sys; print(json.load(sys.stdin)["services"][sys.argv[1]]["image"])' "$service")"

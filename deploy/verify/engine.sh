@@ -6,6 +6,7 @@
 # official entrypoints. They prove our own files, not the official images. Needs root, apt and about 1.5 GB of disk.
 set -euo pipefail
 
+here="$(cd "$(dirname "$0")" && pwd)"
 home="${KNOWALLEDGE_ENGINE:-/var/tmp/knowalledge-engine}"
 apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends)
 say() { echo "engine: $*" >&2; }
@@ -58,6 +59,8 @@ dress() {
 }
 
 base_images() {
+  local python
+  python="$(sed -n 's/^FROM \([^ @]*\).* AS base$/\1/p' "$here/../../backend/Dockerfile")"
   docker image inspect debian:bookworm-slim >/dev/null 2>&1 || {
     say "debootstrap (about 30 s)"
     rm -rf "$home/rootfs"
@@ -65,18 +68,17 @@ base_images() {
     dress "$home/rootfs"
     tar -C "$home/rootfs" --exclude='./var/cache/apt/archives/*.deb' -c . | docker import - debian:bookworm-slim >/dev/null
   }
-  docker image inspect python:3.11-slim >/dev/null 2>&1 || {
-    say "python:3.11-slim"
+  docker image inspect "$python" >/dev/null 2>&1 || {
+    say "$python"
     chroot "$home/rootfs" "${apt[@]}" install python3 python3-venv python3-pip >"$home/python.log" 2>&1
     ln -sf python3 "$home/rootfs/usr/bin/python"
     tar -C "$home/rootfs" --exclude='./var/cache/apt/*' --exclude='./var/lib/apt/lists/*' -c . |
-      docker import -c 'CMD ["python3"]' - python:3.11-slim >/dev/null
+      docker import -c 'CMD ["python3"]' - "$python" >/dev/null
     rm -rf "$home/rootfs"
   }
 }
 
 # $1 tag, $2 packages, $3 more Dockerfile lines, $4 a program of this folder that they copy; made again when any of it changes
-here="$(cd "$(dirname "$0")" && pwd)"
 imitation() {
   local recipe
   recipe="$({ printf '%s|%s' "$2" "$3"; [ -z "${4:-}" ] || cat "$here/$4"; } | cksum | cut -d' ' -f1)"
@@ -86,8 +88,8 @@ imitation() {
     DOCKER_BUILDKIT=0 docker build -q --network host -t "$1" -f - "$here" >/dev/null 2>"$home/build.log" || { cat "$home/build.log" >&2; exit 3; }
 }
 
-# The tags are read from compose, so the two cannot drift apart.
-tag() { sed -n "s|^ *image: \($1:[^ ]*\).*|\1|p" "$here/../../docker-compose.yml" | head -1; }
+# The tags are read from compose, so the two cannot drift apart. An imitation has no digest that anybody knows.
+tag() { sed -n "s|^ *image: \($1:[^ @]*\).*|\1|p" "$here/../../docker-compose.yml" | head -1; }
 
 # Users and data folders are those of the official images: a volume takes its owner from the folder in the image.
 service_images() {
@@ -102,6 +104,12 @@ service_images() {
   imitation "$(tag jaegertracing/jaeger)" python3 'COPY traces.py /traces.py\nUSER 10001\nENTRYPOINT ["python3", "/traces.py"]' traces.py
 }
 
+# A file for compose that names the services' images without the digests that docker-compose.yml may pin.
+without_digests() {
+  awk 'BEGIN { print "services:" } /^  [a-z][a-z0-9-]*:/ { name = $1 } /^    image: .*@sha256:/ { sub(/@.*/, "", $2); print "  " name " {image: \"" $2 "\"}" }' \
+    "$here/../../docker-compose.yml"
+}
+
 case "${1:-up}" in
 up)
   if [ -z "${KNOWALLEDGE_LOCAL_ENGINE:-}" ] && docker info >/dev/null 2>&1; then
@@ -114,7 +122,9 @@ up)
   install_compose
   base_images
   service_images
-  echo "export DOCKER_HOST=$DOCKER_HOST KNOWALLEDGE_LOCAL_ENGINE=1"
+  without_digests >"$home/images.yml"
+  files=docker-compose.yml; [ "$(wc -l <"$home/images.yml")" = 1 ] || files="$files:$home/images.yml"
+  echo "export DOCKER_HOST=$DOCKER_HOST KNOWALLEDGE_LOCAL_ENGINE=1 COMPOSE_FILE=$files"
   ;;
 down)
   if [ -f "$home/docker.pid" ]; then kill "$(cat "$home/docker.pid")"; else say "no engine of ours is running"; fi

@@ -27,9 +27,9 @@ lint=.run/tools/bin/hadolint
 if [ -x $lint ]; then check "findings of hadolint" "$($lint backend/Dockerfile | wc -l)" = 0; else held hadolint "NOT VERIFIED: make deploy-tools installs it"; fi
 
 began=$(now)
-DOCKER_BUILDKIT=1 $docker build --quiet --network host --tag "$image" backend >/dev/null
+deploy/build.sh
 held "built from the hash-pinned lock, seconds" "$(( ($(now) - began) / 1000 ))"
-base=$($docker image inspect -f '{{.Size}}' python:3.11-slim)
+base=$($docker image inspect -f '{{.Size}}' "$($docker image inspect -f '{{index .Config.Labels "org.opencontainers.image.base.name"}}' "$image")")
 size=$($docker image inspect -f '{{.Size}}' "$image")
 check "MB over the base image" $(( (size - base) / 1000000 )) -le 80
 check "user" "$($docker image inspect -f '{{.Config.User}}' "$image")" = 1000:1000

@@ -12,14 +12,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
+from tests.support.programs import program
+
 ROOT = Path(__file__).parents[3]
-NEEDS_OPENSSL = pytest.mark.skipif(
-    shutil.which("openssl") is None, reason="NOT VERIFIED: openssl is not installed"
-)
 
 
 @pytest.fixture
 def secrets(tmp_path: Path) -> Path:
+    program("openssl")
     (tmp_path / "deploy").mkdir()
     shutil.copy(ROOT / "deploy/secrets.sh", tmp_path / "deploy")
     (tmp_path / "secrets").mkdir()
@@ -49,7 +49,6 @@ def content(secrets: Path) -> dict[str, str]:
     return {it.name: it.read_text() for it in secrets.iterdir()}
 
 
-@NEEDS_OPENSSL
 def test_every_secret_that_compose_mounts_is_made_and_stays_as_it_is(secrets: Path) -> None:
     make(secrets)
     made = content(secrets)
@@ -62,7 +61,6 @@ def test_every_secret_that_compose_mounts_is_made_and_stays_as_it_is(secrets: Pa
     assert content(secrets) == made
 
 
-@NEEDS_OPENSSL
 @pytest.mark.parametrize(("days", "renewed"), [(-1, True), (6, True), (8, False)])
 def test_our_certificate_is_renewed_in_its_last_week(secrets: Path, days: int, renewed: bool) -> None:
     certificate(secrets, "localhost", days)
@@ -77,7 +75,6 @@ def test_our_certificate_is_renewed_in_its_last_week(secrets: Path, days: int, r
     assert subprocess.run(command, capture_output=True, timeout=60).returncode == 0
 
 
-@NEEDS_OPENSSL
 def test_the_certificate_of_somebody_else_is_never_replaced(secrets: Path) -> None:
     certificate(secrets, "gateway.example", 1)
     before = content(secrets)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bench.ports import free_port
-from tests.package_index import PackageIndex
+from tests.support.package_index import PackageIndex
 from tools import setup
 
 ROOT = Path(__file__).parents[3]
@@ -73,7 +73,7 @@ def python(minor: int) -> str:
     for candidate in named:
         if candidate and subprocess.run([candidate, "-c", check], capture_output=True).returncode == 0:
             return str(candidate)
-    pytest.skip(f"NOT VERIFIED: there is no Python 3.{minor} with venv here")
+    pytest.skip(f"there is no Python 3.{minor} with venv here")
 
 
 def run(environ: dict[str, str], *command: "str | Path") -> "tuple[int, str]":
@@ -285,7 +285,7 @@ def test_a_real_old_python_can_read_the_script(tmp_path: Path) -> None:
     versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     old = [str(it) for minor in range(6, 11) for it in versions.glob(f"3.{minor}.*/bin/python")]
     if not old:
-        pytest.skip("NOT VERIFIED: there is no old Python here")
+        pytest.skip("there is no Python older than 3.11 here")
     for interpreter in old:
         assert " is too old, 3.11 or later is needed" in refused(interpreter, [], tmp_path)
 

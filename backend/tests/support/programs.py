@@ -14,6 +14,7 @@ DEBIAN = {
     "nginx": "nginx-light",
     "node": "nodejs",
     "npm": "npm",
+    "openssl": "openssl",
     "promtool": "prometheus",
     "varnishd": "varnish",
 }
