@@ -1,4 +1,4 @@
-"""The benchmarks' own parts: what they count must be what came."""
+"""The parts of the benchmarks: load generator, quantiles, document, steal time."""
 
 import asyncio
 from pathlib import Path
@@ -20,7 +20,7 @@ from knowalledge_simulator.provider import Provider
 from knowalledge_simulator.server import serve
 
 
-def test_a_section_is_replaced_in_its_place_and_the_others_stay(tmp_path: Path) -> None:
+def test_a_section_is_replaced_in_place_and_the_others_stay(tmp_path: Path) -> None:
     path = tmp_path / "b.md"
     merge("room", "Room", "why", "cmd", [Row("a", "1")], path)
     merge("overhead", "Overhead", "why", "cmd", [Row("b", "2", "<= 3")], path)
@@ -32,13 +32,13 @@ def test_a_section_is_replaced_in_its_place_and_the_others_stay(tmp_path: Path) 
     assert "| a | 1 |" in text
 
 
-def test_a_quantile_is_a_value_that_was_seen() -> None:
+def test_a_quantile_is_one_of_the_values() -> None:
     assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
     assert quantile([1.0, 2.0], 0.99) == 2.0
     assert quantile([], 0.5) == 0.0
 
 
-def test_rounds_in_which_the_host_took_the_processors_away_are_taken_again(
+def test_rounds_with_steal_time_are_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Times(NamedTuple):
@@ -46,25 +46,25 @@ def test_rounds_in_which_the_host_took_the_processors_away_are_taken_again(
         steal: float
         guest: float  # a part of user: not counted twice
 
-    def shares(*stolen: float) -> list[int]:
-        """The rounds that count, of those that lose these shares; a second on one processor each."""
+    def counted(*stolen: float) -> list[int]:
+        """The rounds that count if these shares are stolen; each round is a second on one processor."""
         at = [Times(0.0, 0.0, 0.0)]
         monkeypatch.setattr(steal.psutil, "cpu_times", lambda: at[-1])
 
-        def take(round_: int) -> int:
+        def measure(round_: int) -> int:
             user, lost, guest = at[-1]
             at.append(Times(user + 1 - stolen[round_], lost + stolen[round_], guest + 0.5))
             return round_
 
-        return list(steal.undisturbed(2, take).results)
+        return list(steal.undisturbed(2, measure).results)
 
-    assert shares(0.0, 0.03) == [0, 1]
-    assert shares(0.0, 0.04, 0.5, 0.01) == [0, 3]
-    # Where it never rests the least disturbed count, and there is an end.
-    assert shares(0.9, 0.3, 0.8, 0.5, 0.7, 0.2, 0.6, 0.4) == [5, 1]
+    assert counted(0.0, 0.03) == [0, 1]
+    assert counted(0.0, 0.04, 0.5, 0.01) == [0, 3]
+    # If all rounds are disturbed, the number of attempts is bounded and the least disturbed rounds count.
+    assert counted(0.9, 0.3, 0.8, 0.5, 0.7, 0.2, 0.6, 0.4) == [5, 1]
 
 
-def test_an_inversion_is_whoever_came_later_and_went_first_within_a_tenant_and_level() -> None:
+def test_an_inversion_is_a_later_arrival_served_first_within_a_tenant_and_level() -> None:
     a, b, c = (Waiter(str(at), Priority.LOW, "t", TokenCost(1, 0), at) for at in range(3))
     other = [
         Waiter("9", level, tenant, TokenCost(1, 0), 0)
@@ -75,12 +75,12 @@ def test_an_inversion_is_whoever_came_later_and_went_first_within_a_tenant_and_l
     assert list(inversions([a, a])) == [(a, a)]  # served twice
 
 
-def test_a_token_that_two_reads_share_is_counted_once() -> None:
+def test_a_token_split_between_two_reads_is_counted_once() -> None:
     exchange = Exchange(lambda _: None, b"event: delta")
     channel = Channel(Pool.__new__(Pool))
     channel._exchange = exchange
-    for piece in (b"HTTP/1.1 200 OK\r\n\r\nevent: del", b"ta\n\nevent: delta", b"\n\n"):
-        channel.data_received(piece)
+    for part in (b"HTTP/1.1 200 OK\r\n\r\nevent: del", b"ta\n\nevent: delta", b"\n\n"):
+        channel.data_received(part)
     assert len(exchange.tokens) == 2
 
 
@@ -93,7 +93,7 @@ def test_a_token_that_two_reads_share_is_counted_once() -> None:
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_every_answer_of_a_load_is_counted_with_its_tokens(mode: dict[str, Any], stream: bool) -> None:
+def test_every_response_of_a_load_is_counted_with_its_tokens(mode: dict[str, Any], stream: bool) -> None:
     async def run() -> tuple[dict[str, Any], Provider]:
         loop = asyncio.get_running_loop()
         provider = Provider(patched(Knobs(), {"output_tokens": 5}), loop.time)
@@ -101,21 +101,21 @@ def test_every_answer_of_a_load_is_counted_with_its_tokens(mode: dict[str, Any],
         port = server.sockets[0].getsockname()[1]
         pool = Pool("127.0.0.1", port)
         path = "/v1beta/models/m:" + ("streamGenerateContent?alt=sse" if stream else "generateContent")
-        order = mode | {"path": path, "body": '{"contents":[{"parts":[{"text":"hi"}]}]}'}
-        found = await Load(order | ({"token": 'data: {"cand'} if stream else {}), pool).run()
+        job = mode | {"path": path, "body": '{"contents":[{"parts":[{"text":"hi"}]}]}'}
+        result = await Load(job | ({"token": 'data: {"cand'} if stream else {}), pool).run()
         pool.close()
         server.close()
         await asyncio.sleep(0.01)
-        return found, provider
+        return result, provider
 
-    found, provider = asyncio.run(run())
+    result, provider = asyncio.run(run())
     accepted = provider.stats()["accepted"]
-    assert found["statuses"] == {"200": accepted}
-    assert found["unanswered"] == 0
+    assert result["statuses"] == {"200": accepted}
+    assert result["unanswered"] == 0
     assert accepted > 5
     if stream:
-        assert found["tokens"] == {"5": accepted}
+        assert result["tokens"] == {"5": accepted}
 
 
-def test_every_case_has_its_place_in_the_document() -> None:
+def test_every_case_has_a_place_in_the_document() -> None:
     assert {name.partition("-")[0] for name in CASES} == set(ORDER)

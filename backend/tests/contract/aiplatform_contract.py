@@ -1,4 +1,4 @@
-"""Google's own client held to what the other adapters are held to, against a Vertex AI over gRPC in another process.
+"""The contract of provider adapters for Google's gRPC client, against a fake Vertex AI in another process.
 
 Run by ``test_provider_aiplatform.py`` in a process that gevent has patched, as the gateway's are: gRPC's streams wait
 in ``threading``.
@@ -41,50 +41,51 @@ def url() -> Iterator[str]:
     child.wait(10)
 
 
-def at(url: str) -> Provider:
+def provider_at(url: str) -> Provider:
     spec = ProviderSpec("vertex", "m", url, "demo", "us-central1", api_key="k-1", client="aiplatform")
     return build(spec, SystemClock())
 
 
 @pytest.fixture(scope="module")
 def provider(url: str) -> Iterator[Provider]:
-    found = at(url)
-    yield found
-    found.close()
+    provider = provider_at(url)
+    yield provider
+    provider.close()
 
 
-def say(word: str, **more: Any) -> Prompt:
+def prompt_of(word: str, **more: Any) -> Prompt:
     return Prompt((Message("user", (Text(word),)),), **more)
 
 
-def seen(provider: Provider) -> Any:
-    return json.loads(provider.complete(say("seen"), S).text)
+def stats(provider: Provider) -> Any:
+    """The fake's counters, and its last request."""
+    return json.loads(provider.complete(prompt_of("stats"), S).text)
 
 
 def both(provider: Provider) -> tuple[Callable[[str, float], Any], ...]:
     return (
-        lambda word, timeout: provider.complete(say(word), timeout),
-        lambda word, timeout: list(each(provider, say(word), timeout))[-1],
+        lambda word, timeout: provider.complete(prompt_of(word), timeout),
+        lambda word, timeout: list(each(provider, prompt_of(word), timeout))[-1],
     )
 
 
-def test_this_process_is_patched_as_the_gateways_are() -> None:
+def test_this_process_is_patched_like_the_gateway() -> None:
     assert monkey.is_module_patched("threading")
 
 
 def test_an_answer_has_text_finish_usage_and_version(provider: Provider) -> None:
-    answer = provider.complete(say("hello"), S)
+    answer = provider.complete(prompt_of("hello"), S)
     assert (answer.text, answer.finish) == ("héllo", Finish.STOP)
     assert (answer.usage, answer.model_version) == (USAGE, "m-001")
 
 
-def test_a_stream_says_the_same_as_it_comes(provider: Provider) -> None:
-    chunks = list(each(provider, say("hello"), S))
+def test_a_stream_has_the_content_of_an_answer(provider: Provider) -> None:
+    chunks = list(each(provider, prompt_of("hello"), S))
     assert [chunk.text for chunk in chunks] == ["hé", "llo", " world"]
     assert (chunks[-1].finish, chunks[-1].usage) == (Finish.STOP, USAGE)
 
 
-def test_everything_that_a_prompt_says_is_asked(provider: Provider) -> None:
+def test_every_field_of_a_prompt_is_sent(provider: Provider) -> None:
     prompt = Prompt(
         messages=(
             Message("user", (Text("hello"), Blob("image/png", b"\x89PNG"))),
@@ -105,51 +106,51 @@ def test_everything_that_a_prompt_says_is_asked(provider: Provider) -> None:
         safety='[{"category":"HARM_CATEGORY_HARASSMENT","threshold":"BLOCK_NONE"}]',
     )
     provider.complete(prompt, S)
-    asked = seen(provider)["request"]
-    assert asked["model"] == "projects/demo/locations/us-central1/publishers/google/models/m"
-    assert asked["contents"][0]["parts"][1] == {"inlineData": {"mimeType": "image/png", "data": "iVBORw=="}}
-    assert asked["contents"][1]["parts"][0]["thoughtSignature"] == "c2ln"
-    assert asked["contents"][2]["parts"][0]["functionResponse"] == {"name": "f", "response": {"x": 1.0}}
-    config = asked["generationConfig"]
+    request = stats(provider)["request"]
+    assert request["model"] == "projects/demo/locations/us-central1/publishers/google/models/m"
+    assert request["contents"][0]["parts"][1] == {"inlineData": {"mimeType": "image/png", "data": "iVBORw=="}}
+    assert request["contents"][1]["parts"][0]["thoughtSignature"] == "c2ln"
+    assert request["contents"][2]["parts"][0]["functionResponse"] == {"name": "f", "response": {"x": 1.0}}
+    config = request["generationConfig"]
     assert (config["maxOutputTokens"], config["seed"], config["stopSequences"]) == (7, 42, ["END"])
     assert config["responseJsonSchema"] == {"type": "object"}
     assert config["thinkingConfig"] == {"thinkingBudget": 0}
-    assert asked["toolConfig"]["functionCallingConfig"] == {"mode": "ANY", "allowedFunctionNames": ["f"]}
-    assert asked["safetySettings"] == [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_NONE"}]
+    assert request["toolConfig"]["functionCallingConfig"] == {"mode": "ANY", "allowedFunctionNames": ["f"]}
+    assert request["safetySettings"] == [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_NONE"}]
 
 
-def test_a_request_that_google_has_no_message_for_is_rejected_here(provider: Provider) -> None:
+def test_a_request_that_protobuf_cannot_encode_is_rejected(provider: Provider) -> None:
     with pytest.raises(e.ProviderRejected):
-        provider.complete(say("hello", safety='[{"category":"NO_SUCH"}]'), S)
+        provider.complete(prompt_of("hello", safety='[{"category":"NO_SUCH"}]'), S)
 
 
-def test_who_we_are_goes_along(provider: Provider) -> None:
-    provider.complete(say("hello"), S)
-    metadata = seen(provider)["metadata"]
+def test_credentials_are_sent_as_metadata(provider: Provider) -> None:
+    provider.complete(prompt_of("hello"), S)
+    metadata = stats(provider)["metadata"]
     assert metadata["x-goog-api-key"] == "k-1"
     assert metadata["x-goog-request-params"].startswith("model=projects/demo")
     assert "content-type" not in metadata or metadata["content-type"] == "application/grpc"
 
 
-def test_tool_calls_are_given_whole(provider: Provider) -> None:
+def test_tool_calls_are_complete(provider: Provider) -> None:
     calls = (ToolCall("f", '{"b": 1.0}', "", "c2ln"),)
-    answer = provider.complete(say("tools"), S)
-    last = list(each(provider, say("tools"), S))[-1]
+    answer = provider.complete(prompt_of("tools"), S)
+    last = list(each(provider, prompt_of("tools"), S))[-1]
     assert (answer.tool_calls, answer.finish) == (calls, Finish.TOOL_CALLS)
     assert (last.tool_calls, last.finish) == (calls, Finish.TOOL_CALLS)
 
 
 @pytest.mark.parametrize(("word", "finish"), [("long", Finish.LENGTH), ("safe", Finish.SAFETY)])
-def test_why_a_model_stopped_is_passed_on(word: str, finish: Finish, provider: Provider) -> None:
-    assert [ask(word, S).finish for ask in both(provider)] == [finish, finish]
+def test_the_finish_reason_is_passed_on(word: str, finish: Finish, provider: Provider) -> None:
+    assert [call(word, S).finish for call in both(provider)] == [finish, finish]
 
 
-def test_usage_that_is_absurd_or_missing_is_none(provider: Provider) -> None:
-    assert provider.complete(say("absurd"), S).usage is None
+def test_implausible_usage_is_ignored(provider: Provider) -> None:
+    assert provider.complete(prompt_of("absurd"), S).usage is None
 
 
-def test_an_answer_larger_than_grpcs_own_limit_arrives(provider: Provider) -> None:
-    assert len(provider.complete(say("large"), S).text) == 6_000_000
+def test_an_answer_above_the_default_limit_of_grpc_arrives(provider: Provider) -> None:
+    assert len(provider.complete(prompt_of("large"), S).text) == 6_000_000
 
 
 @pytest.mark.parametrize(
@@ -170,98 +171,98 @@ def test_an_answer_larger_than_grpcs_own_limit_arrives(provider: Provider) -> No
     ],
 )
 def test_each_failure_has_its_error(word: str, kind: type[e.KnowalledgeError], provider: Provider) -> None:
-    for ask in both(provider):
+    for call in both(provider):
         with pytest.raises(kind) as caught:
-            ask(word, S)
+            call(word, S)
         assert type(caught.value) is kind
         assert "secret" not in str(caught.value)
 
 
-def test_a_429_teaches_what_it_says(provider: Provider) -> None:
-    for ask in (*both(provider), lambda word, timeout: list(each(provider, say("midway"), timeout))):
+def test_a_429_has_retry_after_and_quota_id(provider: Provider) -> None:
+    for call in (*both(provider), lambda word, timeout: list(each(provider, prompt_of("midway"), timeout))):
         with pytest.raises(e.ProviderRateLimited) as caught:
-            ask("limited", S)
+            call("limited", S)
         assert (caught.value.retry_after, caught.value.quota_id) == (33.0, "TokensPerMinute")
 
 
-def test_a_stream_that_is_cut_or_endless_is_garbage(provider: Provider) -> None:
+def test_a_truncated_or_endless_stream_is_garbage(provider: Provider) -> None:
     for word in ("cut", "endless"):
         with pytest.raises(e.ProviderGarbage):
-            list(each(provider, say(word), 3 * S))
+            list(each(provider, prompt_of(word), 3 * S))
 
 
-def test_a_provider_that_hangs_meets_the_deadline_and_is_told(provider: Provider) -> None:
-    before = seen(provider)["cancelled"]
-    for ask in both(provider):
-        began = time.monotonic()
+def test_a_provider_that_hangs_times_out_and_the_call_is_cancelled(provider: Provider) -> None:
+    before = stats(provider)["cancelled"]
+    for call in both(provider):
+        started = time.monotonic()
         with pytest.raises(e.ProviderTimeout):
-            ask("hang", SHORT)
-        assert time.monotonic() - began < S / 2
-    chunks = each(provider, say("hang after"), 2.0)
+            call("hang", SHORT)
+        assert time.monotonic() - started < S / 2
+    chunks = each(provider, prompt_of("hang after"), 2.0)
     assert next(chunks).text == "hé"
     with pytest.raises(e.ProviderTimeout):
         next(chunks)
-    _until(lambda: seen(provider)["cancelled"] == before + 3)
+    _wait_until(lambda: stats(provider)["cancelled"] == before + 3)
 
 
-def test_leaving_a_stream_cancels_it_at_once(provider: Provider) -> None:
-    before = seen(provider)["cancelled"]
-    chunks = each(provider, say("hang after"), 30.0)
+def test_closing_a_stream_cancels_it_at_once(provider: Provider) -> None:
+    before = stats(provider)["cancelled"]
+    chunks = each(provider, prompt_of("hang after"), 30.0)
     next(chunks)
     chunks.close()
-    _until(lambda: seen(provider)["cancelled"] == before + 1)
+    _wait_until(lambda: stats(provider)["cancelled"] == before + 1)
 
 
-def test_killing_whoever_waits_cancels_the_call(provider: Provider) -> None:
-    before = seen(provider)["cancelled"]
-    for ask in both(provider):
-        waiting = gevent.spawn(ask, "hang", 30.0)
+def test_killing_a_waiting_caller_cancels_its_call(provider: Provider) -> None:
+    before = stats(provider)["cancelled"]
+    for call in both(provider):
+        waiting = gevent.spawn(call, "hang", 30.0)
         gevent.sleep(0.2)
         waiting.kill()
-    _until(lambda: seen(provider)["cancelled"] == before + 2)
+    _wait_until(lambda: stats(provider)["cancelled"] == before + 2)
 
 
-def _until(true: Callable[[], bool]) -> None:
+def _wait_until(condition: Callable[[], bool]) -> None:
     with gevent.Timeout(S):
-        while not true():
+        while not condition():
             gevent.sleep(0.01)
 
 
 def test_the_hub_runs_while_calls_wait(provider: Provider) -> None:
     gaps, last = [], time.monotonic()
-    waiting = [gevent.spawn(ask, "hang", 0.5) for ask in both(provider) * 10]
+    waiting = [gevent.spawn(call, "hang", 0.5) for call in both(provider) * 10]
     while not all(it.ready() for it in waiting):
         gevent.sleep(0.005)
         gaps.append(time.monotonic() - last)
         last = time.monotonic()
-    assert len(gaps) > 20  # without the set-up for gevent it stands still
+    assert len(gaps) > 20  # without grpc.experimental.gevent the hub is blocked
     assert all(isinstance(it.exception, e.ProviderTimeout) for it in waiting)
 
 
-def test_two_hundred_calls_at_once_are_all_answered(provider: Provider) -> None:
-    calls = [gevent.spawn(ask, "hello", 3 * S) for ask in both(provider) * 100]
+def test_two_hundred_concurrent_calls_are_all_answered(provider: Provider) -> None:
+    calls = [gevent.spawn(call, "hello", 3 * S) for call in both(provider) * 100]
     gevent.joinall(calls, raise_error=True)
 
 
-def test_a_refused_connection_is_unavailable_and_found_again_soon(url: str) -> None:
-    gone = at(f"http://127.0.0.1:{free_port()}")
-    for ask in both(gone):
+def test_a_refused_connection_is_unavailable(url: str) -> None:
+    gone = provider_at(f"http://127.0.0.1:{free_port()}")
+    for call in both(gone):
         with pytest.raises(e.ProviderUnavailable):
-            ask("hello", S)
+            call("hello", S)
     gone.close()
 
 
 def test_embeddings_and_counts(provider: Provider) -> None:
-    found = provider.embed(("a", "b"), 2, S)
-    assert (found.vectors, found.usage) == (((0.5, 1.0), (2.0, 3.0)), Usage(7))
-    assert seen(provider)["request"]["parameters"] == {"outputDimensionality": 2.0}
+    embeddings = provider.embed(("a", "b"), 2, S)
+    assert (embeddings.vectors, embeddings.usage) == (((0.5, 1.0), (2.0, 3.0)), Usage(7))
+    assert stats(provider)["request"]["parameters"] == {"outputDimensionality": 2.0}
     with pytest.raises(e.ProviderGarbage):
         provider.embed(("a",), None, S)
-    assert provider.count_tokens(say("hello", system="be brief"), S) == 31
-    assert seen(provider)["request"]["systemInstruction"] == {"parts": [{"text": "be brief"}]}
+    assert provider.count_tokens(prompt_of("hello", system="be brief"), S) == 31
+    assert stats(provider)["request"]["systemInstruction"] == {"parts": [{"text": "be brief"}]}
 
 
 def test_a_ping_reaches_the_provider(provider: Provider) -> None:
-    before = seen(provider)["calls"]
+    before = stats(provider)["calls"]
     provider.ping(S)
-    assert seen(provider)["calls"] == before + 1
+    assert stats(provider)["calls"] == before + 1

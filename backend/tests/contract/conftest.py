@@ -16,13 +16,13 @@ from tests.contract.provider_dialects import DIALECTS, Dialect
 from tests.contract.quota_stores import RULES, Make, redis_store
 from tests.support.chunks import each
 from tests.support.doubles import ManualClock
-from tests.support.loopback import Behaviour, Loopback, Talk, replies, sse
-from tests.support.redis_kinds import as_cluster, behind_sentinel, until_well
+from tests.support.loopback import Exchange, Handler, Loopback, replies, sse
+from tests.support.redis_kinds import as_cluster, behind_sentinel, wait_ready
 
 PROMPT = Prompt((Message("user", (Text("the secret prompt"),)),))
-S = 20.0  # a deadline that no test is meant to reach
-SHORT = 0.05  # one that is meant to be reached
-SOON = 0.5  # one that is meant to be reached, but not before the first event of a stream
+S = 20.0  # a timeout that no test reaches
+SHORT = 0.05  # a timeout that tests reach
+SOON = 0.5  # a timeout that tests reach, but after the first event of a stream
 
 
 @pytest.fixture(params=DIALECTS, ids=lambda it: it.name)
@@ -53,24 +53,24 @@ def both(provider: Provider) -> tuple[Callable[[float], object], ...]:
 
 
 def fails(provider: Provider, kind: type[e.KnowalledgeError], timeout: float = S) -> e.KnowalledgeError:
-    """Both ways of asking end in this very error; the last one is returned. No secret is in its message."""
-    for ask in both(provider):
+    """Both a unary and a streamed call raise exactly this error; returns the last one. Its message has no secret."""
+    for call in both(provider):
         with pytest.raises(kind) as caught:
-            ask(timeout)
+            call(timeout)
         assert type(caught.value) is kind
         assert "secret" not in str(caught.value)
     return caught.value
 
 
-def says_and_hangs(dialect: Dialect) -> Behaviour:
-    """Begins a stream with one event, and sends nothing more."""
+def event_then_hang(dialect: Dialect) -> Handler:
+    """Starts a stream, sends one event, and nothing more."""
 
-    def behave(talk: Talk) -> None:
-        talk.begin()
-        talk.piece(sse(dialect.event("he")))
-        talk.hang()
+    def handle(exchange: Exchange) -> None:
+        exchange.start_stream()
+        exchange.send_chunk(sse(dialect.event("he")))
+        exchange.hang()
 
-    return behave
+    return handle
 
 
 @pytest.fixture(scope="package")
@@ -79,14 +79,14 @@ def sentinel_client(tmp_path_factory: pytest.TempPathFactory, redis_port: int) -
         behind_sentinel(tmp_path_factory.mktemp("sentinel"), redis_port) as url,
         make_client(url, 5.0, 10) as redis,
     ):
-        until_well(redis)
+        wait_ready(redis)
         yield redis
 
 
 @pytest.fixture(scope="package")
 def cluster_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
     with as_cluster(tmp_path_factory.mktemp("cluster")) as url, make_client(url, 5.0, 10) as redis:
-        until_well(redis)
+        wait_ready(redis)
         yield redis
 
 

@@ -1,4 +1,4 @@
-"""How each dialect says the same things, so that one suite can hold every adapter to one behaviour."""
+"""The responses of each provider's API, so that one suite tests every adapter."""
 
 import json
 from abc import ABC, abstractmethod
@@ -11,7 +11,7 @@ from knowalledge.providers.descriptor import ProviderSpec
 from knowalledge.providers.registry import build
 
 CLOCK = SystemClock()
-# What every double counts, unless told otherwise.
+# The usage that every response reports by default.
 USAGE = Usage(input=10, output=4, thinking=3, cached=2)
 NO_USAGE: dict[str, Any] = {}
 
@@ -21,20 +21,20 @@ def dump(document: object) -> bytes:
 
 
 class Dialect(ABC):
-    """Answers in one provider's form."""
+    """Responses in one provider's format."""
 
     name: str
     usage = USAGE
     counts_tokens = True
     ping_answer = b"{}"
     vectors: bytes
-    done: tuple[bytes, ...] = ()  # what follows the last event of a stream
+    terminator: tuple[bytes, ...] = ()  # data after the last event of a stream
 
     @abstractmethod
     def provider(self, url: str, clock: Clock = CLOCK) -> Provider: ...
 
     @abstractmethod
-    def counted(self, **changes: object) -> Any:
+    def usage_document(self, **changes: object) -> Any:
         """The usage document, with some of its fields replaced."""
 
     @abstractmethod
@@ -48,13 +48,13 @@ class Dialect(ABC):
     def error(self, status: int) -> bytes: ...
 
     def stream(self, *texts: str) -> tuple[bytes, ...]:
-        """A whole stream of events, framed."""
+        """A whole stream of framed events."""
         *first, last = texts
-        datas = [self.event(text) for text in first] + self.ending(last)
-        return tuple(b"data: " + data + b"\r\n\r\n" for data in (*datas, *self.done))
+        datas = [self.event(text) for text in first] + self.final_events(last)
+        return tuple(b"data: " + data + b"\r\n\r\n" for data in (*datas, *self.terminator))
 
     @abstractmethod
-    def ending(self, text: str) -> list[bytes]: ...
+    def final_events(self, text: str) -> list[bytes]: ...
 
 
 class _Google(Dialect):
@@ -62,8 +62,8 @@ class _Google(Dialect):
     finish_names: ClassVar = {"": "STOP", "length": "MAX_TOKENS", "safety": "SAFETY", "odd": "LANGUAGE"}
     key_prompt, key_output, key_cached = "promptTokenCount", "candidatesTokenCount", "cachedContentTokenCount"
 
-    def counted(self, **changes: object) -> Any:
-        found = {
+    def usage_document(self, **changes: object) -> Any:
+        usage = {
             "promptTokenCount": 9,
             "candidatesTokenCount": 4,
             "thoughtsTokenCount": 3,
@@ -71,7 +71,7 @@ class _Google(Dialect):
             "toolUsePromptTokenCount": 1,
             "totalTokenCount": 17,
         }
-        return {**found, **changes}
+        return {**usage, **changes}
 
     def _document(self, text: str, finish: str | None, usage: Any, calls: Any) -> dict[str, Any]:
         parts: list[Any] = [{"text": "I think", "thought": True}, {"text": text}] if text else []
@@ -79,19 +79,19 @@ class _Google(Dialect):
         candidate: dict[str, Any] = {"content": {"role": "model", "parts": parts}, "index": 0}
         if finish is not None:
             candidate["finishReason"] = self.finish_names[finish]
-        found: dict[str, Any] = {"candidates": [candidate], "modelVersion": "m-001"}
+        document: dict[str, Any] = {"candidates": [candidate], "modelVersion": "m-001"}
         if usage is not NO_USAGE:
-            found["usageMetadata"] = self.counted() if usage is None else usage
-        return found
+            document["usageMetadata"] = self.usage_document() if usage is None else usage
+        return document
 
     def answer(self, text: str = "hello", finish: str = "", usage: Any = None, calls: Any = ()) -> bytes:
         return dump(self._document(text, finish, usage, calls))
 
     def event(self, text: str = "", finish: str = "none", usage: Any = None, calls: Any = ()) -> bytes:
-        known = NO_USAGE if usage is None and finish == "none" else usage
-        return dump(self._document(text, None if finish == "none" else finish, known, calls))
+        reported = NO_USAGE if usage is None and finish == "none" else usage
+        return dump(self._document(text, None if finish == "none" else finish, reported, calls))
 
-    def ending(self, text: str) -> list[bytes]:
+    def final_events(self, text: str) -> list[bytes]:
         return [self.event(text, "")]
 
     def error(self, status: int) -> bytes:
@@ -130,7 +130,7 @@ class OpenAiDialect(Dialect):
     name = "openai"
     counts_tokens = False  # the dialect has no such call
     ping_answer = dump({"object": "list", "data": []})
-    done = (b"[DONE]",)
+    terminator = (b"[DONE]",)
     vectors = dump(
         {
             "data": [{"index": 1, "embedding": [2, 3]}, {"index": 0, "embedding": [0.5, 1.0]}],
@@ -144,31 +144,31 @@ class OpenAiDialect(Dialect):
     def provider(self, url: str, clock: Clock = CLOCK) -> Provider:
         return build(ProviderSpec("openai", "m", base_url=url + "/v1", api_key="k-1"), clock)
 
-    def counted(self, **changes: object) -> Any:
-        found = {
+    def usage_document(self, **changes: object) -> Any:
+        usage = {
             "prompt_tokens": 10,
             "completion_tokens": 7,
             "total_tokens": 17,
             "completion_tokens_details": {"reasoning_tokens": 3},
             "prompt_tokens_details": {"cached_tokens": 2},
         }
-        return {**found, **changes}
+        return {**usage, **changes}
 
-    def _document(self, said: dict[str, Any], key: str, finish: str | None, usage: Any) -> dict[str, Any]:
+    def _document(self, message: dict[str, Any], key: str, finish: str | None, usage: Any) -> dict[str, Any]:
         choice = {
             "index": 0,
-            key: said,
+            key: message,
             "finish_reason": self.finish_names.get(finish or "none" * (finish is None)),
         }
-        found: dict[str, Any] = {"model": "m-001", "choices": [choice]}
+        document: dict[str, Any] = {"model": "m-001", "choices": [choice]}
         if usage is not NO_USAGE:
-            found["usage"] = self.counted() if usage is None else usage
-        return found
+            document["usage"] = self.usage_document() if usage is None else usage
+        return document
 
-    def _said(self, text: str, calls: Any) -> dict[str, Any]:
-        said: dict[str, Any] = {"role": "assistant", "content": text or None}
+    def _message(self, text: str, calls: Any) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": text or None}
         if calls:
-            said["tool_calls"] = [
+            message["tool_calls"] = [
                 {
                     "index": index,
                     "id": key,
@@ -177,19 +177,21 @@ class OpenAiDialect(Dialect):
                 }
                 for index, (key, name, args) in enumerate(calls)
             ]
-        return said
+        return message
 
     def answer(self, text: str = "hello", finish: str = "", usage: Any = None, calls: Any = ()) -> bytes:
-        return dump(self._document(self._said(text, calls), "message", finish, usage))
+        return dump(self._document(self._message(text, calls), "message", finish, usage))
 
     def event(self, text: str = "", finish: str = "none", usage: Any = None, calls: Any = ()) -> bytes:
-        known = NO_USAGE if usage is None and finish == "none" else usage
+        reported = NO_USAGE if usage is None and finish == "none" else usage
         return dump(
-            self._document(self._said(text, calls), "delta", None if finish == "none" else finish, known)
+            self._document(
+                self._message(text, calls), "delta", None if finish == "none" else finish, reported
+            )
         )
 
-    def ending(self, text: str) -> list[bytes]:
-        usage = dump({"model": "m-001", "choices": [], "usage": self.counted()})
+    def final_events(self, text: str) -> list[bytes]:
+        usage = dump({"model": "m-001", "choices": [], "usage": self.usage_document()})
         return [self.event(text, "", NO_USAGE), usage]
 
     def error(self, status: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What every provider adapter must do, whatever its dialect, against real servers on loopback."""
+"""The contract of every provider adapter: answers, usage, errors; against servers on loopback."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from knowalledge.gateway.ports import Provider
 from tests.contract.conftest import PROMPT, S, fails
 from tests.contract.provider_dialects import NO_USAGE, Dialect
 from tests.support.chunks import each
-from tests.support.loopback import Loopback, Talk, replies, sse, streams, until
+from tests.support.loopback import Exchange, Loopback, replies, sse, streams, wait_until
 
 # -- answers -----------------------------------------------------------------------------------------------------------
 
@@ -17,18 +17,20 @@ from tests.support.loopback import Loopback, Talk, replies, sse, streams, until
 def test_an_answer_has_text_finish_usage_and_version(
     dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    server.behaviour = replies(dialect.answer("héllo"))
+    server.handler = replies(dialect.answer("héllo"))
 
     answer = provider.complete(PROMPT, S)
 
-    assert answer.text == "héllo"  # and not what the model only thought
+    assert answer.text == "héllo"  # without the model's thoughts
     assert answer.finish is Finish.STOP
     assert answer.usage == dialect.usage
     assert answer.model_version == "m-001"
 
 
-def test_a_stream_says_the_same_as_an_answer(dialect: Dialect, provider: Provider, server: Loopback) -> None:
-    server.behaviour = streams(*dialect.stream("hé", "llo", " world"))
+def test_a_stream_has_the_content_of_an_answer(
+    dialect: Dialect, provider: Provider, server: Loopback
+) -> None:
+    server.handler = streams(*dialect.stream("hé", "llo", " world"))
 
     chunks = list(each(provider, PROMPT, S))
 
@@ -39,41 +41,41 @@ def test_a_stream_says_the_same_as_an_answer(dialect: Dialect, provider: Provide
     assert chunks[-1].model_version == "m-001"
 
 
-def test_chunks_come_as_they_are_sent(dialect: Dialect, provider: Provider, server: Loopback) -> None:
-    told: list[str] = []
+def test_chunks_arrive_as_they_are_sent(dialect: Dialect, provider: Provider, server: Loopback) -> None:
+    received: list[str] = []
 
-    def behave(talk: Talk) -> None:
-        talk.begin()
+    def handle(exchange: Exchange) -> None:
+        exchange.start_stream()
         for text in ("a", "b"):
-            talk.piece(sse(dialect.event(text)))
-            until(lambda text=text: text in told)  # the next one is sent when this one has arrived
+            exchange.send_chunk(sse(dialect.event(text)))
+            wait_until(lambda text=text: text in received)  # sends the next event when this one has arrived
         for event in dialect.stream("c"):
-            talk.piece(event)
-        talk.finish()
+            exchange.send_chunk(event)
+        exchange.end_stream()
 
-    server.behaviour = behave
+    server.handler = handle
     for chunk in each(provider, PROMPT, S):
-        told.append(chunk.text)
-    assert "".join(told) == "abc"
+        received.append(chunk.text)
+    assert "".join(received) == "abc"
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 50])
-def test_a_stream_may_be_cut_into_pieces_anywhere(
+def test_a_stream_may_be_split_anywhere(
     size: int, dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
     whole = b": a comment\r\nid: 1\r\n" + b"".join(dialect.stream("hé", "llo")).replace(b"\r\n", b"\n")
-    server.behaviour = streams(*(whole[at : at + size] for at in range(0, len(whole), size)))
+    server.handler = streams(*(whole[at : at + size] for at in range(0, len(whole), size)))
 
     assert "".join(chunk.text for chunk in each(provider, PROMPT, S)) == "héllo"
 
 
-def test_tool_calls_are_given_whole(dialect: Dialect, provider: Provider, server: Loopback) -> None:
+def test_tool_calls_are_complete(dialect: Dialect, provider: Provider, server: Loopback) -> None:
     calls = [("c1", "f", {"b": 1, "a": "é"}), ("c2", "g", {})]
     expected = (ToolCall("f", '{"b":1,"a":"é"}', "c1"), ToolCall("g", "{}", "c2"))
 
-    server.behaviour = replies(dialect.answer("", calls=calls))
+    server.handler = replies(dialect.answer("", calls=calls))
     answer = provider.complete(PROMPT, S)
-    server.behaviour = streams(sse(dialect.event("", calls=calls)), *dialect.stream("", ""))
+    server.handler = streams(sse(dialect.event("", calls=calls)), *dialect.stream("", ""))
     chunks = list(each(provider, PROMPT, S))
 
     def spaceless(calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
@@ -88,48 +90,51 @@ def test_tool_calls_are_given_whole(dialect: Dialect, provider: Provider, server
 
 
 @pytest.mark.parametrize(
-    ("said", "finish"), [("length", Finish.LENGTH), ("safety", Finish.SAFETY), ("odd", Finish.OTHER)]
+    ("reason", "finish"), [("length", Finish.LENGTH), ("safety", Finish.SAFETY), ("odd", Finish.OTHER)]
 )
-def test_why_a_model_stopped_is_passed_on(
-    said: str, finish: Finish, dialect: Dialect, provider: Provider, server: Loopback
+def test_the_finish_reason_is_passed_on(
+    reason: str, finish: Finish, dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    """Blocked or cut off before the first word included: that is an answer, and it was paid for."""
+    """Also if the answer is blocked or truncated before its first word: it is an answer, and it is charged."""
     for text in ("some", ""):
-        server.behaviour = replies(dialect.answer(text, said))
+        server.handler = replies(dialect.answer(text, reason))
         assert provider.complete(PROMPT, S).finish is finish
-        server.behaviour = streams(sse(dialect.event(text, said)))
+        server.handler = streams(sse(dialect.event(text, reason)))
         assert list(each(provider, PROMPT, S))[-1].finish is finish
 
 
-def test_an_answer_without_usage_says_so(dialect: Dialect, provider: Provider, server: Loopback) -> None:
-    server.behaviour = replies(dialect.answer(usage=NO_USAGE))
+def test_an_answer_without_usage_has_usage_none(
+    dialect: Dialect, provider: Provider, server: Loopback
+) -> None:
+    server.handler = replies(dialect.answer(usage=NO_USAGE))
     assert provider.complete(PROMPT, S).usage is None
-    server.behaviour = streams(sse(dialect.event("hello", "", NO_USAGE)))
+    server.handler = streams(sse(dialect.event("hello", "", NO_USAGE)))
     assert all(chunk.usage is None for chunk in each(provider, PROMPT, S))
 
 
 @pytest.mark.parametrize("count", [-1, 10**12, 1e12, 4.5, "9", True, [], {"a": 1}, None, 2**70])
 @pytest.mark.parametrize("field", ["key_prompt", "key_output", "key_cached"])
-def test_absurd_usage_is_no_usage(
+def test_implausible_usage_is_ignored(
     field: str, count: object, dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    usage = dialect.counted(**{getattr(dialect, field): count})
-    server.behaviour = replies(dialect.answer(usage=usage))
+    usage = dialect.usage_document(**{getattr(dialect, field): count})
+    server.handler = replies(dialect.answer(usage=usage))
 
-    found = provider.complete(PROMPT, S).usage
+    reported = provider.complete(PROMPT, S).usage
 
-    if found is not None:  # null or empty stands for nothing counted, a missing detail for none
+    if reported is not None:  # null or empty counts as 0, and so does a missing detail
         assert count in (None, [], {"a": 1}) or getattr(dialect, field) == "prompt_tokens_details"
         assert all(
-            0 <= it <= 10 for it in (found.input, found.output, found.thinking, found.cached, found.tool)
+            0 <= it <= 10
+            for it in (reported.input, reported.output, reported.thinking, reported.cached, reported.tool)
         )
 
 
-def test_usage_never_counts_more_cached_than_it_was_given(
+def test_usage_never_has_more_cached_tokens_than_input(
     dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
     more = {"cached_tokens": 99} if dialect.name == "openai" else 99
-    server.behaviour = replies(dialect.answer(usage=dialect.counted(**{dialect.key_cached: more})))
+    server.handler = replies(dialect.answer(usage=dialect.usage_document(**{dialect.key_cached: more})))
 
     usage = provider.complete(PROMPT, S).usage
 
@@ -137,24 +142,24 @@ def test_usage_never_counts_more_cached_than_it_was_given(
     assert usage.cached <= usage.input
 
 
-def test_embeddings_come_in_the_order_of_their_texts(
+def test_embeddings_are_in_the_order_of_their_texts(
     dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    server.behaviour = replies(dialect.vectors)
+    server.handler = replies(dialect.vectors)
 
-    found = provider.embed(("a", "b"), 2, S)
+    embeddings = provider.embed(("a", "b"), 2, S)
 
-    assert found.vectors == ((0.5, 1.0), (2.0, 3.0))
-    assert found.usage == dialect.vectors_usage
+    assert embeddings.vectors == ((0.5, 1.0), (2.0, 3.0))
+    assert embeddings.usage == dialect.vectors_usage
 
 
 @pytest.mark.parametrize(
     "body", [b"{}", b"[]", b"nonsense", b'{"data": [], "embeddings": [], "predictions": []}']
 )
-def test_embeddings_that_are_none_are_garbage(
+def test_invalid_embeddings_are_garbage(
     body: bytes, dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    server.behaviour = replies(body)
+    server.handler = replies(body)
     with pytest.raises(e.ProviderGarbage):
         provider.embed(("a",), None, S)
 
@@ -162,35 +167,35 @@ def test_embeddings_that_are_none_are_garbage(
 def test_tokens_are_counted_by_the_provider_or_estimated(
     dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    server.behaviour = replies(b'{"totalTokens": 31}')
-    found = provider.count_tokens(PROMPT, S)
-    assert found == 31 if dialect.counts_tokens else 4 < found < 12
+    server.handler = replies(b'{"totalTokens": 31}')
+    tokens = provider.count_tokens(PROMPT, S)
+    assert tokens == 31 if dialect.counts_tokens else 4 < tokens < 12
 
 
 @pytest.mark.parametrize(
     "body", [b"{}", b'{"totalTokens": -1}', b'{"totalTokens": 1e12}', b'{"totalTokens": "7"}']
 )
-def test_a_count_that_is_none_is_garbage(
+def test_an_invalid_token_count_is_garbage(
     body: bytes, dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
     if not dialect.counts_tokens:
         return
-    server.behaviour = replies(body)
+    server.handler = replies(body)
     with pytest.raises(e.ProviderGarbage):
         provider.count_tokens(PROMPT, S)
 
 
-def test_a_ping_reaches_the_provider_and_tells_what_a_call_would(
+def test_a_ping_reaches_the_provider_and_raises_what_a_call_would(
     dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    server.behaviour = replies(dialect.ping_answer)
+    server.handler = replies(dialect.ping_answer)
     provider.ping(S)
-    server.behaviour = replies(dialect.error(401), 401)
+    server.handler = replies(dialect.error(401), 401)
     with pytest.raises(e.ProviderAuth):
         provider.ping(S)
 
 
-# -- refusals ----------------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -216,7 +221,7 @@ def test_each_status_has_its_error(
     status: int, kind: type[e.KnowalledgeError], dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
     for body in (dialect.error(status), b"", b"<html>", b"[]", b"[7]", b'{"error": [1]}', b"\xff"):
-        server.behaviour = replies(b"" if status == 204 else body, status)
+        server.handler = replies(b"" if status == 204 else body, status)
         fails(provider, kind)
 
 
@@ -236,11 +241,11 @@ def test_each_status_has_its_error(
         ({"retry_after": "9" * 400}, 7 * 86_400.0),
     ],
 )
-def test_a_refusal_says_when_to_come_back_if_it_was_told(
+def test_an_error_has_the_retry_after_of_its_response(
     headers: dict[str, str], seconds: float | None, dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
     for status, kind in ((429, e.ProviderRateLimited), (503, e.ProviderUnavailable)):
-        server.behaviour = replies(dialect.error(status), status, **headers)
+        server.handler = replies(dialect.error(status), status, **headers)
         assert fails(provider, kind).retry_after == seconds
 
 
@@ -249,7 +254,7 @@ def test_an_error_inside_a_stream_is_raised_with_its_kind(
 ) -> None:
     for status, kind in ((429, e.ProviderRateLimited), (500, e.ProviderUnavailable)):
         for before in ((), (sse(dialect.event("he")),)):
-            server.behaviour = streams(*before, sse(dialect.error(status)))
+            server.handler = streams(*before, sse(dialect.error(status)))
             chunks = each(provider, PROMPT, S)
             if before:
                 assert next(chunks).text == "he"

@@ -1,4 +1,4 @@
-"""Google's own client, where its extra is installed; it cannot be beside google-genai 3, so mostly it is not."""
+"""Google's gRPC client. Its extra conflicts with google-genai 3, so it is usually not installed."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ def _installed() -> bool:
 @pytest.mark.system
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not _installed(), reason="the extra knowalledge[aiplatform] is not installed")
-def test_googles_own_client_does_what_every_adapter_must() -> None:
+def test_googles_grpc_client_fulfils_the_contract_of_adapters() -> None:
     suite = Path(__file__).with_name("aiplatform_contract.py")
     command = [sys.executable, "-m", "gevent.monkey", "--module", "pytest", str(suite)]
     done = subprocess.run(command, cwd=suite.parents[2], capture_output=True, text=True, timeout=290)

@@ -1,4 +1,4 @@
-"""How every provider adapter keeps, shares and gives up its connections."""
+"""How every provider adapter shares, reuses and closes its connections."""
 
 import gc
 
@@ -8,34 +8,36 @@ from gevent.socket import socket as gevent_socket
 
 from knowalledge.core import errors as e
 from knowalledge.gateway.ports import Provider
-from tests.contract.conftest import PROMPT, S, both, fails, says_and_hangs
+from tests.contract.conftest import PROMPT, S, both, event_then_hang, fails
 from tests.contract.provider_dialects import Dialect
 from tests.support.chunks import each
-from tests.support.loopback import Behaviour, Loopback, Talk, replies, settle, streams
+from tests.support.loopback import Exchange, Handler, Loopback, replies, run_others, streams
 
 
 def test_calls_share_few_connections(dialect: Dialect, provider: Provider, server: Loopback) -> None:
-    def behave(talk: Talk) -> None:
-        if b"stream" in talk.asked.line.encode() + talk.asked.body:
-            streams(*dialect.stream("a", "b"))(talk)
+    def handle(exchange: Exchange) -> None:
+        if b"stream" in exchange.request.line.encode() + exchange.request.body:
+            streams(*dialect.stream("a", "b"))(exchange)
         else:
-            talk.reply(dialect.answer())
+            exchange.respond(dialect.answer())
 
-    server.behaviour = behave
-    for ask in both(provider) * 10:
-        ask(S)
+    server.handler = handle
+    for call in both(provider) * 10:
+        call(S)
     assert server.connections == 1
-    gevent.joinall([gevent.spawn(ask, S) for ask in both(provider) * 100], raise_error=True)
-    assert len(server.asked) == 220
+    gevent.joinall([gevent.spawn(call, S) for call in both(provider) * 100], raise_error=True)
+    assert len(server.requests) == 220
     assert server.connections <= 201
     before = server.connections
     for _ in range(10):
-        gevent.joinall([gevent.spawn(ask, S) for ask in both(provider) * 10], raise_error=True)
+        gevent.joinall([gevent.spawn(call, S) for call in both(provider) * 10], raise_error=True)
     assert server.connections == before
 
 
-def test_a_refusal_keeps_its_connection(dialect: Dialect, provider: Provider, server: Loopback) -> None:
-    server.behaviour = replies(dialect.error(429), 429)
+def test_an_error_response_keeps_its_connection(
+    dialect: Dialect, provider: Provider, server: Loopback
+) -> None:
+    server.handler = replies(dialect.error(429), 429)
     fails(provider, e.ProviderRateLimited)
     assert server.connections == 1
 
@@ -43,91 +45,91 @@ def test_a_refusal_keeps_its_connection(dialect: Dialect, provider: Provider, se
 def test_closing_a_stream_closes_its_connection_at_once(
     dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    server.behaviour = says_and_hangs(dialect)
-    settle()
+    server.handler = event_then_hang(dialect)
+    run_others()
     sockets = _sockets()
     chunks = each(provider, PROMPT, S)
     assert next(chunks).text == "he"
-    assert server.open == 1
+    assert server.open_connections == 1
     chunks.close()
-    assert server.empty.wait(S)
+    assert server.idle.wait(S)
     assert _sockets() == sockets
 
 
-def test_a_stream_that_was_never_begun_asks_nothing(
+def test_a_stream_that_was_never_started_sends_no_request(
     dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
     each(provider, PROMPT, S).close()
-    settle()
-    assert not server.asked
+    run_others()
+    assert not server.requests
 
 
-def test_killing_whoever_waits_closes_the_connection(
+def test_killing_a_waiting_caller_closes_its_connection(
     dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    server.behaviour = Talk.hang
-    for ask in both(provider):
-        waiting = gevent.spawn(ask, S)
-        while not server.open:
+    server.handler = Exchange.hang
+    for call in both(provider):
+        waiting = gevent.spawn(call, S)
+        while not server.open_connections:
             gevent.sleep(0.001)
         waiting.kill()
-        assert server.empty.wait(S)
+        assert server.idle.wait(S)
 
 
-def test_a_kept_connection_that_ended_is_replaced_unseen(
+def test_a_closed_idle_connection_is_replaced_without_an_error(
     dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    server.behaviour = replies(dialect.answer())
+    server.handler = replies(dialect.answer())
     provider.complete(PROMPT, S)
     server.drop()
-    settle()
+    run_others()
     assert provider.complete(PROMPT, S).text == "hello"
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
-def _second_time(behaviour: Behaviour, dialect: Dialect) -> Behaviour:
-    """Answers the first request of a connection, and does as told with the second."""
+def _on_second_request(handler: Handler, dialect: Dialect) -> Handler:
+    """Answers the first request of a connection; ``handler`` handles the second."""
 
-    def behave(talk: Talk) -> None:
-        if talk.number == 1:
-            talk.reply(dialect.answer())
+    def handle(exchange: Exchange) -> None:
+        if exchange.number == 1:
+            exchange.respond(dialect.answer())
         else:
-            behaviour(talk)
+            handler(exchange)
 
-    return behave
+    return handle
 
 
-def test_a_request_that_crosses_the_end_of_its_kept_connection_is_sent_once_more(
+def test_a_request_that_crosses_the_close_of_its_idle_connection_is_sent_once_more(
     dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    for ending in (Talk.end, Talk.reset):
-        server.behaviour = _second_time(ending, dialect)
-        server.asked.clear()
+    for closing in (Exchange.close_after, Exchange.reset):
+        server.handler = _on_second_request(closing, dialect)
+        server.requests.clear()
         provider.complete(PROMPT, S)
         assert provider.complete(PROMPT, S).text == "hello"
-        assert len(server.asked) == 3
+        assert len(server.requests) == 3
         server.drop()
-        settle()
+        run_others()
 
 
-def test_a_request_that_was_answered_with_anything_is_not_sent_again(
+def test_a_request_is_not_repeated_after_any_byte_of_a_response(
     dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    def mumble(talk: Talk) -> None:
-        talk.say(b"HT")
-        talk.end()
+    def partial_http(exchange: Exchange) -> None:
+        exchange.send(b"HT")
+        exchange.close_after()
 
-    def babble(talk: Talk) -> None:
-        talk.say(b"\x00\xff")
-        talk.end()
+    def not_http(exchange: Exchange) -> None:
+        exchange.send(b"\x00\xff")
+        exchange.close_after()
 
-    for behaviour in (mumble, babble):
-        server.behaviour = _second_time(behaviour, dialect)
-        server.asked.clear()
+    for handler in (partial_http, not_http):
+        server.handler = _on_second_request(handler, dialect)
+        server.requests.clear()
         provider.complete(PROMPT, S)
         with pytest.raises(e.ProviderGarbage):
             provider.complete(PROMPT, S)
-        assert len(server.asked) == 2
+        assert len(server.requests) == 2
 
 
 def _sockets() -> int:

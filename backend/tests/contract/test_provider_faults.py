@@ -1,4 +1,4 @@
-"""What every provider adapter must make of deadlines, connections that end, and bytes that are no answer."""
+"""How every provider adapter handles deadlines, closed connections, and malformed responses."""
 
 import gzip
 import time
@@ -8,11 +8,11 @@ import pytest
 
 from knowalledge.core import errors as e
 from knowalledge.gateway.ports import Provider
-from tests.contract.conftest import PROMPT, SHORT, SOON, S, both, fails, says_and_hangs
+from tests.contract.conftest import PROMPT, SHORT, SOON, S, both, event_then_hang, fails
 from tests.contract.provider_dialects import Dialect
 from tests.support.chunks import each
 from tests.support.doubles import ManualClock
-from tests.support.loopback import Loopback, Talk, replies, sse, streams
+from tests.support.loopback import Exchange, Loopback, replies, sse, streams
 
 
 def test_a_refused_connection_is_unavailable(dialect: Dialect, server: Loopback) -> None:
@@ -20,57 +20,53 @@ def test_a_refused_connection_is_unavailable(dialect: Dialect, server: Loopback)
     fails(dialect.provider(server.url), e.ProviderUnavailable)
 
 
-def test_a_name_that_is_nobody_is_unavailable(dialect: Dialect) -> None:
+def test_an_unknown_host_is_unavailable(dialect: Dialect) -> None:
     fails(dialect.provider("http://nobody.invalid"), e.ProviderUnavailable)
 
 
-def test_a_provider_that_hangs_meets_the_deadline(
-    dialect: Dialect, provider: Provider, server: Loopback
-) -> None:
-    server.behaviour = Talk.hang
-    began = time.monotonic()
+def test_a_provider_that_hangs_times_out(dialect: Dialect, provider: Provider, server: Loopback) -> None:
+    server.handler = Exchange.hang
+    started = time.monotonic()
     fails(provider, e.ProviderTimeout, SHORT)
-    assert time.monotonic() - began < S / 2
-    assert server.empty.wait(S)  # and nothing stays open
+    assert time.monotonic() - started < S / 2
+    assert server.idle.wait(S)  # no connection stays open
 
 
-def test_a_deadline_that_has_passed_asks_nothing(
-    dialect: Dialect, provider: Provider, server: Loopback
-) -> None:
+def test_an_expired_deadline_sends_no_request(dialect: Dialect, provider: Provider, server: Loopback) -> None:
     fails(provider, e.ProviderTimeout, 0.0)
     fails(provider, e.ProviderTimeout, -1.0)
-    assert not server.asked
+    assert not server.requests
 
 
-def test_bytes_that_trickle_do_not_extend_the_deadline(
+def test_arriving_bytes_do_not_extend_the_deadline(
     dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    def behave(talk: Talk) -> None:
-        talk.begin()
+    def handle(exchange: Exchange) -> None:
+        exchange.start_stream()
         while True:
-            talk.piece(b": still here\n\n")
+            exchange.send_chunk(b": still here\n\n")
             gevent.sleep(0.005)
 
-    server.behaviour = behave
+    server.handler = handle
     fails(provider, e.ProviderTimeout, SHORT)
 
 
-def test_a_stream_that_hangs_in_the_middle_meets_the_deadline(
+def test_a_stream_that_hangs_in_the_middle_times_out(
     dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    server.behaviour = says_and_hangs(dialect)
+    server.handler = event_then_hang(dialect)
     chunks = each(provider, PROMPT, SOON)
     assert next(chunks).text == "he"
     with gevent.Timeout(S / 2), pytest.raises(e.ProviderTimeout):
         next(chunks)
-    assert server.empty.wait(S)
+    assert server.idle.wait(S)
 
 
-def test_the_time_that_the_consumer_takes_counts(dialect: Dialect, server: Loopback) -> None:
+def test_the_deadline_includes_the_time_of_the_consumer(dialect: Dialect, server: Loopback) -> None:
     clock = ManualClock()
     provider = dialect.provider(server.url, clock)
 
-    server.behaviour = says_and_hangs(dialect)
+    server.handler = event_then_hang(dialect)
     chunks = each(provider, PROMPT, S)
     assert next(chunks).text == "he"
     clock.time += S
@@ -79,37 +75,37 @@ def test_the_time_that_the_consumer_takes_counts(dialect: Dialect, server: Loopb
     provider.close()
 
 
-def test_a_connection_that_ends_without_an_answer_is_unavailable(
+def test_a_connection_that_closes_without_a_response_is_unavailable(
     dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    for ending in (Talk.end, Talk.reset):
-        server.behaviour = ending
+    for closing in (Exchange.close_after, Exchange.reset):
+        server.handler = closing
         fails(provider, e.ProviderUnavailable)
-    assert len(server.asked) == 4  # on a new connection nothing is sent twice
+    assert len(server.requests) == 4  # on a new connection nothing is sent twice
 
 
-def test_an_answer_that_is_cut_is_garbage(dialect: Dialect, provider: Provider, server: Loopback) -> None:
+def test_a_truncated_response_is_garbage(dialect: Dialect, provider: Provider, server: Loopback) -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n"
-    for said in (b"HTTP/1.1 20", b"HTTP/1.1 200 OK\r\nx: y\r\n", head, head + b'{"candidates"'):
+    for sent in (b"HTTP/1.1 20", b"HTTP/1.1 200 OK\r\nx: y\r\n", head, head + b'{"candidates"'):
 
-        def behave(talk: Talk, said: bytes = said) -> None:
-            talk.say(said)
-            talk.end()
+        def handle(exchange: Exchange, sent: bytes = sent) -> None:
+            exchange.send(sent)
+            exchange.close_after()
 
-        server.behaviour = behave
+        server.handler = handle
         fails(provider, e.ProviderGarbage)
 
 
-def test_a_stream_that_is_cut_after_some_text_is_garbage(
+def test_a_stream_that_is_truncated_after_some_text_is_garbage(
     dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    def cut(talk: Talk) -> None:
-        talk.begin()
-        talk.piece(sse(dialect.event("he")))
-        talk.end()
+    def cut(exchange: Exchange) -> None:
+        exchange.start_stream()
+        exchange.send_chunk(sse(dialect.event("he")))
+        exchange.close_after()
 
-    for behaviour in (cut, streams(sse(dialect.event("he"))), streams(sse(dialect.event("he")), b"data: {")):
-        server.behaviour = behaviour
+    for handler in (cut, streams(sse(dialect.event("he"))), streams(sse(dialect.event("he")), b"data: {")):
+        server.handler = handler
         chunks = each(provider, PROMPT, S)
         assert next(chunks).text == "he"
         with pytest.raises(e.ProviderGarbage):
@@ -117,7 +113,7 @@ def test_a_stream_that_is_cut_after_some_text_is_garbage(
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [
         b"\xff\xfe\x00garbage\r\n\r\n",
         b"HTTP/1.1 abc OK\r\n\r\n",
@@ -132,15 +128,15 @@ def test_a_stream_that_is_cut_after_some_text_is_garbage(
     ],
 )
 def test_what_is_not_http_is_garbage(
-    said: bytes, dialect: Dialect, provider: Provider, server: Loopback
+    sent: bytes, dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    def behave(talk: Talk) -> None:
-        talk.say(said)
-        talk.hang()
+    def handle(exchange: Exchange) -> None:
+        exchange.send(sent)
+        exchange.hang()
 
-    server.behaviour = behave
+    server.handler = handle
     fails(provider, e.ProviderGarbage)
-    assert len(server.asked) == 2  # and it is not asked for again
+    assert len(server.requests) == 2  # no request is repeated
 
 
 GARBAGE = [
@@ -164,61 +160,61 @@ GARBAGE = [
 
 
 @pytest.mark.parametrize("body", GARBAGE, ids=range(len(GARBAGE)))
-def test_what_is_not_an_answer_is_garbage(
+def test_a_body_without_an_answer_is_garbage(
     body: bytes, dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    server.behaviour = replies(body)
+    server.handler = replies(body)
     with pytest.raises(e.ProviderGarbage):
         provider.complete(PROMPT, S)
-    server.behaviour = streams(sse(body))
+    server.handler = streams(sse(body))
     with pytest.raises(e.ProviderGarbage):
         list(each(provider, PROMPT, S))
 
 
-def test_an_answer_that_says_nothing_and_stops_is_garbage(
+def test_an_empty_answer_that_ends_normally_is_garbage(
     dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    server.behaviour = replies(dialect.answer(""))
+    server.handler = replies(dialect.answer(""))
     with pytest.raises(e.ProviderGarbage):
         provider.complete(PROMPT, S)
-    server.behaviour = streams(*dialect.stream(""))
+    server.handler = streams(*dialect.stream(""))
     with pytest.raises(e.ProviderGarbage):
         list(each(provider, PROMPT, S))
 
 
-def test_an_answer_without_end_is_given_up(dialect: Dialect, provider: Provider, server: Loopback) -> None:
+def test_an_endless_response_is_abandoned(dialect: Dialect, provider: Provider, server: Loopback) -> None:
     mebibyte, sent = b" " * 2**20, 0
 
-    def behave(talk: Talk) -> None:
+    def handle(exchange: Exchange) -> None:
         nonlocal sent
         sent = 0
-        talk.begin()
-        talk.piece(sse(dialect.event("he")))
+        exchange.start_stream()
+        exchange.send_chunk(sse(dialect.event("he")))
         while sent < 64:
-            talk.piece(mebibyte)
+            exchange.send_chunk(mebibyte)
             sent += 1
 
-    server.behaviour = behave
-    for ask in both(provider):
+    server.handler = handle
+    for call in both(provider):
         with pytest.raises(e.ProviderGarbage):
-            ask(S)
-        assert server.empty.wait(S)
+            call(S)
+        assert server.idle.wait(S)
         assert 30 < sent < 60
 
 
-def test_an_answer_may_be_compressed(dialect: Dialect, provider: Provider, server: Loopback) -> None:
-    server.behaviour = replies(gzip.compress(dialect.answer()), content_encoding="gzip")
+def test_a_response_may_be_compressed(dialect: Dialect, provider: Provider, server: Loopback) -> None:
+    server.handler = replies(gzip.compress(dialect.answer()), content_encoding="gzip")
     assert provider.complete(PROMPT, S).text == "hello"
-    server.behaviour = streams(*dialect.stream("hel", "lo"), zipped=True)
+    server.handler = streams(*dialect.stream("hel", "lo"), zipped=True)
     assert "".join(chunk.text for chunk in each(provider, PROMPT, S)) == "hello"
-    server.behaviour = replies(gzip.compress(dialect.error(429)), 429, content_encoding="gzip")
+    server.handler = replies(gzip.compress(dialect.error(429)), 429, content_encoding="gzip")
     fails(provider, e.ProviderRateLimited)
 
 
-def test_a_compressed_answer_without_its_checksum_is_cut(
+def test_a_compressed_response_without_its_checksum_is_truncated(
     dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    server.behaviour = replies(gzip.compress(dialect.answer())[:-6], content_encoding="gzip")
+    server.handler = replies(gzip.compress(dialect.answer())[:-6], content_encoding="gzip")
     with pytest.raises(e.ProviderGarbage, match="early"):
         provider.complete(PROMPT, S)
 
@@ -233,8 +229,8 @@ def test_a_compressed_answer_without_its_checksum_is_cut(
         (b"{}", "zstd"),
     ],
 )
-def test_compression_that_is_none_or_a_bomb_is_garbage(
+def test_invalid_compression_or_a_zip_bomb_is_garbage(
     body: bytes, encoding: str, dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
-    server.behaviour = replies(body, content_encoding=encoding)
+    server.handler = replies(body, content_encoding=encoding)
     fails(provider, e.ProviderGarbage)

@@ -1,4 +1,4 @@
-"""What only OpenAI's dialect says, and what its many servers make of it."""
+"""What is particular to OpenAI's API and the servers that implement it."""
 
 import json
 from collections.abc import Iterator
@@ -41,100 +41,99 @@ def provider(server: Loopback) -> Iterator[Provider]:
 # -- requests ----------------------------------------------------------------------------------------------------------
 
 
-def test_everything_that_a_prompt_says_is_asked() -> None:
-    prompt = Prompt(
-        messages=(
-            Message("user", (Text("look"), Blob("image/png", b"\x89PNG"), FileRef("https://x/y"))),
-            Message("assistant", (Text("I look"), ToolCall("f", '{"b":1}', "c1"), ToolCall("g", ""))),
-            Message("tool", (ToolResult("f", '{"x":1}', "c1"), ToolResult("g", "plain"), Text("and?"))),
-            Message("assistant", (ToolCall("f", "{}", "c2"),)),
-            Message("user", ()),
-        ),
-        system="be brief",
-        max_output_tokens=7,
-        temperature=0.5,
-        top_p=0.9,
-        top_k=3,
-        seed=42,
-        stop=("END",),
-        presence_penalty=0.1,
-        frequency_penalty=0.2,
-        json_schema='{"type":"object"}',
-        tools=(Tool("f", "does f", '{"z":1,"a":2}'), Tool("g")),
-        tool_choice="f",
-    )
-
-    body = openai.request_body("m", prompt, stream=True)
-
-    assert json.loads(body) == {
-        "model": "m",
-        "messages": [
-            {"role": "system", "content": "be brief"},
-            {
-                "role": "user",
-                "content": [
-                    {"type": "text", "text": "look"},
-                    {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw=="}},
-                    {"type": "image_url", "image_url": {"url": "https://x/y"}},
-                ],
-            },
-            {
-                "role": "assistant",
-                "content": "I look",
-                "tool_calls": [
-                    {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"b":1}'}},
-                    {"id": "g", "type": "function", "function": {"name": "g", "arguments": "{}"}},
-                ],
-            },
-            {"role": "tool", "tool_call_id": "c1", "content": '{"x":1}'},
-            {"role": "tool", "tool_call_id": "g", "content": "plain"},
-            {"role": "user", "content": "and?"},
-            {
-                "role": "assistant",
-                "content": None,
-                "tool_calls": [
-                    {"id": "c2", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-                ],
-            },
-            {"role": "user", "content": ""},
-        ],
-        "max_tokens": 7,
-        "temperature": 0.5,
-        "top_p": 0.9,
-        "seed": 42,
-        "stop": ["END"],
-        "presence_penalty": 0.1,
-        "frequency_penalty": 0.2,
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": "answer", "strict": True, "schema": {"type": "object"}},
+FULL_PROMPT = Prompt(
+    messages=(
+        Message("user", (Text("look"), Blob("image/png", b"\x89PNG"), FileRef("https://x/y"))),
+        Message("assistant", (Text("I look"), ToolCall("f", '{"b":1}', "c1"), ToolCall("g", ""))),
+        Message("tool", (ToolResult("f", '{"x":1}', "c1"), ToolResult("g", "plain"), Text("and?"))),
+        Message("assistant", (ToolCall("f", "{}", "c2"),)),
+        Message("user", ()),
+    ),
+    system="be brief",
+    max_output_tokens=7,
+    temperature=0.5,
+    top_p=0.9,
+    top_k=3,
+    seed=42,
+    stop=("END",),
+    presence_penalty=0.1,
+    frequency_penalty=0.2,
+    json_schema='{"type":"object"}',
+    tools=(Tool("f", "does f", '{"z":1,"a":2}'), Tool("g")),
+    tool_choice="f",
+)
+FULL_BODY = {
+    "model": "m",
+    "messages": [
+        {"role": "system", "content": "be brief"},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "look"},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw=="}},
+                {"type": "image_url", "image_url": {"url": "https://x/y"}},
+            ],
         },
-        "tools": [
-            {
-                "type": "function",
-                "function": {"name": "f", "description": "does f", "parameters": {"z": 1, "a": 2}},
-            },
-            {
-                "type": "function",
-                "function": {"name": "g", "description": "", "parameters": {"type": "object"}},
-            },
-        ],
-        "tool_choice": {"type": "function", "function": {"name": "f"}},
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+        {
+            "role": "assistant",
+            "content": "I look",
+            "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"b":1}'}},
+                {"id": "g", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+            ],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": '{"x":1}'},
+        {"role": "tool", "tool_call_id": "g", "content": "plain"},
+        {"role": "user", "content": "and?"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "c2", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+        },
+        {"role": "user", "content": ""},
+    ],
+    "max_tokens": 7,
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "seed": 42,
+    "stop": ["END"],
+    "presence_penalty": 0.1,
+    "frequency_penalty": 0.2,
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "strict": True, "schema": {"type": "object"}},
+    },
+    "tools": [
+        {
+            "type": "function",
+            "function": {"name": "f", "description": "does f", "parameters": {"z": 1, "a": 2}},
+        },
+        {
+            "type": "function",
+            "function": {"name": "g", "description": "", "parameters": {"type": "object"}},
+        },
+    ],
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
+    "stream": True,
+    "stream_options": {"include_usage": True},
+}
+
+
+def test_every_field_of_a_prompt_is_sent() -> None:
+    body = openai.request_body("m", FULL_PROMPT, stream=True)
+    assert json.loads(body) == FULL_BODY
     assert b'{"z":1,"a":2}' in body
 
 
-def test_what_a_prompt_does_not_say_is_not_asked() -> None:
-    """Servers refuse what they do not know."""
+def test_unset_fields_of_a_prompt_are_not_sent() -> None:
+    """Servers reject unknown fields."""
     assert json.loads(openai.request_body("m", PROMPT, stream=False)) == {
         "model": "m",
         "messages": [{"role": "user", "content": "hi"}],
     }
 
 
-def test_plain_json_is_asked_for_by_its_own_name() -> None:
+def test_json_without_a_schema_is_json_object() -> None:
     body = json.loads(openai.request_body("m", Prompt(PROMPT.messages, json=True), stream=False))
     assert body["response_format"] == {"type": "json_object"}
 
@@ -145,7 +144,7 @@ def test_a_tool_choice_is_passed_on(choice: str) -> None:
     assert json.loads(openai.request_body("m", prompt, stream=False))["tool_choice"] == choice
 
 
-def test_json_that_is_none_cannot_break_the_request() -> None:
+def test_invalid_json_is_rejected_before_it_is_embedded() -> None:
     for prompt in (
         Prompt(PROMPT.messages, json_schema='{}},"model":"dearer","x":{"y":{'),
         Prompt(PROMPT.messages, tools=(Tool("f", "", "{},"),)),
@@ -154,30 +153,30 @@ def test_json_that_is_none_cannot_break_the_request() -> None:
             openai.request_body("m", prompt, stream=False)
 
 
-def test_openai_itself_is_told_the_limit_by_its_new_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its reasoning models refuse max_tokens; other servers know no other name."""
+def test_openai_itself_gets_max_completion_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its reasoning models reject max_tokens; other servers know only that."""
     server = Loopback(replies(FORM.answer()))
     limited = Prompt(PROMPT.messages, max_output_tokens=7)
     try:
-        for own in (server.url, "https://api.openai.com/v1"):
-            monkeypatch.setattr(openai, "URL", own)
+        for openai_url in (server.url, "https://api.openai.com/v1"):
+            monkeypatch.setattr(openai, "URL", openai_url)
             provider = build(ProviderSpec("openai", "m", server.url), SystemClock())
             provider.complete(limited, S)
             provider.close()
     finally:
         server.stop()
-    first, second = (json.loads(it.body) for it in server.asked)
+    first, second = (json.loads(it.body) for it in server.requests)
     assert (first["max_completion_tokens"], second["max_tokens"]) == (7, 7)
     assert len(first) == len(second) == 3
 
 
-def test_the_key_goes_into_a_header(server: Loopback, provider: Provider) -> None:
+def test_the_api_key_is_sent_in_a_header(server: Loopback, provider: Provider) -> None:
     provider.complete(PROMPT, S)
-    assert server.asked[0].headers["authorization"] == "Bearer k-1"
-    assert server.asked[0].path == "/v1/chat/completions"
+    assert server.requests[0].headers["authorization"] == "Bearer k-1"
+    assert server.requests[0].path == "/v1/chat/completions"
     open_ = build(ProviderSpec("openai", "m", server.url), SystemClock())
     open_.complete(PROMPT, S)
-    assert "authorization" not in server.asked[1].headers
+    assert "authorization" not in server.requests[1].headers
     open_.close()
 
 
@@ -188,17 +187,17 @@ def delta(*calls: dict[str, Any], finish: str | None = None) -> bytes:
     return sse(dump({"choices": [{"delta": {"tool_calls": list(calls)}, "finish_reason": finish}]}))
 
 
-def piece(
+def call_delta(
     index: int | None, arguments: str, name: str | None = None, key: str | None = None
 ) -> dict[str, Any]:
     return {"index": index, "id": key, "function": {"name": name, "arguments": arguments}}
 
 
-def test_tool_calls_are_put_together_from_their_pieces(server: Loopback, provider: Provider) -> None:
-    server.behaviour = streams(
-        delta(piece(0, "", "f", "c1")),
-        delta(piece(0, '{"a"'), piece(1, "{", "g", "c2")),
-        delta(piece(1, "}"), piece(0, ":1}")),
+def test_tool_calls_are_assembled_from_their_deltas(server: Loopback, provider: Provider) -> None:
+    server.handler = streams(
+        delta(call_delta(0, "", "f", "c1")),
+        delta(call_delta(0, '{"a"'), call_delta(1, "{", "g", "c2")),
+        delta(call_delta(1, "}"), call_delta(0, ":1}")),
         delta(finish="tool_calls"),
         sse(b"[DONE]"),
     )
@@ -208,14 +207,14 @@ def test_tool_calls_are_put_together_from_their_pieces(server: Loopback, provide
 
 
 @pytest.mark.parametrize("index", [0, None])
-def test_calls_that_share_an_index_are_told_apart_by_their_ids(
+def test_calls_that_share_an_index_are_distinguished_by_their_ids(
     index: int | None, server: Loopback, provider: Provider
 ) -> None:
-    """As some servers send them."""
-    server.behaviour = streams(
-        delta(piece(index, "{}", "f", "c1")),
-        delta(piece(index, "{", "g", "c2")),
-        delta(piece(index, "}", "", "c2")),
+    """Some servers use one index for all calls."""
+    server.handler = streams(
+        delta(call_delta(index, "{}", "f", "c1")),
+        delta(call_delta(index, "{", "g", "c2")),
+        delta(call_delta(index, "}", "", "c2")),
         delta(finish="stop"),
     )
     last = list(each(provider, PROMPT, S))[-1]
@@ -223,44 +222,44 @@ def test_calls_that_share_an_index_are_told_apart_by_their_ids(
     assert last.finish is Finish.TOOL_CALLS
 
 
-def test_a_refusal_of_the_model_is_text_that_stopped_for_safety(server: Loopback, provider: Provider) -> None:
-    said = {"content": None, "refusal": "I cannot"}
-    server.behaviour = replies(dump({"choices": [{"message": said, "finish_reason": "stop"}]}))
+def test_a_refusal_of_the_model_is_text_with_finish_safety(server: Loopback, provider: Provider) -> None:
+    message = {"content": None, "refusal": "I cannot"}
+    server.handler = replies(dump({"choices": [{"message": message, "finish_reason": "stop"}]}))
     answer = provider.complete(PROMPT, S)
     assert (answer.text, answer.finish) == ("I cannot", Finish.SAFETY)
-    server.behaviour = streams(
-        sse(dump({"choices": [{"delta": said}]})),
+    server.handler = streams(
+        sse(dump({"choices": [{"delta": message}]})),
         sse(dump({"choices": [{"delta": {}, "finish_reason": "stop"}]})),
     )
     chunks = list(each(provider, PROMPT, S))
     assert ("".join(it.text for it in chunks), chunks[-1].finish) == ("I cannot", Finish.SAFETY)
 
 
-def test_a_stream_whose_last_word_is_missing_is_whole_if_it_finished(
-    server: Loopback, provider: Provider
-) -> None:
-    server.behaviour = streams(sse(FORM.event("a")), sse(FORM.event("", "")))
+def test_a_finished_stream_without_done_is_complete(server: Loopback, provider: Provider) -> None:
+    server.handler = streams(sse(FORM.event("a")), sse(FORM.event("", "")))
     assert list(each(provider, PROMPT, S))[-1].finish is Finish.STOP
 
 
-def test_nothing_after_the_last_word_is_waited_for(server: Loopback, provider: Provider) -> None:
-    def behave(talk: Any) -> None:
-        talk.begin()
+def test_a_stream_ends_at_done_without_waiting_for_the_connection(
+    server: Loopback, provider: Provider
+) -> None:
+    def handle(exchange: Any) -> None:
+        exchange.start_stream()
         for event in FORM.stream("a", "b"):
-            talk.piece(event)
-        talk.hang()
+            exchange.send_chunk(event)
+        exchange.hang()
 
-    server.behaviour = behave
+    server.handler = handle
     with gevent.Timeout(S / 2):
         assert "".join(chunk.text for chunk in each(provider, PROMPT, S)) == "ab"
-    assert server.empty.wait(S)
+    assert server.idle.wait(S)
 
 
-# -- refusals ----------------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
-def test_an_account_without_credit_is_not_asked_again_at_once(server: Loopback, provider: Provider) -> None:
-    server.behaviour = replies(
+def test_an_account_without_credit_has_a_long_retry_after(server: Loopback, provider: Provider) -> None:
+    server.handler = replies(
         dump({"error": {"type": "insufficient_quota", "code": "insufficient_quota"}}), 429
     )
     with pytest.raises(e.ProviderRateLimited) as caught:
@@ -269,8 +268,8 @@ def test_an_account_without_credit_is_not_asked_again_at_once(server: Loopback, 
 
 
 @pytest.mark.parametrize("code", ["content_filter", "content_policy_violation"])
-def test_a_blocked_prompt_is_the_callers_matter(code: str, server: Loopback, provider: Provider) -> None:
-    server.behaviour = replies(dump({"error": {"code": code, "type": None}}), 400)
+def test_a_blocked_prompt_is_content_blocked(code: str, server: Loopback, provider: Provider) -> None:
+    server.handler = replies(dump({"error": {"code": code, "type": None}}), 400)
     with pytest.raises(e.ContentBlocked):
         provider.complete(PROMPT, S)
 
@@ -289,9 +288,9 @@ def test_a_blocked_prompt_is_the_callers_matter(code: str, server: Loopback, pro
         (7, e.ProviderUnavailable),
     ],
 )
-def test_an_error_inside_a_stream_is_known_by_its_name(
+def test_an_error_inside_a_stream_is_typed_by_its_name(
     error: object, kind: type[Exception], server: Loopback, provider: Provider
 ) -> None:
-    server.behaviour = streams(sse(dump({"error": error})))
+    server.handler = streams(sse(dump({"error": error})))
     with pytest.raises(kind):
         next(each(provider, PROMPT, S))

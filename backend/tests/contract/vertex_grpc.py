@@ -1,6 +1,6 @@
-"""A Vertex AI over gRPC that behaves as the prompt says. A process of its own: prints its port, ends with its parent.
+"""A fake Vertex AI over gRPC, in a process of its own: prints its port and exits with its parent.
 
-The first text of a request is its behaviour; ``seen`` answers with what has happened so far, as JSON.
+The first text of a request selects the behaviour; ``stats`` answers with the counters and the last request, as JSON.
 """
 
 import json
@@ -16,7 +16,7 @@ import grpc
 from google.protobuf import any_pb2, duration_pb2, json_format, struct_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-SEEN: dict[str, Any] = {"calls": 0, "cancelled": 0, "metadata": {}, "request": {}}
+STATS: dict[str, Any] = {"calls": 0, "cancelled": 0, "metadata": {}, "request": {}}
 USAGE = {
     "promptTokenCount": 10,
     "candidatesTokenCount": 4,
@@ -35,12 +35,12 @@ CODES = {
 
 
 def _message(**document: Any) -> Any:
-    answer = api.GenerateContentResponse()
-    json_format.ParseDict(document, api.GenerateContentResponse.pb(answer))
-    return answer
+    message = api.GenerateContentResponse()
+    json_format.ParseDict(document, api.GenerateContentResponse.pb(message))
+    return message
 
 
-def _said(text: str, finish: str | None = "STOP", usage: Any = USAGE, parts: Any = None) -> Any:
+def _answer(text: str, finish: str | None = "STOP", usage: Any = USAGE, parts: Any = None) -> Any:
     thought = [{"text": "I think", "thought": True}, {"text": text}]
     candidate: dict[str, Any] = {"content": {"role": "model", "parts": thought if parts is None else parts}}
     if finish:
@@ -49,7 +49,7 @@ def _said(text: str, finish: str | None = "STOP", usage: Any = USAGE, parts: Any
     return _message(candidates=[candidate], modelVersion="m-001", **more)
 
 
-def _refuse(context: Any, code: int, *details: Any) -> None:
+def _abort(context: Any, code: int, *details: Any) -> None:
     packed = []
     for detail in details:
         packed.append(any_pb2.Any())
@@ -60,39 +60,39 @@ def _refuse(context: Any, code: int, *details: Any) -> None:
     context.abort(kind, "the secret prompt")
 
 
-def _limited(context: Any, taught: bool) -> None:
+def _limited(context: Any, detailed: bool) -> None:
     failure = error_details_pb2.QuotaFailure()
     failure.violations.add(subject="s", quota_id="TokensPerMinute", quota_metric="m")
     retry = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=33))
-    _refuse(context, code_pb2.RESOURCE_EXHAUSTED, *((failure, retry) if taught else ()))
+    _abort(context, code_pb2.RESOURCE_EXHAUSTED, *((failure, retry) if detailed else ()))
 
 
 def _hang(context: Any) -> None:
-    gone = threading.Event()
-    context.add_callback(gone.set)
-    gone.wait(30)
-    SEEN["cancelled"] += 1
+    cancelled = threading.Event()
+    context.add_callback(cancelled.set)
+    cancelled.wait(30)
+    STATS["cancelled"] += 1
 
 
 class Predictions:
-    """The three methods that are asked of it."""
+    """The methods of both services."""
 
-    def whole(self, request: Any, context: Any) -> Any:
-        word = _noted(request, context)
+    def generate(self, request: Any, context: Any) -> Any:
+        word = _record_word(request, context)
         match word:
-            case "seen":
-                return _said(json.dumps(SEEN))
+            case "stats":
+                return _answer(json.dumps(STATS))
             case "tools":
                 call = {"functionCall": {"name": "f", "args": {"b": 1}}, "thoughtSignature": "c2ln"}
-                return _said("", parts=[call])
+                return _answer("", parts=[call])
             case "long" | "safe":
-                return _said("some", {"long": "MAX_TOKENS", "safe": "SAFETY"}[word])
+                return _answer("some", {"long": "MAX_TOKENS", "safe": "SAFETY"}[word])
             case "silent":
-                return _said("", usage=None)
+                return _answer("", usage=None)
             case "absurd":
-                return _said("hello", usage={**USAGE, "candidatesTokenCount": -7})
+                return _answer("hello", usage={**USAGE, "candidatesTokenCount": -7})
             case "empty":
-                return _said("", parts=[])
+                return _answer("", parts=[])
             case "nobody":
                 return _message(usageMetadata=USAGE)
             case "blocked":
@@ -102,16 +102,16 @@ class Predictions:
             case "hang":
                 return _hang(context)
             case "large":
-                return _said("x" * 6_000_000)
+                return _answer("x" * 6_000_000)
             case _ if word in CODES:
-                return _refuse(context, CODES[word])
+                return _abort(context, CODES[word])
         time.sleep(0.001)
-        return _said("héllo")
+        return _answer("héllo")
 
     def stream(self, request: Any, context: Any) -> Iterator[Any]:
-        word = _noted(request, context)
+        word = _record_word(request, context)
         if word in ("hello", "cut", "midway", "hang after", "endless"):
-            yield _said("hé", None, None)
+            yield _answer("hé", None, None)
             match word:
                 case "midway":
                     _limited(context, True)
@@ -122,15 +122,15 @@ class Predictions:
                     return
                 case "endless":
                     for _ in range(100):
-                        yield _said("x" * 1_000_000, None, None)
-            yield _said("llo", None, None)
-            yield _said(" world")
+                        yield _answer("x" * 1_000_000, None, None)
+            yield _answer("llo", None, None)
+            yield _answer(" world")
             return
-        SEEN["calls"] -= 1
-        yield self.whole(request, context)
+        STATS["calls"] -= 1
+        yield self.generate(request, context)
 
     def predict(self, request: Any, context: Any) -> Any:
-        _note(request, context)
+        _record(request, context)
         answer = api.PredictResponse()
         for values, count in (([0.5, 1.0], 3), ([2.0, 3.0], 4)):
             value = struct_pb2.Value()
@@ -141,31 +141,31 @@ class Predictions:
         return answer
 
     def count(self, request: Any, context: Any) -> Any:
-        if _noted(request, context) in CODES:
-            _refuse(context, CODES[_noted(request, context)])
+        if _record_word(request, context) in CODES:
+            _abort(context, CODES[_record_word(request, context)])
         return api.CountTokensResponse(total_tokens=31, total_billable_characters=9)
 
 
-def _note(request: Any, context: Any) -> None:
-    SEEN["calls"] += 1
-    SEEN["metadata"] = dict(context.invocation_metadata())
-    SEEN["request"] = json_format.MessageToDict(type(request).pb(request))
+def _record(request: Any, context: Any) -> None:
+    STATS["calls"] += 1
+    STATS["metadata"] = dict(context.invocation_metadata())
+    STATS["request"] = json_format.MessageToDict(type(request).pb(request))
 
 
-def _noted(request: Any, context: Any) -> str:
+def _record_word(request: Any, context: Any) -> str:
     word: str = request.contents[0].parts[0].text
-    if word != "seen":
-        _note(request, context)
+    if word != "stats":
+        _record(request, context)
     return word
 
 
 def _handlers(predictions: Predictions) -> list[Any]:
-    def unary(method: Any, asked: Any, answered: Any) -> Any:
-        return grpc.unary_unary_rpc_method_handler(method, asked.deserialize, answered.serialize)
+    def unary(method: Any, request: Any, response: Any) -> Any:
+        return grpc.unary_unary_rpc_method_handler(method, request.deserialize, response.serialize)
 
     answers = api.GenerateContentResponse
     prediction = {
-        "GenerateContent": unary(predictions.whole, api.GenerateContentRequest, answers),
+        "GenerateContent": unary(predictions.generate, api.GenerateContentRequest, answers),
         "StreamGenerateContent": grpc.unary_stream_rpc_method_handler(
             predictions.stream, api.GenerateContentRequest.deserialize, answers.serialize
         ),

@@ -11,7 +11,7 @@ from knowalledge.quota.domain.queue import QueueRules
 from knowalledge.quota.domain.window import Count, TokenCost, Window
 from knowalledge.quota.ports import Granted, ReservationRequest
 from knowalledge.quota.redis import LocalUsage, RedisQuotaStore
-from tests.support.redis_kinds import as_cluster, behind_sentinel, until_well
+from tests.support.redis_kinds import as_cluster, behind_sentinel, wait_ready
 
 WINDOW = Window("rpm", Count.REQUESTS, 2, 60)
 
@@ -33,7 +33,7 @@ def test_the_quota_is_kept_wherever_redis_is(kind: str, request: pytest.FixtureR
     url: str = request.getfixturevalue(kind)
     assert is_single_server(url) == (kind == "redis_url")
     with make_client(url, 2.0, 10) as redis:
-        until_well(redis)
+        wait_ready(redis)
         any_node(redis).flushall()
         stores = [
             RedisQuotaStore(redis, {"t": (WINDOW,)}, QueueRules(), SystemClock(), name, pumps=False)

@@ -1,4 +1,4 @@
-"""One connection for all greenlets: order, errors, loss, and silence."""
+"""One connection for all greenlets: order of replies, errors, connection loss and timeouts."""
 
 import os
 import signal
@@ -24,104 +24,106 @@ from tests.support.loopback import listening
 
 
 def no_pubsub(**options: Any) -> None:
-    raise AssertionError("nobody listens here")
+    raise AssertionError("unexpected subscription")
 
 
 @pytest.fixture
-def pipe(redis_client: Redis, redis_url: str) -> Iterator[MultiplexedClient]:
-    found = MultiplexedClient(redis_url, 5.0, no_pubsub)
-    yield found
-    found.close()
+def client(redis_client: Redis, redis_url: str) -> Iterator[MultiplexedClient]:
+    client = MultiplexedClient(redis_url, 5.0, no_pubsub)
+    yield client
+    client.close()
 
 
-def test_every_greenlet_gets_its_own_reply_in_whatever_order_they_ask(pipe: MultiplexedClient) -> None:
-    def ask(index: int) -> bytes:
+def test_every_greenlet_gets_its_own_replies(client: MultiplexedClient) -> None:
+    def echo(index: int) -> bytes:
         for turn in range(20):
-            assert pipe.execute_command("ECHO", f"{index}-{turn}") == f"{index}-{turn}".encode()
+            assert client.execute_command("ECHO", f"{index}-{turn}") == f"{index}-{turn}".encode()
         return b"done"
 
-    asking = [gevent.spawn(ask, index) for index in range(100)]
-    gevent.joinall(asking, raise_error=True)
-    assert {it.value for it in asking} == {b"done"}
+    greenlets = [gevent.spawn(echo, index) for index in range(100)]
+    gevent.joinall(greenlets, raise_error=True)
+    assert {it.value for it in greenlets} == {b"done"}
 
 
-class Watched:
-    """A line's socket, and what is written to it."""
+class RecordedWrites:
+    """Replaces the socket of a client's connection, and records its writes."""
 
-    def __init__(self, pipe: MultiplexedClient) -> None:
-        assert pipe._connection is not None
-        self._line = pipe._connection
-        self._true = self._line._socket
+    def __init__(self, client: MultiplexedClient) -> None:
+        assert client._connection is not None
+        self._connection = client._connection
+        self._real = self._connection._socket
         self.writes: list[int] = []
         self.full = False  # for the next write
 
     def __enter__(self) -> Self:
-        self._line._socket = self  # type: ignore[assignment]
+        self._connection._socket = self  # type: ignore[assignment]
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._line._socket = self._true
+        self._connection._socket = self._real
 
     def send(self, data: bytes) -> int:
         self.writes.append(len(data))
         if self.full:
             self.full = False
             raise BlockingIOError
-        return self._true.send(data)
+        return self._real.send(data)
 
     def recv(self, size: int) -> bytes:
-        return self._true.recv(size)
+        return self._real.recv(size)
 
 
-def test_what_is_asked_in_one_moment_is_written_at_once(pipe: MultiplexedClient, redis_client: Redis) -> None:
-    pipe.execute_command("PING")
-    with Watched(pipe) as seen:
-        gevent.joinall([gevent.spawn(pipe.execute_command, "INCR", "k") for _ in range(50)], raise_error=True)
-    assert len(seen.writes) == 1
+def test_commands_of_the_same_moment_share_one_write(client: MultiplexedClient, redis_client: Redis) -> None:
+    client.execute_command("PING")
+    with RecordedWrites(client) as recorded:
+        gevent.joinall(
+            [gevent.spawn(client.execute_command, "INCR", "k") for _ in range(50)], raise_error=True
+        )
+    assert len(recorded.writes) == 1
     assert redis_client.get("k") == b"50"
 
 
-def test_a_kernel_that_has_no_room_is_written_to_when_it_has_and_then_left_alone(
-    pipe: MultiplexedClient,
+def test_a_full_socket_buffer_is_written_to_when_it_has_space_and_then_no_more(
+    client: MultiplexedClient,
 ) -> None:
-    pipe.execute_command("PING")
-    with Watched(pipe) as seen:
-        seen.full = True
-        assert pipe.execute_command("ECHO", "once") == b"once"
+    client.execute_command("PING")
+    with RecordedWrites(client) as recorded:
+        recorded.full = True
+        assert client.execute_command("ECHO", "once") == b"once"
         gevent.sleep(0.01)
-    assert len(seen.writes) == 2
+    assert len(recorded.writes) == 2
 
 
-def test_errors_are_those_of_the_ordinary_client_and_leave_the_line_whole(pipe: MultiplexedClient) -> None:
+def test_errors_are_those_of_redis_py_and_leave_the_connection_usable(client: MultiplexedClient) -> None:
     with pytest.raises(NoScriptError):
-        pipe.execute_command("EVALSHA", "0" * 40, 0)
+        client.execute_command("EVALSHA", "0" * 40, 0)
     with pytest.raises(ResponseError, match="FORGOTTEN"):
-        pipe.execute_command("EVAL", "return redis.error_reply('FORGOTTEN it')", 0)
-    assert pipe.execute_command("PING") in (b"PONG", True)
+        client.execute_command("EVAL", "return redis.error_reply('FORGOTTEN it')", 0)
+    assert client.execute_command("PING") in (b"PONG", True)
 
 
-def test_one_who_is_killed_while_waiting_does_not_shift_the_replies_of_the_others(
-    pipe: MultiplexedClient,
+def test_killing_a_waiting_caller_does_not_shift_the_replies_of_the_others(
+    client: MultiplexedClient,
 ) -> None:
-    pipe.execute_command("PING")
-    first = gevent.spawn(pipe.execute_command, "ECHO", "first")
-    second = gevent.spawn(pipe.execute_command, "ECHO", "second")
+    client.execute_command("PING")
+    first = gevent.spawn(client.execute_command, "ECHO", "first")
+    second = gevent.spawn(client.execute_command, "ECHO", "second")
     gevent.idle()
     first.kill()
     assert second.get(timeout=5) == b"second"
 
 
-def test_a_lost_connection_is_told_to_all_who_wait_and_made_anew_for_the_next(
-    pipe: MultiplexedClient, redis_client: Redis
+def test_a_lost_connection_fails_all_waiting_calls_and_is_reopened_by_the_next(
+    client: MultiplexedClient, redis_client: Redis
 ) -> None:
-    pipe.execute_command("PING")
-    waiting = [gevent.spawn(pipe.execute_command, "BLPOP", "nothing", 30) for _ in range(3)]
+    client.execute_command("PING")
+    waiting = [gevent.spawn(client.execute_command, "BLPOP", "nothing", 30) for _ in range(3)]
     while not redis_client.info("clients")["blocked_clients"]:
         gevent.sleep(0.001)
     redis_client.client_kill_filter(_type="normal", skipme=True)
     gevent.joinall(waiting)
     assert {type(it.exception) for it in waiting} == {RedisConnectionError}
-    assert pipe.execute_command("ECHO", "again") == b"again"
+    assert client.execute_command("ECHO", "again") == b"again"
 
 
 @pytest.fixture
@@ -134,64 +136,64 @@ def own_redis() -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
     server.wait()
 
 
-def test_a_frozen_redis_costs_one_timeout_and_nobody_waits_for_ever(
+def test_a_frozen_redis_costs_one_timeout(
     own_redis: tuple[int, "subprocess.Popen[bytes]"],
 ) -> None:
     port, server = own_redis
-    pipe = MultiplexedClient(f"redis://127.0.0.1:{port}", 0.2, no_pubsub)
-    pipe.execute_command("PING")
+    client = MultiplexedClient(f"redis://127.0.0.1:{port}", 0.2, no_pubsub)
+    client.execute_command("PING")
     os.kill(server.pid, signal.SIGSTOP)
-    waiting = [gevent.spawn(pipe.execute_command, "PING") for _ in range(20)]
+    waiting = [gevent.spawn(client.execute_command, "PING") for _ in range(20)]
     gevent.joinall(waiting, timeout=5)
     assert {type(it.exception) for it in waiting} == {RedisTimeoutError}
-    # Nor do those queue up for a timeout each who find the line lost.
-    late = [gevent.spawn(pipe.execute_command, "PING") for _ in range(20)]
+    # Further calls share one attempt to connect instead of one timeout each.
+    late = [gevent.spawn(client.execute_command, "PING") for _ in range(20)]
     with gevent.Timeout(2.0):
         gevent.joinall(late)
     assert all(isinstance(it.exception, RedisError) for it in late)
     os.kill(server.pid, signal.SIGCONT)
-    assert pipe.execute_command("ECHO", "back") == b"back"
-    pipe.close()
+    assert client.execute_command("ECHO", "back") == b"back"
+    client.close()
 
 
-def test_nobody_there_is_a_connection_error() -> None:
+def test_an_unreachable_redis_is_a_connection_error() -> None:
     with pytest.raises(RedisConnectionError):
         MultiplexedClient(f"redis://127.0.0.1:{free_port()}/0", 1.0, no_pubsub).execute_command("PING")
 
 
-def test_the_address_says_who_asks_and_which_database(
+def test_the_url_has_password_and_database(
     own_redis: tuple[int, "subprocess.Popen[bytes]"],
 ) -> None:
     port, _ = own_redis
-    with Redis(port=port) as client:
-        client.config_set("requirepass", "s%cr:t/")
-    pipe = MultiplexedClient(f"redis://:s%25cr%3At%2F@127.0.0.1:{port}/3", 1.0, no_pubsub)
-    pipe.execute_command("SET", "here", 1)
-    with Redis(port=port, password="s%cr:t/", db=3) as client:
-        assert client.get("here") == b"1"
-    pipe.close()
+    with Redis(port=port) as redis:
+        redis.config_set("requirepass", "s%cr:t/")
+    client = MultiplexedClient(f"redis://:s%25cr%3At%2F@127.0.0.1:{port}/3", 1.0, no_pubsub)
+    client.execute_command("SET", "here", 1)
+    with Redis(port=port, password="s%cr:t/", db=3) as redis:
+        assert redis.get("here") == b"1"
+    client.close()
     with pytest.raises(AuthenticationError):
         MultiplexedClient(f"redis://:wrong@127.0.0.1:{port}/0", 1.0, no_pubsub).execute_command("PING")
 
 
-def test_what_the_kernel_does_not_take_at_once_follows_when_it_has_room(pipe: MultiplexedClient) -> None:
+def test_large_commands_are_written_in_several_parts(client: MultiplexedClient) -> None:
     values = {f"k{index}": bytes([index]) * 1_000_000 for index in range(30)}
     gevent.joinall(
-        [gevent.spawn(pipe.execute_command, "SET", *it) for it in values.items()], raise_error=True
+        [gevent.spawn(client.execute_command, "SET", *it) for it in values.items()], raise_error=True
     )
-    assert {key: pipe.execute_command("GET", key) for key in values} == values
+    assert {key: client.execute_command("GET", key) for key in values} == values
 
 
 @pytest.fixture
 def secure_redis(redis_url: str, certificate: Path) -> Iterator[int]:
-    """The same Redis behind TLS: its own build has none."""
+    """The same Redis behind a TLS relay: its build has no TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    where = urlsplit(redis_url)
+    parts = urlsplit(redis_url)
 
     def relay(wire: socket.socket) -> None:
-        place = (where.hostname, where.port)
-        with context.wrap_socket(wire, True) as outer, socket.create_connection(place) as inner:
+        address = (parts.hostname, parts.port)
+        with context.wrap_socket(wire, True) as outer, socket.create_connection(address) as inner:
             gevent.spawn(_copy, inner, outer)
             _copy(outer, inner)
 
@@ -205,41 +207,41 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
             target.sendall(data)
         target.shutdown(socket.SHUT_RDWR)
     except OSError:
-        pass  # one of the two has gone, which ends both
+        pass  # one side has disconnected, which ends both
 
 
-def test_the_line_is_the_same_over_tls(
+def test_tls_connections_work_and_fail_like_plain_ones(
     secure_redis: int, redis_client: Redis, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    pipe = MultiplexedClient(f"rediss://127.0.0.1:{secure_redis}/0", 5.0, no_pubsub)
+    client = MultiplexedClient(f"rediss://127.0.0.1:{secure_redis}/0", 5.0, no_pubsub)
     values = {f"k{index}": bytes([index]) * 300_000 for index in range(20)}
     gevent.joinall(
-        [gevent.spawn(pipe.execute_command, "SET", *it) for it in values.items()], raise_error=True
+        [gevent.spawn(client.execute_command, "SET", *it) for it in values.items()], raise_error=True
     )
-    asking = {key: gevent.spawn(pipe.execute_command, "GET", key) for key in values}
-    assert {key: it.get(timeout=10) for key, it in asking.items()} == values
+    replies = {key: gevent.spawn(client.execute_command, "GET", key) for key in values}
+    assert {key: it.get(timeout=10) for key, it in replies.items()} == values
     redis_client.client_kill_filter(_type="normal", skipme=True)
     with pytest.raises(RedisConnectionError):
-        pipe.execute_command("PING")
-    assert pipe.execute_command("PING") in (b"PONG", True)
-    pipe.close()
+        client.execute_command("PING")
+    assert client.execute_command("PING") in (b"PONG", True)
+    client.close()
 
 
-def test_a_redis_whose_certificate_nobody_vouches_for_is_not_spoken_to(secure_redis: int) -> None:
+def test_a_certificate_of_an_unknown_authority_is_a_connection_error(secure_redis: int) -> None:
     with pytest.raises(RedisConnectionError):
         MultiplexedClient(f"rediss://127.0.0.1:{secure_redis}/0", 5.0, no_pubsub).execute_command("PING")
 
 
-def test_a_redis_that_never_shakes_hands_costs_one_timeout_and_no_connection_is_left() -> None:
-    left = Event()
+def test_a_tls_handshake_that_hangs_costs_one_timeout_and_leaves_no_connection() -> None:
+    disconnected = Event()
 
     def silent(wire: socket.socket) -> None:
         while wire.recv(65536):
             pass
-        left.set()
+        disconnected.set()
 
     with listening(silent) as port:
         with pytest.raises(RedisTimeoutError):
             MultiplexedClient(f"rediss://127.0.0.1:{port}/0", 0.1, no_pubsub).execute_command("PING")
-        assert left.wait(5)
+        assert disconnected.wait(5)

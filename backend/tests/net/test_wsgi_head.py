@@ -1,4 +1,4 @@
-"""Heads of requests: what is well-formed is read, and what two readers might read as two things is refused."""
+"""Well-formed heads are parsed; heads that two parsers could read differently are rejected."""
 
 from io import BytesIO
 
@@ -11,13 +11,13 @@ def head(text: bytes) -> RequestHead:
     return RequestHead(BytesIO(text))
 
 
-def test_fields_are_found_by_name_in_any_case_and_the_body_is_left() -> None:
+def test_fields_are_looked_up_in_any_case_and_the_body_is_not_read() -> None:
     stream = BytesIO(b"Host: a\r\nX-Two:  b c \t\r\nx-two:d\r\nEmpty:\r\nContent-Length: 4\r\n\r\nbody")
-    found = RequestHead(stream)
-    assert (found.get("HOST"), found.get("x-two"), found.get("empty")) == ("a", "b c", "")
-    assert found.get("missing", "none") == "none"
+    parsed = RequestHead(stream)
+    assert (parsed.get("HOST"), parsed.get("x-two"), parsed.get("empty")) == ("a", "b c", "")
+    assert parsed.get("missing", "none") == "none"
     assert stream.read() == b"body"
-    assert list(found.environ()) == [
+    assert list(parsed.environ()) == [
         ("HTTP_HOST", "a"),
         ("HTTP_X_TWO", "b c"),
         ("HTTP_X_TWO", "d"),
@@ -25,7 +25,7 @@ def test_fields_are_found_by_name_in_any_case_and_the_body_is_left() -> None:
     ]
 
 
-def test_bytes_above_ascii_are_passed_on_as_wsgi_wants_them() -> None:
+def test_bytes_above_ascii_are_decoded_as_latin_1() -> None:
     assert head(b"X: \xc3\xa9\n\n").get("x") == "\xc3\xa9"
 
 
@@ -63,10 +63,10 @@ def test_a_name_with_an_underscore_cannot_pass_for_one_with_a_hyphen() -> None:
         b"A: " + b"b" * MAX_HEAD + b"\r\n\r\n",
     ],
 )
-def test_what_is_no_head_or_more_than_one_is_refused(text: bytes) -> None:
+def test_a_malformed_or_ambiguous_head_is_rejected(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"head|field|twice|ends|length"):
         head(text)
 
 
-def test_a_line_of_spaces_costs_no_more_than_its_length() -> None:
+def test_a_long_run_of_spaces_is_parsed_in_linear_time() -> None:
     assert head(b"A:" + b" " * 60_000 + b"b\r\n\r\n").get("a") == "b"

@@ -1,4 +1,4 @@
-"""Who we are to Google: tokens from a server on loopback, renewed by one greenlet, ahead of their end."""
+"""Authentication at Google: tokens from a server on loopback, renewed by one greenlet, before they expire."""
 
 import json
 import time
@@ -25,7 +25,7 @@ from knowalledge.providers.gemini import Gemini
 from knowalledge.providers.registry import build
 from tests.contract.provider_dialects import VertexDialect, dump
 from tests.support.doubles import ManualClock
-from tests.support.loopback import Loopback, Talk, replies, until
+from tests.support.loopback import Exchange, Loopback, replies, wait_until
 
 S = 20.0
 SHORT = 0.05
@@ -34,139 +34,143 @@ JSON_LINE = b"content-type: application/json\r\n"
 PROMPT = Prompt((Message("user", (Text("hi"),)),))
 
 
-class Mint:
-    """A source of tokens that counts them."""
+class FakeTokenSource:
+    """Implements ``TokenSource``; counts the tokens."""
 
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
-        self.made = 0
+        self.renewals = 0
         self.error: Exception | None = None
-        self.pause = 0.001
-        self.life = HOUR
+        self.latency_s = 0.001
+        self.lifetime_s = HOUR
 
     def renew(self) -> tuple[dict[str, str], float]:
-        self.made += 1
-        number = self.made
-        gevent.sleep(self.pause)
+        self.renewals += 1
+        number = self.renewals
+        gevent.sleep(self.latency_s)
         if self.error is not None:
             raise self.error
-        return {"authorization": f"Bearer t{number}"}, self.clock.now() + self.life
+        return {"authorization": f"Bearer t{number}"}, self.clock.now() + self.lifetime_s
 
 
 @pytest.fixture
-def mint(clock: ManualClock) -> Mint:
-    return Mint(clock)
+def source(clock: ManualClock) -> FakeTokenSource:
+    return FakeTokenSource(clock)
 
 
 @pytest.fixture
-def token(mint: Mint, clock: ManualClock) -> TokenHeaders:
-    return TokenHeaders(mint, clock)
+def headers(source: FakeTokenSource, clock: ManualClock) -> TokenHeaders:
+    return TokenHeaders(source, clock)
 
 
-def line(number: int) -> bytes:
+def header_line(number: int) -> bytes:
     return b"authorization: Bearer t%d\r\n" % number
 
 
-def rest() -> None:
+def run_others() -> None:
     gevent.sleep(0.01)
 
 
 # -- renewing ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_hundred_first_callers_share_one_token(token: TokenHeaders, mint: Mint) -> None:
-    callers = [gevent.spawn(token.lines, S) for _ in range(100)]
+def test_the_first_callers_share_one_token(headers: TokenHeaders, source: FakeTokenSource) -> None:
+    callers = [gevent.spawn(headers.lines, S) for _ in range(100)]
     gevent.joinall(callers, raise_error=True)
-    assert {caller.value for caller in callers} == {line(1)}
-    assert mint.made == 1
+    assert {caller.value for caller in callers} == {header_line(1)}
+    assert source.renewals == 1
 
 
-def test_a_token_is_renewed_ahead_of_its_end_while_the_old_one_serves(
-    token: TokenHeaders, mint: Mint, clock: ManualClock
+def test_a_token_is_renewed_before_it_expires_while_the_old_one_is_used(
+    headers: TokenHeaders, source: FakeTokenSource, clock: ManualClock
 ) -> None:
-    assert token.lines(S) == line(1)
+    assert headers.lines(S) == header_line(1)
     clock.time += HOUR - 299
-    assert [token.lines(S) for _ in range(50)] == [line(1)] * 50  # at once, none of them waits
-    rest()
-    assert token.lines(S) == line(2)
-    assert mint.made == 2
+    assert [headers.lines(S) for _ in range(50)] == [header_line(1)] * 50  # none of them waits
+    run_others()
+    assert headers.lines(S) == header_line(2)
+    assert source.renewals == 2
 
 
-def test_a_renewal_that_fails_leaves_the_old_token_in_force_and_is_not_hammered(
-    token: TokenHeaders, mint: Mint, clock: ManualClock
+def test_a_failed_renewal_keeps_the_old_token_and_is_not_retried_at_once(
+    headers: TokenHeaders, source: FakeTokenSource, clock: ManualClock
 ) -> None:
-    token.lines(S)
+    headers.lines(S)
     clock.time += HOUR - 200
-    mint.error = e.ProviderAuth("no")
+    source.error = e.ProviderAuth("no")
     for _ in range(50):
-        assert token.lines(S) == line(1)
-        rest() if _ < 3 else None
-    assert mint.made == 2
+        assert headers.lines(S) == header_line(1)
+        run_others() if _ < 3 else None
+    assert source.renewals == 2
     clock.time += 3
-    mint.error = None
-    assert token.lines(S) == line(1)
-    rest()
-    assert token.lines(S) == line(3)
+    source.error = None
+    assert headers.lines(S) == header_line(1)
+    run_others()
+    assert headers.lines(S) == header_line(3)
 
 
-def test_without_a_token_everyone_is_told_why_and_soon_it_is_tried_again(
-    token: TokenHeaders, mint: Mint, clock: ManualClock
+def test_without_a_token_every_caller_gets_the_error_until_a_later_renewal(
+    headers: TokenHeaders, source: FakeTokenSource, clock: ManualClock
 ) -> None:
-    mint.error = e.ProviderAuth("no")
-    callers = [gevent.spawn(token.lines, S) for _ in range(20)]
+    source.error = e.ProviderAuth("no")
+    callers = [gevent.spawn(headers.lines, S) for _ in range(20)]
     gevent.joinall(callers)
     assert [type(caller.exception) for caller in callers] == [e.ProviderAuth] * 20
     with pytest.raises(e.ProviderAuth, match="no"):
-        token.lines(S)
-    assert mint.made == 1
+        headers.lines(S)
+    assert source.renewals == 1
     clock.time += 3
-    mint.error = None
-    assert token.lines(S) == line(2)
+    source.error = None
+    assert headers.lines(S) == header_line(2)
 
 
-def test_a_fault_of_the_library_reaches_those_who_wait(token: TokenHeaders, mint: Mint) -> None:
-    mint.error = KeyError("secret")
+def test_an_unexpected_error_of_the_library_is_provider_auth(
+    headers: TokenHeaders, source: FakeTokenSource
+) -> None:
+    source.error = KeyError("secret")
     with pytest.raises(e.ProviderAuth) as caught:
-        token.lines(S)
+        headers.lines(S)
     assert "secret" not in str(caught.value)
 
 
-def test_waiting_for_a_token_has_a_deadline_and_does_not_end_the_renewal(
-    token: TokenHeaders, mint: Mint
+def test_waiting_for_a_token_times_out_and_the_renewal_goes_on(
+    headers: TokenHeaders, source: FakeTokenSource
 ) -> None:
-    mint.pause = 2 * SHORT
+    source.latency_s = 2 * SHORT
     with pytest.raises(e.ProviderTimeout):
-        token.lines(SHORT)
-    assert token.lines(S) == line(1)
-    assert mint.made == 1
+        headers.lines(SHORT)
+    assert headers.lines(S) == header_line(1)
+    assert source.renewals == 1
 
 
-def test_a_caller_that_is_killed_takes_the_renewal_from_nobody(token: TokenHeaders, mint: Mint) -> None:
-    first = gevent.spawn(token.lines, S)
-    second = gevent.spawn(token.lines, S)
+def test_killing_a_waiting_caller_does_not_end_the_renewal(
+    headers: TokenHeaders, source: FakeTokenSource
+) -> None:
+    first = gevent.spawn(headers.lines, S)
+    second = gevent.spawn(headers.lines, S)
     gevent.sleep(0)
     first.kill()
-    assert second.get() == line(1)
+    assert second.get() == header_line(1)
 
 
-def test_a_token_that_is_refused_is_renewed_once_not_in_a_storm(
-    token: TokenHeaders, mint: Mint, clock: ManualClock
+def test_a_rejected_token_is_renewed_once(
+    headers: TokenHeaders, source: FakeTokenSource, clock: ManualClock
 ) -> None:
-    token.lines(S)
-    token.invalidate()  # just renewed: another one would be refused as well
-    assert token.lines(S) == line(1)
+    headers.lines(S)
+    headers.invalidate()  # renewed just now: another token would be rejected, too
+    assert headers.lines(S) == header_line(1)
     clock.time += 60
-    token.invalidate()
-    assert token.lines(S) == line(2)
-    assert mint.made == 2
+    headers.invalidate()
+    assert headers.lines(S) == header_line(2)
+    assert source.renewals == 2
 
 
-def test_a_token_that_ends_at_once_is_still_used(token: TokenHeaders, mint: Mint) -> None:
-    mint.life = 0.0
-    assert token.lines(S) == line(1)
+def test_a_token_that_expires_at_once_is_used_once(headers: TokenHeaders, source: FakeTokenSource) -> None:
+    source.lifetime_s = 0.0
+    assert headers.lines(S) == header_line(1)
 
 
-# -- Google's own ------------------------------------------------------------------------------------------------------
+# -- google-auth -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -187,7 +191,7 @@ def account(key: rsa.RSAPrivateKey, server: Loopback, tmp_path: Path) -> Path:
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    found = {
+    info = {
         "type": "service_account",
         "project_id": "demo",
         "private_key_id": "k",
@@ -196,11 +200,11 @@ def account(key: rsa.RSAPrivateKey, server: Loopback, tmp_path: Path) -> Path:
         "token_uri": server.url + "/token",
     }
     path = tmp_path / "key.json"
-    path.write_text(json.dumps(found))
+    path.write_text(json.dumps(info))
     return path
 
 
-def part(text: str) -> bytes:
+def decode(text: str) -> bytes:
     return urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
@@ -209,16 +213,18 @@ def test_a_key_file_signs_for_a_token(account: Path, server: Loopback, key: rsa.
 
     assert headers.lines(S) == JSON_LINE + b"authorization: Bearer t-1\r\n"
 
-    (asked,) = server.asked
-    assert asked.line == "POST /token HTTP/1.1"
-    assertion = parse_qs(asked.body.decode())["assertion"][0]
+    (request,) = server.requests
+    assert request.line == "POST /token HTTP/1.1"
+    assertion = parse_qs(request.body.decode())["assertion"][0]
     head, claims, signature = assertion.split(".")
-    key.public_key().verify(part(signature), f"{head}.{claims}".encode(), padding.PKCS1v15(), hashes.SHA256())
-    claimed = json.loads(part(claims))
-    assert claimed["iss"] == "robot@demo.iam.gserviceaccount.com"
-    assert claimed["scope"] == "https://www.googleapis.com/auth/cloud-platform"
+    key.public_key().verify(
+        decode(signature), f"{head}.{claims}".encode(), padding.PKCS1v15(), hashes.SHA256()
+    )
+    decoded = json.loads(decode(claims))
+    assert decoded["iss"] == "robot@demo.iam.gserviceaccount.com"
+    assert decoded["scope"] == "https://www.googleapis.com/auth/cloud-platform"
     headers.lines(S)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 @pytest.fixture
@@ -231,35 +237,35 @@ def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("far_east")
-def test_the_end_of_a_token_is_read_as_utc_wherever_we_are(account: Path) -> None:
+def test_the_expiry_of_a_token_is_utc_in_every_time_zone(account: Path) -> None:
     clock = SystemClock()
-    _, until = GoogleAuth(str(account), clock).renew()
-    assert 3000 < until - clock.now() < 3700
+    _, expires_at = GoogleAuth(str(account), clock).renew()
+    assert 3000 < expires_at - clock.now() < 3700
 
 
-def test_the_hub_runs_while_a_token_is_awaited(account: Path, server: Loopback) -> None:
-    answer = server.behaviour
-    turns = 0
+def test_the_hub_runs_during_a_renewal(account: Path, server: Loopback) -> None:
+    respond = server.handler
+    rounds = 0
 
-    def slowly(talk: Talk) -> None:
-        until(lambda: turns > 4)
-        answer(talk)
+    def slowly(exchange: Exchange) -> None:
+        wait_until(lambda: rounds > 4)
+        respond(exchange)
 
-    server.behaviour = slowly
+    server.handler = slowly
 
-    def turn() -> None:
-        nonlocal turns
+    def count_rounds() -> None:
+        nonlocal rounds
         while True:
             gevent.sleep(0.005)
-            turns += 1
+            rounds += 1
 
-    other = gevent.spawn(turn)
+    other = gevent.spawn(count_rounds)
     headers_for("", str(account), SystemClock()).lines(S)
     other.kill()
 
 
-def test_a_token_server_that_hangs_meets_the_callers_deadline(account: Path, server: Loopback) -> None:
-    server.behaviour = Talk.hang
+def test_a_token_server_that_hangs_times_out(account: Path, server: Loopback) -> None:
+    server.handler = Exchange.hang
     with pytest.raises(e.ProviderTimeout):
         headers_for("", str(account), SystemClock()).lines(SHORT)
 
@@ -276,23 +282,23 @@ def test_a_token_server_that_hangs_meets_the_callers_deadline(account: Path, ser
         (b'{"access_token": "a", "expires_in": "soon"}', 200),
     ],
 )
-def test_a_token_server_that_gives_none_is_told_of_without_its_words(
+def test_a_response_without_a_token_is_provider_auth_without_its_text(
     body: bytes, status: int, account: Path, server: Loopback
 ) -> None:
-    server.behaviour = replies(body, status)
+    server.handler = replies(body, status)
     with pytest.raises(e.ProviderAuth) as caught:
         headers_for("", str(account), SystemClock()).lines(S)
     assert "secret" not in str(caught.value)
 
 
-def test_a_token_server_that_is_down_is_told_of(account: Path, server: Loopback) -> None:
+def test_an_unreachable_token_server_is_provider_auth(account: Path, server: Loopback) -> None:
     server.stop()
     with pytest.raises(e.ProviderAuth):
         headers_for("", str(account), SystemClock()).lines(S)
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", "nonsense", '{"type": "service_account"}', "[]", "\x00"])
-def test_a_key_file_that_is_none_is_told_of_at_the_first_call(content: str | None, tmp_path: Path) -> None:
+def test_an_invalid_key_file_is_provider_auth_at_the_first_call(content: str | None, tmp_path: Path) -> None:
     path = tmp_path / "key.json"
     if content is not None:
         path.write_text(content)
@@ -310,14 +316,14 @@ def test_application_default_credentials_are_found_by_their_variable(
         assert b"Bearer t-1" in headers_for("", name, SystemClock()).lines(S)
 
 
-def test_the_metadata_server_is_asked_where_there_is_nothing_else(
+def test_the_metadata_server_is_used_where_there_is_nothing_else(
     server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on Cloud Run and Kubernetes with workload identity; never through a proxy."""
+    """Used on Cloud Run, and on Kubernetes with workload identity; never through a proxy."""
 
-    def metadata(talk: Talk) -> None:
-        path = talk.asked.path.partition("?")[0]
-        found = {
+    def metadata(exchange: Exchange) -> None:
+        path = exchange.request.path.partition("?")[0]
+        response = {
             "/": (b"", "text/html"),
             "/computeMetadata/v1/project/project-id": (b"demo", "text/plain"),
             "/computeMetadata/v1/universe/universe-domain": (b"googleapis.com", "text/plain"),
@@ -326,30 +332,30 @@ def test_the_metadata_server_is_asked_where_there_is_nothing_else(
                 "application/json",
             ),
         }.get(path, (dump({"access_token": "t-9", "expires_in": 3600}), "application/json"))
-        talk.reply(found[0], content_type=found[1], metadata_flavor="Google")
+        exchange.respond(response[0], content_type=response[1], metadata_flavor="Google")
 
-    server.behaviour = metadata
+    server.handler = metadata
     monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{server.port}")
     monkeypatch.setattr(_metadata, "_GCE_METADATA_HOST", f"127.0.0.1:{server.port}")
     headers = headers_for("", "adc", SystemClock(), proxy="http://127.0.0.1:1")
     assert headers.lines(S) == JSON_LINE + b"authorization: Bearer t-9\r\n"
-    assert all(it.headers["metadata-flavor"] == "Google" for it in server.asked)
+    assert all(it.headers["metadata-flavor"] == "Google" for it in server.requests)
 
 
-def test_a_users_own_login_charges_the_project_that_it_names(
+def test_user_credentials_charge_the_project_that_they_name(
     server: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "application_default_credentials.json"
-    found = {
+    info = {
         "type": "authorized_user",
         "client_id": "c",
         "client_secret": "s",
         "refresh_token": "r",
         "quota_project_id": "payer",
     }
-    path.write_text(json.dumps(found))
+    path.write_text(json.dumps(info))
     monkeypatch.setattr(user, "_GOOGLE_OAUTH2_TOKEN_ENDPOINT", server.url + "/token")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -357,24 +363,26 @@ def test_a_users_own_login_charges_the_project_that_it_names(
     assert b"x-goog-user-project: payer\r\n" in lines
 
 
-# -- together ----------------------------------------------------------------------------------------------------------
+# -- providers with tokens ---------------------------------------------------------------------------------------------
 
 
-def test_a_target_that_refuses_its_token_gets_a_new_one_next_time(account: Path, server: Loopback) -> None:
+def test_a_target_that_rejects_its_token_gets_a_new_one_at_the_next_call(
+    account: Path, server: Loopback
+) -> None:
     form = VertexDialect()
     valid = "t-1"
 
-    def behave(talk: Talk) -> None:
-        if talk.asked.path == "/token":
-            count = sum(it.path == "/token" for it in server.asked)
-            talk.reply(dump({"access_token": f"t-{count}", "expires_in": 3600}))
-        elif talk.asked.headers["authorization"] == f"Bearer {valid}":
-            talk.reply(form.answer())
+    def handle(exchange: Exchange) -> None:
+        if exchange.request.path == "/token":
+            count = sum(it.path == "/token" for it in server.requests)
+            exchange.respond(dump({"access_token": f"t-{count}", "expires_in": 3600}))
+        elif exchange.request.headers["authorization"] == f"Bearer {valid}":
+            exchange.respond(form.answer())
         else:
-            talk.reply(form.error(401), 401)
+            exchange.respond(form.error(401), 401)
 
-    server.behaviour = behave
-    clock = Moved()
+    server.handler = handle
+    clock = OffsetClock()
     provider = build(
         ProviderSpec("vertex", "m", server.url, "demo", "us-central1", credentials=str(account)), clock
     )
@@ -386,32 +394,32 @@ def test_a_target_that_refuses_its_token_gets_a_new_one_next_time(account: Path,
     provider.close()
 
 
-def test_the_time_that_a_token_takes_is_part_of_the_call(clock: ManualClock, server: Loopback) -> None:
-    """Three seconds of five for the token, three for the answer: that is one too many."""
+def test_the_timeout_of_a_call_includes_the_time_for_the_token(clock: ManualClock, server: Loopback) -> None:
+    """The token takes 3 s, the response 3 s: the timeout is 5 s."""
 
-    class Slow:
+    class SlowHeaders:
         def lines(self, timeout: float) -> bytes:
             clock.time += 3
             return b""
 
         def invalidate(self) -> None: ...
 
-    def behave(talk: Talk) -> None:
+    def handle(exchange: Exchange) -> None:
         clock.time += 3
-        talk.say(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n")
+        exchange.send(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n")
         gevent.sleep(0.01)
-        talk.say(b"whatever.")
+        exchange.send(b"whatever.")
 
-    server.behaviour = behave
-    provider = Gemini(HttpClient(server.url, clock), "m", Slow())
-    for ask in (provider.complete, provider.stream):
+    server.handler = handle
+    provider = Gemini(HttpClient(server.url, clock), "m", SlowHeaders())
+    for call in (provider.complete, provider.stream):
         with pytest.raises(e.ProviderTimeout):
-            list(ask(PROMPT, 5.0))  # type: ignore[call-overload]
+            list(call(PROMPT, 5.0))  # type: ignore[call-overload]
     provider.close()
 
 
-class Moved(SystemClock):
-    """The real clock, but ahead."""
+class OffsetClock(SystemClock):
+    """The system clock plus an offset."""
 
     ahead = 0.0
 
@@ -421,7 +429,7 @@ class Moved(SystemClock):
 
 def test_a_key_needs_no_token(server: Loopback) -> None:
     assert headers_for("k-1", "adc", SystemClock()).lines(S) == JSON_LINE + b"x-goog-api-key: k-1\r\n"
-    assert not server.asked
+    assert not server.requests
 
 
 @pytest.mark.parametrize(
@@ -436,7 +444,7 @@ def test_a_key_needs_no_token(server: Loopback) -> None:
         ("http://127.0.0.1@evil.example", False),
     ],
 )
-def test_nobody_is_somebody_on_loopback_only(url: str, allowed: bool) -> None:
+def test_anonymous_credentials_are_for_loopback_only(url: str, allowed: bool) -> None:
     def make() -> None:
         build(ProviderSpec("gemini", "m", url, credentials="anonymous"), SystemClock()).close()
 

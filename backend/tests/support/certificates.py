@@ -1,4 +1,4 @@
-"""What several adapters' tests need."""
+"""A self-signed certificate for tests of TLS."""
 
 import ipaddress
 from datetime import UTC, datetime, timedelta
@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Key and self-signed certificate of 127.0.0.1, which is its own authority."""
+    """A file with key and self-signed CA certificate for 127.0.0.1."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a test")])
-    found = (
+    signed = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -34,6 +34,6 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
         key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        + found.public_bytes(serialization.Encoding.PEM)
+        + signed.public_bytes(serialization.Encoding.PEM)
     )
     return path

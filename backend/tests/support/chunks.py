@@ -8,11 +8,11 @@ from knowalledge.gateway.ports import Provider
 
 
 def each(provider: Provider, prompt: Prompt, timeout: float) -> Generator[Chunk, None, None]:
-    """The chunks of a stream without regard to which came together; closing it closes the stream."""
+    """The chunks of a stream one by one, without its batches; closing it closes the stream."""
     batches = provider.stream(prompt, timeout)
     try:
         for batch in batches:
-            assert batch, "nothing came, and it was given all the same"
+            assert batch, "an empty batch"
             yield from batch
     finally:
         batches.close()

@@ -1,4 +1,4 @@
-"""A provider that knows everything: it fills any JSON schema, counts its calls, and fails as told."""
+"""A provider in memory: it answers any JSON schema, counts its calls, and fails on demand."""
 
 from collections.abc import Callable, Generator
 from typing import Any
@@ -11,7 +11,7 @@ from knowalledge.gateway.domain.prompt import Prompt, Text
 
 
 def fill(schema: dict[str, Any], path: str = "x") -> Any:
-    """Some value of a schema; texts differ from one another."""
+    """A value that conforms to a schema; all its texts differ."""
     kind = schema["type"]
     if kind == "object":
         return {name: fill(part, f"{path} {name}") for name, part in schema["properties"].items()}
@@ -27,7 +27,7 @@ class FakeProvider:
     def __init__(self) -> None:
         self.prompts: list[Prompt] = []
         self.error: Exception | None = None
-        self.answers: list[str] = []  # what to say instead, one a call
+        self.answers: list[str] = []  # answers of the next calls, instead of the default
         self.finish = Finish.STOP
         self.takes = 0.0  # seconds
         self.wait: Callable[[float], None] = gevent.sleep

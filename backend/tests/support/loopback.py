@@ -1,4 +1,4 @@
-"""A small HTTP server on loopback that behaves, or misbehaves, as a test says. It runs in the test's own hub."""
+"""A small HTTP server on loopback with a handler per test, well-behaved or not. It runs in the test's own hub."""
 
 import gzip
 from collections.abc import Callable, Iterator
@@ -13,8 +13,8 @@ from gevent.socket import socket
 from gevent.ssl import SSLContext
 
 
-class Asked(NamedTuple):
-    """A request as it came in."""
+class ReceivedRequest(NamedTuple):
+    """A request as it arrived."""
 
     line: str
     headers: dict[str, str]
@@ -25,72 +25,73 @@ class Asked(NamedTuple):
         return self.line.split(" ")[1]
 
 
-Behaviour = Callable[["Talk"], None]
+Handler = Callable[["Exchange"], None]
 
 
-class Talk:
-    """One request, and the socket to answer it on. A behaviour that returns without ``end`` keeps the connection."""
+class Exchange:
+    """One request, and the socket to respond on.
 
-    def __init__(self, wire: socket, asked: Asked, number: int, server: "Loopback") -> None:
-        self.wire, self.asked, self.number, self.server = wire, asked, number, server
-        self.ended = False
+    The connection stays open after a handler returns, unless that has called ``close_after``.
+    """
 
-    def say(self, data: bytes) -> None:
+    def __init__(self, wire: socket, request: ReceivedRequest, number: int, server: "Loopback") -> None:
+        self.wire, self.request, self.number, self.server = wire, request, number, server
+        self.closing = False
+
+    def send(self, data: bytes) -> None:
         self.wire.sendall(data)
 
-    def reply(self, body: bytes, status: int = 200, **headers: str) -> None:
+    def respond(self, body: bytes, status: int = 200, **headers: str) -> None:
         lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-        self.say(f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\n{lines}\r\n".encode() + body)
+        self.send(f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\n{lines}\r\n".encode() + body)
 
-    def begin(self, **headers: str) -> None:
-        """The head of a stream."""
+    def start_stream(self, **headers: str) -> None:
+        """Send the head of a streamed response."""
         lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-        self.say(
+        self.send(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
             + lines.encode()
             + b"\r\n"
         )
 
-    def piece(self, data: bytes) -> None:
-        self.say(b"%x\r\n%s\r\n" % (len(data), data))
+    def send_chunk(self, data: bytes) -> None:
+        self.send(b"%x\r\n%s\r\n" % (len(data), data))
 
-    def finish(self) -> None:
-        self.say(b"0\r\n\r\n")
+    def end_stream(self) -> None:
+        self.send(b"0\r\n\r\n")
 
-    def end(self) -> None:
-        """Close the connection after this."""
-        self.ended = True
+    def close_after(self) -> None:
+        """Close the connection when the handler returns."""
+        self.closing = True
 
     def reset(self) -> None:
-        """Close it the hard way: the other side's next read fails."""
+        """Reset the connection: the client's next read fails."""
         import struct
         from socket import SO_LINGER, SOL_SOCKET
 
         self.wire.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
-        self.end()
+        self.close_after()
 
     def hang(self) -> None:
-        """Say nothing more until the other side goes."""
+        """Send nothing more until the client disconnects."""
         try:
             while self.wire.recv(1024):
                 pass
         except OSError:
             pass
-        self.end()
+        self.close_after()
 
 
 class Loopback:
-    """Counts what happens to it. ``behaviour`` may be exchanged at any time."""
+    """The server, with counters. ``handler`` may be replaced at any time; ``idle`` is set without connections."""
 
-    def __init__(
-        self, behaviour: Behaviour, tls: SSLContext | None = None, family: str = "127.0.0.1"
-    ) -> None:
-        self.behaviour = behaviour
-        self.asked: list[Asked] = []
+    def __init__(self, handler: Handler, tls: SSLContext | None = None, family: str = "127.0.0.1") -> None:
+        self.handler = handler
+        self.requests: list[ReceivedRequest] = []
         self.connections = 0
-        self.open = 0
-        self.empty = Event()
-        self.empty.set()
+        self.open_connections = 0
+        self.idle = Event()
+        self.idle.set()
         extra = {} if tls is None else {"ssl_context": tls}
         self._server = StreamServer((family, 0), self._serve, spawn=Pool(), **extra)
         self._server.start()
@@ -100,34 +101,34 @@ class Loopback:
 
     def _serve(self, wire: socket, _: object) -> None:
         self.connections += 1
-        self.open += 1
-        self.empty.clear()
+        self.open_connections += 1
+        self.idle.clear()
         try:
             number = 0
-            while (asked := _request(wire)) is not None:
-                self.asked.append(asked)
+            while (request := _read_request(wire)) is not None:
+                self.requests.append(request)
                 number += 1
-                talk = Talk(wire, asked, number, self)
-                self.behaviour(talk)
-                if talk.ended:
+                exchange = Exchange(wire, request, number, self)
+                self.handler(exchange)
+                if exchange.closing:
                     return
         except OSError:
-            pass  # the other side went: what the tests are about
+            pass  # the client disconnected, as many tests intend
         finally:
             wire.close()
-            self.open -= 1
-            if not self.open:
-                self.empty.set()
+            self.open_connections -= 1
+            if not self.open_connections:
+                self.idle.set()
 
     def drop(self) -> None:
-        """Close every connection, keep listening."""
+        """Close every connection and keep listening."""
         self._server.pool.kill()
 
     def stop(self) -> None:
         self._server.stop(timeout=0)
 
 
-def _request(wire: socket) -> Asked | None:
+def _read_request(wire: socket) -> ReceivedRequest | None:
     data = b""
     while b"\r\n\r\n" not in data:
         more = wire.recv(65536)
@@ -143,20 +144,20 @@ def _request(wire: socket) -> Asked | None:
         if not more:
             return None
         body += more
-    return Asked(line, headers, body)
+    return ReceivedRequest(line, headers, body)
 
 
 @contextmanager
 def listening(handle: Callable[[socket], object]) -> Iterator[int]:
-    """A server of bare sockets; gives its port. Nothing of it is left afterwards."""
-    open_: list[socket] = []
+    """A server that calls ``handle`` with each connection; yields its port. All sockets are closed afterwards."""
+    sockets: list[socket] = []
 
     def serve(wire: socket, _: object) -> None:
-        open_.append(wire)
+        sockets.append(wire)
         try:
             handle(wire)
         except OSError:
-            pass  # the other side went
+            pass  # the client disconnected
         finally:
             wire.close()
 
@@ -168,54 +169,52 @@ def listening(handle: Callable[[socket], object]) -> Iterator[int]:
     finally:
         server.stop(timeout=0)
         pool.kill()
-        for wire in open_:
+        for wire in sockets:
             wire.close()
 
 
 @contextmanager
-def serving(
-    behaviour: Behaviour, tls: SSLContext | None = None, family: str = "127.0.0.1"
-) -> Iterator[Loopback]:
-    server = Loopback(behaviour, tls, family)
+def serving(handler: Handler, tls: SSLContext | None = None, family: str = "127.0.0.1") -> Iterator[Loopback]:
+    server = Loopback(handler, tls, family)
     try:
         yield server
     finally:
         server.stop()
 
 
-def replies(body: bytes, status: int = 200, **headers: str) -> Behaviour:
-    """The same answer to every request."""
-    return lambda talk: talk.reply(body, status, **headers)
+def replies(body: bytes, status: int = 200, **headers: str) -> Handler:
+    """The same response to every request."""
+    return lambda exchange: exchange.respond(body, status, **headers)
 
 
-def streams(*events: bytes, zipped: bool = False) -> Behaviour:
-    """Every event in a chunk of its own, and a proper end."""
+def streams(*events: bytes, zipped: bool = False) -> Handler:
+    """A stream with each event in a chunk of its own, and a proper end."""
 
-    def behave(talk: Talk) -> None:
+    def handle(exchange: Exchange) -> None:
         if zipped:
-            talk.begin(content_encoding="gzip")
-            talk.piece(gzip.compress(b"".join(events)))
+            exchange.start_stream(content_encoding="gzip")
+            exchange.send_chunk(gzip.compress(b"".join(events)))
         else:
-            talk.begin()
+            exchange.start_stream()
             for event in events:
-                talk.piece(event)
-        talk.finish()
+                exchange.send_chunk(event)
+        exchange.end_stream()
 
-    return behave
+    return handle
 
 
 def sse(data: bytes) -> bytes:
     return b"data: " + data + b"\r\n\r\n"
 
 
-def until(true: Callable[[], bool]) -> None:
-    """Let the others run until it is so."""
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Run the other greenlets until a condition holds, at most 20 s."""
     with gevent.Timeout(20):
-        while not true():
+        while not condition():
             gevent.sleep(0.002)
 
 
-def settle() -> None:
+def run_others() -> None:
     """Let every other greenlet run until it waits."""
     for _ in range(5):
         gevent.sleep(0)

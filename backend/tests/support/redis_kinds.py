@@ -13,8 +13,8 @@ from bench.ports import free_port
 from tests.conftest import redis_binary
 
 
-def until_well(redis: Redis, *command: str | int) -> None:
-    """Until Redis does a command, by itself that of writing a key."""
+def wait_ready(redis: Redis, *command: str | int) -> None:
+    """Wait until Redis executes a command, by default a write."""
     for _ in range(400):
         try:
             redis.execute_command(*(command or ("SET", "{well}", 1)))
@@ -38,12 +38,12 @@ def _served(folder: Path, *args: str) -> Iterator[None]:
 
 @contextmanager
 def behind_sentinel(folder: Path, redis_port: int) -> Iterator[str]:
-    """The address of a server that a Sentinel knows."""
+    """The URL of a server behind a Sentinel."""
     port = free_port()
     config = folder / "sentinel.conf"
     config.write_text(f"port {port}\nsentinel monitor main 127.0.0.1 {redis_port} 1\n")
     with _served(folder, str(config), "--sentinel"), Redis(port=port) as redis:
-        until_well(redis, "PING")
+        wait_ready(redis, "PING")
         yield f"redis+sentinel://127.0.0.1:{port}/main/0"
 
 
@@ -53,6 +53,6 @@ def as_cluster(folder: Path) -> Iterator[str]:
     port, bus = free_port(), free_port()
     options = ("--port", str(port), "--cluster-enabled", "yes", "--cluster-port", str(bus), "--save", "")
     with _served(folder, *options), Redis(port=port) as redis:
-        until_well(redis, "CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        until_well(redis)
+        wait_ready(redis, "CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        wait_ready(redis)
         yield f"redis+cluster://127.0.0.1:{port}"
