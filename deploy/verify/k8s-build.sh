@@ -17,7 +17,10 @@ options=(-o "Dir::Etc::sourcelist=$home/apt/sources.list" -o Dir::Etc::sourcepar
   -o "Dir::State::lists=$home/apt/lists" -o "Dir::Cache=$home/apt/cache" -o APT::Sandbox::User=root)
 apt-get -qq "${options[@]}" update
 cd "$home/src"
-apt-get -qq "${options[@]}" source --download-only kubernetes
+# The binaries say that they are 1.20.2, so the sources must be.
+found="$(apt-cache "${options[@]}" showsrc kubernetes | sed -n 's/^Version: //p' | head -1)"
+[[ "$found" == *1.20.2-* ]] || { echo "k8s-build: Debian's sources are of Kubernetes $found, and 1.20.2 is wanted"; exit 3; }
+apt-get -qq "${options[@]}" source --download-only "kubernetes=$found"
 mkdir -p gp/src/k8s.io/kubernetes
 tar xzf kubernetes_*.orig.tar.gz -C gp/src/k8s.io/kubernetes --strip-components=1
 cd gp/src/k8s.io/kubernetes
