@@ -21,13 +21,12 @@ READY_S = 30
 def running(*arguments: str, log: Path) -> Iterator["subprocess.Popen[bytes]"]:
     """A Python process that prints one line with "ready" in it; what it logs goes to a file."""
     path = os.pathsep.join([str(BACKEND / "src"), str(BACKEND)])
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("KNOWALLEDGE_")}
     with log.open("wb") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
             stdout=subprocess.PIPE,
             stderr=errors,
-            env=environment | {"PYTHONPATH": path},
+            env=os.environ | {"PYTHONPATH": path},
         )
     late = threading.Timer(READY_S, process.kill)
     late.start()

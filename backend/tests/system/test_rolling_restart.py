@@ -31,8 +31,7 @@ TOKENS, TOKEN_S = 12, 0.25  # a stream lives three seconds
 
 def python(*arguments: str) -> "subprocess.Popen[bytes]":
     """A process of this checkout, whatever the environment of the tests says."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("KNOWALLEDGE_")}
-    environment["PYTHONPATH"] = os.pathsep.join([str(BACKEND / "src"), str(BACKEND)])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(BACKEND / "src"), str(BACKEND)])}
     return subprocess.Popen([sys.executable, "-m", *arguments], stdout=subprocess.DEVNULL, env=environment)
 
 

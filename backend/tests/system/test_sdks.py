@@ -19,6 +19,7 @@ from google.genai import errors, types
 from google.oauth2.credentials import Credentials
 from pydantic import BaseModel
 
+from tests.support import environment
 from tests.support.programs import program
 from tests.system.processes import gateway, simulator
 from tests.system.upstream import Upstream, upstream
@@ -335,6 +336,7 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(
         [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"],
         cwd=folder,
+        env=environment.caller(),
         capture_output=True,
         text=True,
         timeout=110,
