@@ -13,7 +13,7 @@ from jsonschema.validators import extend
 from werkzeug.exceptions import HTTPException
 
 from knowalledge import app as wiring
-from knowalledge.cli.reference import rendered_document
+from knowalledge.cli.openapi import rendered
 from knowalledge.config.settings import Settings
 from knowalledge.core import errors as e
 from knowalledge.gateway.domain.prompt import ToolCall
@@ -25,7 +25,7 @@ from tests.topics.conftest import png
 
 FILE = Path(__file__).parents[3] / "docs" / "openapi.json"
 HOW = "run: .venv/bin/knowalledge openapi > docs/openapi.json"
-DOCUMENT: dict[str, Any] = json.loads(rendered_document())
+DOCUMENT: dict[str, Any] = json.loads(rendered())
 
 
 def _strict(validator: Any, properties: Any, instance: Any, schema: Any) -> Any:
@@ -80,12 +80,12 @@ def test_every_method_of_geminis_dialect_is_in_the_document(client: FlaskClient)
 
 
 def test_the_file_in_the_documentation_is_the_document() -> None:
-    assert FILE.read_bytes() == rendered_document(), HOW
+    assert FILE.read_bytes() == rendered(), HOW
 
 
 def test_the_served_document_is_the_document(client: FlaskClient) -> None:
     found = client.get("/api/openapi.json")
-    assert found.json == json.loads(rendered_document())
+    assert found.json == json.loads(rendered())
     assert found.headers["Cache-Control"] == "public, max-age=300"
 
 

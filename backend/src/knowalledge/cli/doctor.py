@@ -1,17 +1,20 @@
-"""What the gateway needs from the outside, looked at once: each check is a row, and nothing a check meets can raise."""
+"""``knowalledge doctor``: whether everything that the gateway needs can be used from here."""
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import gevent
 from msgspec import Struct
 from redis import Redis
 from redis.exceptions import NoPermissionError, RedisClusterException, RedisError
 
+from knowalledge.cli.common import config_option, load_settings
 from knowalledge.config.settings import Settings
-from knowalledge.core.clock import Clock
+from knowalledge.core.clock import Clock, SystemClock
 from knowalledge.core.errors import KnowalledgeError, Unavailable
 from knowalledge.net.redis.client import any_node, make_client
 from knowalledge.observability.spans import Exporter
@@ -25,7 +28,7 @@ MIN_FREE = 64 * 1024**2
 
 
 class Finding(Struct, frozen=True):
-    """How one thing is."""
+    """The result of one check."""
 
     name: str
     ok: bool
@@ -33,15 +36,32 @@ class Finding(Struct, frozen=True):
     latency_ms: float | None = None
 
 
+@click.command()
+@config_option
+@click.option(
+    "--timeout",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(0.1, 600.0),
+    help="Seconds a check may take.",
+)
+def doctor(config: str, timeout: float) -> None:
+    """Check Redis, the clock, the disk, the trace collector and every provider target; exit 1 if any is down."""
+    findings = examine(load_settings(config), SystemClock(), timeout)
+    for line in table(findings):
+        click.echo(line)
+    sys.exit(0 if all(it.ok for it in findings) else 1)
+
+
 def examine(settings: Settings, clock: Clock, timeout: float) -> tuple[Finding, ...]:
-    """Every check, those of providers at the same time; none takes much longer than ``timeout`` seconds."""
-    asked = [gevent.spawn(_target, target, settings, clock, timeout) for target in settings.targets]
-    found = [
+    """Every check, those of providers at the same time; none takes much longer than ``timeout`` seconds or raises."""
+    targets = [gevent.spawn(_target, target, settings, clock, timeout) for target in settings.targets]
+    return (
         *_redis(settings, clock),
         _disk(Path(tempfile.gettempdir())),
         *_tracing(settings, clock, timeout),
-    ]
-    return (*found, *(it.get() for it in asked))
+        *(it.get() for it in targets),
+    )
 
 
 def table(findings: tuple[Finding, ...]) -> Iterator[str]:
@@ -53,21 +73,21 @@ def table(findings: tuple[Finding, ...]) -> Iterator[str]:
 
 
 def _redis(settings: Settings, clock: Clock) -> Iterator[Finding]:
+    if not settings.redis_url:
+        yield Finding("redis", True, "not configured: everything is in process")
+        return
     began, started = clock.monotonic(), clock.now()
     try:
-        if not settings.redis_url:
-            yield Finding("redis", True, "not configured: everything is in process")
-            return
         # A Cluster is asked for its nodes at once.
-        redis = make_client(settings.redis_url, settings.redis.timeout, settings.server.connections)
-        with any_node(redis) as redis:
+        client = make_client(settings.redis_url, settings.redis.timeout, settings.server.connections)
+        with any_node(client) as redis:
             seconds, micros = redis.time()
             took = clock.monotonic() - began
-            version, policy = _about(redis)
+            version, policy = _version_and_policy(redis)
     except (RedisError, RedisClusterException) as error:
         yield Finding("redis", False, f"no answer ({type(error).__name__})")
         return
-    # What is evicted is quota that was spent: it would be spent twice.
+    # What Redis evicts is quota that was spent: it would be spent twice.
     evicts = policy not in ("", "noeviction")
     note = f"Redis {version}" + (f"; set maxmemory-policy noeviction, not {policy}" if evicts else "")
     yield Finding("redis", not evicts, note, took * 1000)
@@ -77,8 +97,8 @@ def _redis(settings: Settings, clock: Clock) -> Iterator[Finding]:
     yield Finding("clock", abs(skew) - took / 2 <= MAX_SKEW_S, note)
 
 
-def _about(redis: Redis) -> tuple[str, str]:
-    """Its version, and what it does when its memory is full; empty where it may not say, as with many a hosted one."""
+def _version_and_policy(redis: Redis) -> tuple[str, str]:
+    """The server's version and its maxmemory-policy; empty where it may not say, as with many a hosted one."""
     try:
         version = redis.info("server").get("redis_version", "of unknown version")
         return version, redis.config_get("maxmemory-policy").get("maxmemory-policy") or ""
@@ -87,13 +107,12 @@ def _about(redis: Redis) -> tuple[str, str]:
 
 
 def _tracing(settings: Settings, clock: Clock, timeout: float) -> Iterator[Finding]:
-    endpoint = settings.tracing.endpoint
-    if not endpoint:
+    if not settings.tracing.endpoint:
         return
     began = clock.monotonic()
-    patience = min(timeout, settings.tracing.timeout)
+    timeout = min(timeout, settings.tracing.timeout)
     try:
-        Exporter(endpoint, patience, {"service.name": "knowalledge"}, lambda *_: None).ping()
+        Exporter(settings.tracing.endpoint, timeout, {"service.name": "knowalledge"}, lambda *_: None).ping()
     except Unavailable as error:
         yield Finding("tracing", False, error.message)
     else:
@@ -112,7 +131,7 @@ def _disk(folder: Path) -> Finding:
 
 
 def _target(target: TargetSettings, settings: Settings, clock: Clock, timeout: float) -> Finding:
-    name = f"target {target.name}"
+    name, spec = f"target {target.name}", target.spec
     began = clock.monotonic()
     try:
         provider = make_provider(target, settings.provider.proxy, clock)
@@ -124,6 +143,4 @@ def _target(target: TargetSettings, settings: Settings, clock: Clock, timeout: f
         return Finding(name, False, f"{error.code}: {error.message}")
     except ValueError as error:
         return Finding(name, False, str(error))
-    return Finding(
-        name, True, f"{target.spec.provider}:{target.spec.model}", (clock.monotonic() - began) * 1000
-    )
+    return Finding(name, True, f"{spec.provider}:{spec.model}", (clock.monotonic() - began) * 1000)

@@ -1,12 +1,12 @@
-"""The reference pages of the documentation, made from the tables that the code works with: ``knowalledge reference``.
+"""``knowalledge reference``: the pages of ``docs/reference`` that are made from the tables of the code.
 
 A test compares ``docs/`` with them, so that neither can lag behind.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
-import msgspec
 
 from knowalledge.app import create_app
 from knowalledge.config.models import MODEL_KEYS, TARGET_KEYS
@@ -23,21 +23,24 @@ from knowalledge.web.problems import TITLES, status_of_kind
 MADE = "<!-- made by `make reference`; do not edit -->"
 
 
-def pages(main: click.Group) -> dict[str, str]:
-    """Every page, by its name in ``docs/reference/``; ``main`` is the command line."""
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.pass_context
+def reference(context: click.Context, folder: Path) -> None:
+    """Write the reference pages of the documentation into FOLDER."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in pages(context.find_root()).items():
+        (folder / name).write_text(text)
+
+
+def pages(main: click.Context) -> dict[str, str]:
+    """Every page by the name of its file; ``main`` is the context of the whole command line."""
     return {
         "configuration.md": "\n".join(configuration()) + "\n",
         "metrics.md": "\n".join(metrics()) + "\n",
         "errors.md": "\n".join(failures()) + "\n",
         "commands.md": "\n".join(commands(main)) + "\n",
     }
-
-
-def rendered_document() -> bytes:
-    """The OpenAPI document as ``docs/openapi.json`` has it."""
-    served = create_app(Settings.load(environ={})).test_client().get("/api/openapi.json")
-    document: bytes = msgspec.json.format(served.data, indent=1)
-    return document + b"\n"
 
 
 def configuration() -> Iterator[str]:
@@ -115,10 +118,10 @@ def failures() -> Iterator[str]:
         yield f"| `{kind.code}` | {status} {TITLES.get(status, '')} | {said} |"
 
 
-def commands(main: click.Group) -> Iterator[str]:
+def commands(main: click.Context) -> Iterator[str]:
     """Every command and its options."""
     yield from ("# Commands", MADE, "")
-    for path, command in _walk("knowalledge", main):
+    for path, command in _walk("knowalledge", main, main.command):
         yield from (f"## {path}", "", command.get_short_help_str(200), "")
         options = [it for it in command.params if isinstance(it, click.Option)]
         if options:
@@ -129,9 +132,11 @@ def commands(main: click.Group) -> Iterator[str]:
             yield ""
 
 
-def _walk(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
-    if isinstance(command, click.Group):
-        for name, inner in sorted(command.commands.items()):
-            yield from _walk(f"{path} {name}", inner)
-    else:
+def _walk(path: str, context: click.Context, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    if not isinstance(command, click.Group):
         yield path, command
+        return
+    for name in command.list_commands(context):
+        inner = command.get_command(context, name)
+        if inner is not None:
+            yield from _walk(f"{path} {name}", context, inner)
