@@ -17,9 +17,10 @@ echo "programs: installing ${missing[*]}"
 # Debian's packages start their services; nothing may listen here but what a test starts.
 policy=/usr/sbin/policy-rc.d
 [ -e $policy ] || { printf '#!/bin/sh\nexit 101\n' >$policy; chmod +x $policy; trap 'rm -f $policy' EXIT; }
-install() { DEBIAN_FRONTEND=noninteractive timeout 400 apt-get -qq -y --no-install-recommends install "$@"; }
+install() { DEBIAN_FRONTEND=noninteractive timeout 900 apt-get -qq -y --no-install-recommends install "$@"; }
 log="$(mktemp)"
 { timeout 120 apt-get -qq update && install "${missing[@]}"; } >"$log" 2>&1 && exit 0
 tail -3 "$log"
-# One that cannot be had must not keep the others away.
+# One that cannot be had must not keep the others away, nor what a time-out left half done.
+dpkg --configure -a >>"$log" 2>&1 || true
 for package in "${missing[@]}"; do install "$package" >>"$log" 2>&1 || echo "programs: could not install $package"; done
