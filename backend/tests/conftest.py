@@ -30,6 +30,7 @@ UNTIMED = {
     "test_sdks.py",
     "test_tracing.py",
     "test_varnish.py",
+    "test_workers.py",
 }
 
 

@@ -1,6 +1,8 @@
 """gunicorn with gevent workers: one process a worker, greenlets within, and an end that cuts nothing short."""
 
 import gc
+import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from knowalledge.app import create_app
 from knowalledge.config.settings import Settings
 from knowalledge.gateway.api.stream import ASIDE
 from knowalledge.net.wsgi_head import RequestHead
+from knowalledge.observability.metrics import FOLDER_VARIABLE, forget_worker
 
 KEEPALIVE_S = 75.0  # an idle connection is dropped after this; proxies in front must drop theirs sooner
 HEADERS_S = 10.0  # a request's headers must have arrived after this
@@ -213,11 +216,28 @@ class Server(BaseApplication):  # type: ignore[misc]
             "worker_tmp_dir": tempfile.gettempdir(),
             "control_socket_disable": True,  # nobody speaks to it, and a read-only root has no place for it
             "when_ready": self._ready,
+            "child_exit": self._forget,
         }.items():
             self.cfg.set(name, value)
 
     def load(self) -> Any:
         return create_app(self._settings)
+
+    def run(self) -> None:
+        if self._workers == 1 or FOLDER_VARIABLE in os.environ:
+            super().run()
+            return
+        folder, master = tempfile.mkdtemp(prefix="knowalledge-metrics-"), os.getpid()
+        os.environ[FOLDER_VARIABLE] = folder
+        try:
+            super().run()
+        finally:  # a worker that ends comes by here too
+            if os.getpid() == master:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _forget(self, _: Any, worker: Any) -> None:
+        if FOLDER_VARIABLE in os.environ:
+            forget_worker(worker.pid)
 
     def _ready(self, _: Any) -> None:
         workers = "1 worker" if self._workers == 1 else f"{self._workers} workers"

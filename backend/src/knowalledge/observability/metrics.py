@@ -5,7 +5,7 @@ from typing import Any
 
 from gevent.monkey import get_original
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from knowalledge.core.metrics import Family, Metric, Series
 
@@ -13,6 +13,8 @@ from knowalledge.core.metrics import Family, Metric, Series
 # of it; a lock that the hub knows costs more than the addition.
 values.Lock = get_original("threading", "Lock")  # type: ignore[attr-defined]
 
+# Names the folder in which the workers of one server share their values; unset: there is one worker.
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _KINDS: dict[str, Any] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -21,6 +23,8 @@ class PrometheusMetrics:
     """Implements ``Metrics``. ``registered`` are its metrics in order of registration."""
 
     def __init__(self) -> None:
+        # The library decides this when it is imported, which may be before the server has set the variable.
+        values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self.registered: list[Metric] = []
 
@@ -50,12 +54,17 @@ class PrometheusMetrics:
         return generate_latest(self._over_workers())
 
     def _over_workers(self) -> CollectorRegistry:
-        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        if FOLDER_VARIABLE not in os.environ:
             return self._registry
         whole = CollectorRegistry()
         collect: Any = MultiProcessCollector
         collect(whole)
         return whole
+
+
+def forget_worker(pid: int) -> None:
+    """A worker has died: what it held is gone, what it counted stays."""
+    mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 class _SeriesByLabels(dict[str | tuple[str, ...], Series]):
