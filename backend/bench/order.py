@@ -23,6 +23,7 @@ from redis import Redis
 from knowalledge.core.clock import SystemClock
 from knowalledge.core.context import Priority
 from knowalledge.net.redis.multiplexed import MultiplexedClient
+from knowalledge.quota.commands import LocalUsage
 from knowalledge.quota.domain.queue import QueueOutcome, QueueRules, Waiter
 from knowalledge.quota.domain.window import SECOND, Count, TokenCost, Window
 from knowalledge.quota.ports import (
@@ -34,7 +35,7 @@ from knowalledge.quota.ports import (
     ReservationRequest,
     Ticket,
 )
-from knowalledge.quota.redis import LocalUsage, RedisQuotaStore
+from knowalledge.quota.redis import RedisQuotaStore
 
 TARGET = "one"
 WINDOWS = (Window("rpm", Count.REQUESTS, 50, 60), Window("tpm", Count.TOKENS, 500, 60))

@@ -7,11 +7,12 @@ import pytest
 from redis import Redis
 
 from knowalledge.core.context import Priority
+from knowalledge.quota.commands import Gate, LocalUsage
 from knowalledge.quota.domain.queue import QueueRules
 from knowalledge.quota.domain.window import SECOND, Count, LevelPolicy, TokenCost, Window
 from knowalledge.quota.memory import MemoryQuotaStore
 from knowalledge.quota.ports import Decision, QuotaStore, Reservation, ReservationRequest
-from knowalledge.quota.redis import Gate, LocalUsage, RedisQuotaStore
+from knowalledge.quota.redis import RedisQuotaStore
 from tests.support.decisions import granted
 from tests.support.doubles import ManualClock
 

@@ -4,10 +4,11 @@ import pytest
 from redis import Redis
 
 from knowalledge.core.context import Priority
+from knowalledge.quota.commands import LocalUsage
 from knowalledge.quota.domain.queue import AGED_EVERY
 from knowalledge.quota.domain.window import SECOND, Count, TokenCost, Window
 from knowalledge.quota.ports import Granted, QuotaStore, Ticket
-from knowalledge.quota.redis import LocalUsage, RedisQuotaStore
+from knowalledge.quota.redis import RedisQuotaStore
 from tests.contract.quota_stores import ONE, RULES, WINDOWS, Make, Store, pump, redis_store, reserve, take
 from tests.support.decisions import granted, queued, refused
 from tests.support.doubles import ManualClock
@@ -70,10 +71,10 @@ def test_the_lease_of_a_dead_replica_ends_on_time_though_the_clock_is_set_back(
     )
     living.join("t", lambda _: LocalUsage(({},), (0,), (1000,), (), ()), 0)
     clock.sleep(1 - hours * 3600)
-    assert living.beat("t").alive == 2
+    assert living.beat("t").replicas == 2
     clock.sleep(5)
     pulse = living.beat("t")
-    assert (pulse.alive, [(it.used, it.held) for it in pulse.window_status]) == (1, [(400, 0)])
+    assert (pulse.replicas, [(it.used, it.held) for it in pulse.window_status]) == (1, [(400, 0)])
 
 
 def test_a_gate_holds_though_it_is_the_first_that_is_heard_after_the_clock_was_set_back(

@@ -1,22 +1,22 @@
 """Ends that go to Redis in one call are what they are one by one, and whoever waits takes the room of all of them."""
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 
 from knowalledge.core.context import Priority
+from knowalledge.quota.commands import EndedReservation, EpochMismatch, ReservationOutcome
 from knowalledge.quota.domain.queue import QueueOutcome
 from knowalledge.quota.domain.window import TokenCost, Window
 from knowalledge.quota.memory import MemoryQuotaStore
 from knowalledge.quota.ports import Granted, Queued, Reservation, ReservationRequest, Ticket
-from knowalledge.quota.redis import EndedReservation, EpochMismatch, RedisQuotaStore, ReservationOutcome
+from knowalledge.quota.redis import RedisQuotaStore
 from tests.contract.quota_stores import LEARNT, RULES, WINDOWS, agree, pump, redis_store, take
 from tests.support.decisions import queued
 from tests.support.doubles import ManualClock
 from tests.support.properties import examples
+from tests.support.stored import contents
 
 Asked = tuple[int, int, int, int, bool]
 Ended = tuple[int, ReservationOutcome, int, int]
@@ -56,17 +56,6 @@ def ends_of(granted: list[Reservation], drawn: list[Ended]) -> list[EndedReserva
         for which, how, first, second in drawn
         if granted
     ]
-
-
-def contents(redis: Redis) -> dict[bytes, Any]:
-    """All that Redis holds."""
-    client: Any = redis  # whose types know of clients that do not answer at once
-    read = {
-        b"hash": client.hgetall,
-        b"string": client.get,
-        b"zset": lambda key: client.zrange(key, 0, -1, withscores=True),
-    }
-    return {key: read[client.type(key)](key) for key in client.scan_iter()}
 
 
 def after(
@@ -153,7 +142,7 @@ def test_whoever_waits_takes_the_room_of_all_that_ended_in_one_call(
         ends = ends_of(live, drawn)
         ended = shared.finish("t", ends)
         for end in ends:
-            match end.how:
+            match end.outcome:
                 case ReservationOutcome.SETTLED:
                     alone.settle(end.reservation, end.actual)
                 case ReservationOutcome.RELEASED:

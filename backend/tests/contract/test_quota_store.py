@@ -6,6 +6,7 @@ import pytest
 from redis import Redis
 
 from knowalledge.core.errors import NeverFits
+from knowalledge.quota.commands import Gate, LocalUsage
 from knowalledge.quota.domain.admission import RefusalReason
 from knowalledge.quota.domain.window import GUARD_S, SECOND, Count, TokenCost, Window
 from knowalledge.quota.ports import (
@@ -14,7 +15,6 @@ from knowalledge.quota.ports import (
     Refused,
     Reservation,
 )
-from knowalledge.quota.redis import Gate, LocalUsage
 from tests.contract.quota_stores import (
     LEARNT,
     ONE,

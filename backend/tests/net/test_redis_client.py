@@ -7,10 +7,11 @@ import pytest
 
 from knowalledge.core.clock import SystemClock
 from knowalledge.net.redis.client import any_node, is_single_server, make_client
+from knowalledge.quota.commands import LocalUsage
 from knowalledge.quota.domain.queue import QueueRules
 from knowalledge.quota.domain.window import Count, TokenCost, Window
 from knowalledge.quota.ports import Granted, ReservationRequest
-from knowalledge.quota.redis import LocalUsage, RedisQuotaStore
+from knowalledge.quota.redis import RedisQuotaStore
 from tests.support.redis_kinds import as_cluster, behind_sentinel, wait_ready
 
 WINDOW = Window("rpm", Count.REQUESTS, 2, 60)

@@ -9,11 +9,12 @@ from gevent.event import Event
 from redis import Redis
 
 from knowalledge.quota import replica
+from knowalledge.quota.commands import EndedReservation, RedisUnavailable
 from knowalledge.quota.domain.queue import QueueRules
 from knowalledge.quota.domain.window import SECOND, Count, TokenCost, Window
 from knowalledge.quota.memory import MemoryQuotaStore
 from knowalledge.quota.ports import Reservation, ReservationRequest
-from knowalledge.quota.redis import EndedReservation, RedisQuotaStore, RedisUnavailable
+from knowalledge.quota.redis import RedisQuotaStore
 from knowalledge.quota.replica import TOGETHER, ReplicaQuotaStore
 from tests.support.decisions import granted
 from tests.support.doubles import CuttableRedis, ManualClock

@@ -6,11 +6,12 @@ from gevent.event import Event
 from redis import Redis
 
 from knowalledge.quota import replica
+from knowalledge.quota.commands import HeartbeatReply
 from knowalledge.quota.domain.queue import QueueRules
 from knowalledge.quota.domain.window import SECOND, Count, TokenCost, Window
 from knowalledge.quota.memory import MemoryQuotaStore
 from knowalledge.quota.ports import Decision, ReservationRequest
-from knowalledge.quota.redis import HeartbeatReply, RedisQuotaStore
+from knowalledge.quota.redis import RedisQuotaStore
 from knowalledge.quota.replica import ReplicaQuotaStore
 from tests.support.decisions import granted, refused
 from tests.support.doubles import CuttableRedis

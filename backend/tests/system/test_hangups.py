@@ -13,10 +13,11 @@ import pytest
 from redis import Redis
 
 from knowalledge.core.clock import SystemClock
+from knowalledge.quota.commands import LocalUsage
 from knowalledge.quota.domain.queue import QueueRules
 from knowalledge.quota.domain.window import Count, TokenCost, Window
 from knowalledge.quota.ports import ReservationRequest
-from knowalledge.quota.redis import LocalUsage, RedisQuotaStore
+from knowalledge.quota.redis import RedisQuotaStore
 from tests.system.processes import gateway, simulator
 
 CONFIG = """

@@ -16,12 +16,12 @@ from knowalledge.core.errors import Unavailable
 from knowalledge.net.redis.breaker import RedisBreaker
 from knowalledge.net.redis.scripts import CommandExecutor, Script
 
-_GET = Script("knowalledge.caching", "cache_get", "_cache")
-_PUT = Script("knowalledge.caching", "cache_put", "_cache")
-_TAKE = Script("knowalledge.caching", "cache_take", "_cache")
-_NEWS = Script("knowalledge.caching", "cache_news", "_cache")
-_SWEEP = Script("knowalledge.caching", "cache_sweep", "_cache")
-_SIZE = Script("knowalledge.caching", "cache_size", "_cache")
+_GET = Script.load("knowalledge.caching", "cache_get", "_cache")
+_PUT = Script.load("knowalledge.caching", "cache_put", "_cache")
+_TAKE = Script.load("knowalledge.caching", "cache_take", "_cache")
+_NEWS = Script.load("knowalledge.caching", "cache_news", "_cache")
+_SWEEP = Script.load("knowalledge.caching", "cache_sweep", "_cache")
+_SIZE = Script.load("knowalledge.caching", "cache_size", "_cache")
 
 # One hash tag keeps entries and generations on one node of a Redis Cluster, where a script reaches both.
 _ENTRY = b"kn:{cache}:e:"

@@ -23,19 +23,18 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from knowalledge.core.clock import Clock
-from knowalledge.quota.domain.window import PACED_SPAN_S, SECOND, TokenCost, Window, WindowStatus
-from knowalledge.quota.memory import MemoryQuotaStore
-from knowalledge.quota.ports import Decision, QueueStats, QuotaTotals, Reservation, ReservationRequest
-from knowalledge.quota.redis import (
-    BEAT_S,
+from knowalledge.quota.commands import (
     EndedReservation,
     EpochMismatch,
     Gate,
     LocalUsage,
-    RedisQuotaStore,
     RedisUnavailable,
     ReservationOutcome,
 )
+from knowalledge.quota.domain.window import PACED_SPAN_S, SECOND, TokenCost, Window, WindowStatus
+from knowalledge.quota.memory import MemoryQuotaStore
+from knowalledge.quota.ports import Decision, QueueStats, QuotaTotals, Reservation, ReservationRequest
+from knowalledge.quota.redis import BEAT_S, RedisQuotaStore
 
 PROBE_S = 0.25  # how often a lost Redis is looked for
 # For so long nobody is granted anything after a state is joined anew: every replica beats once in this time, finds
@@ -343,7 +342,7 @@ class ReplicaQuotaStore:
                         self._lose()
                         break
                     else:
-                        self._alive = pulse.alive
+                        self._alive = pulse.replicas
                         self._look(target, pulse.window_status)
                         self._heard_clock(pulse.clock_us)
                         # Counted from before it was asked: not a moment later than what the provider said.

@@ -18,9 +18,9 @@ from knowalledge.gateway.domain.failures import failure_bytes, failure_of
 from knowalledge.net.redis.breaker import RedisBreaker
 from knowalledge.net.redis.scripts import CommandExecutor, Script
 
-_JOIN = Script("knowalledge.caching", "flight_join")
-_TELL = Script("knowalledge.caching", "flight_tell")
-_READ = Script("knowalledge.caching", "flight_read")
+_JOIN = Script.load("knowalledge.caching", "flight_join")
+_TELL = Script.load("knowalledge.caching", "flight_tell")
+_READ = Script.load("knowalledge.caching", "flight_read")
 
 
 class Pace(Struct, frozen=True):

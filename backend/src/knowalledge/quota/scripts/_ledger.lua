@@ -1,44 +1,33 @@
--- The ledger of one target, as domain/quota.py has it; the first prelude of every quota script.
+-- The ledger of one target: domain/ledger.py, ring.py and ceiling.py, step by step; the first prelude of every script.
 --
--- State, all under one hash tag, constant in size:
---   KEYS[1]  P .. quota  hash    ep epoch: names this state, gone when Redis has lost it; per window i: t<i> charged, h<i> held, l<i> newest bucket, p<i> ahead of the pace;
---                                c<i> what is learnt of its limit, packed: limit, next step, moments of probe and cut;
---                                oq output tokens of the answers of late, as predicted and as they were, packed;
---                                xs xr xl reservations settled, released, refused by the provider, xd asked in vain,
---                                xi xo input and output tokens by which the truth was more than the estimate;
---                                lt the latest moment that was seen, which is that of the paces; g gate, gw its window, or JOINING; and the room's counters
---   KEYS[2]  P .. rings  string  the rings of all windows, one after the other, eight bytes a bucket
---   P .. live:<replica>  hash    reservation id -> what ends it if its replica dies
--- ARGV[1] is a test's own moment, or ''; ARGV[2] the configuration, doubles packed little-endian:
---   capacity, aging us, share and burst of each level 0..3, number of windows, and per window
---   limit, bucket width us, counts requests, counts input, counts output, day (0: rolling), day's end us, span us,
---   paced, learnt
--- Moments are whole microseconds of Redis' own clock.
+-- KEYS[1]  hash, the windows' sums and the queue's counters (schema.Field)
+-- KEYS[2]  string, the buckets of all windows, ring after ring, eight bytes each
+-- ARGV[1]  microseconds in place of Redis' clock in a test, or ''
+-- ARGV[2]  configuration, little-endian doubles (schema.QueueConfig, LevelConfig, WindowConfig)
+--
+-- Names in capitals with an underscore are constants of schema.py. Moments are whole microseconds of Redis' clock.
 
-local P = string.sub(KEYS[1], 1, -6)
-local SIZE = 601
--- domain/learning.py
-local PROBE, VERIFY, STEP, REPEAT, CUT, CLIMB, MOST = 55000000, 3000000, 1000000, 20000000, 0.9, 6, 1000000
-local LEARNT_BURST, OUTCOME_KEPT, SET_BACK, GUARD = 1 / 30, 0.98, 300000000, 300000 -- domain/quota.py
-local cfg = {struct.unpack('<' .. string.rep('d', #ARGV[2] / 8), ARGV[2])}
+local prefix = string.sub(KEYS[1], 1, -1 - #KEY_LEDGER)
+local config = {struct.unpack('<' .. string.rep('d', #ARGV[2] / 8), ARGV[2])}
 local now
 if ARGV[1] ~= '' then
   now = tonumber(ARGV[1])
 else
-  local t = redis.call('TIME')
-  now = tonumber(t[1]) * 1000000 + tonumber(t[2])
+  local time = redis.call('TIME')
+  now = tonumber(time[1]) * SECOND_US + tonumber(time[2])
 end
 
-local windows, gate, gate_window = {}, 0, ''
-local JOINING = '-' -- in the place of a window: a gate that a join has closed, and no provider
-local NOBODY = {0, 0, 0, 0}
+-- latest: the latest moment seen. Only a clock that was set back by more than SET_BACK_US moves it back.
+local windows, latest, gate, gate_window = {}, 0, 0, ''
 
--- Whether this is another state than the one that the caller has joined: it must join again before it may spend.
-local function forgotten(epoch)
-  return redis.call('HGET', KEYS[1], 'ep') ~= epoch
+-- Whether the state is another than the one that the caller has joined.
+local function is_other_epoch(epoch)
+  return redis.call('HGET', KEYS[1], FIELD_EPOCH) ~= epoch
 end
 
-local FORGOTTEN = {err = 'FORGOTTEN this is another state than the one that you have joined'}
+local function epoch_mismatch()
+  return {err = EPOCH_MISMATCH .. ' this is another state than the one that you have joined'}
+end
 
 local function whole(number)
   return string.format('%.0f', number + 0) -- + 0: there is a -0, which is no integer to Redis
@@ -49,7 +38,7 @@ local function zeros(buckets)
 end
 
 -- Sum and clear the buckets from..to, places in the ring that do not wrap.
-local function drain(w, from, to)
+local function clear_buckets(w, from, to)
   local at = w.offset + from * 8
   local slice = redis.call('GETRANGE', KEYS[2], at, w.offset + to * 8 + 7)
   local empty = zeros(to - from + 1)
@@ -63,331 +52,337 @@ local function drain(w, from, to)
   return sum
 end
 
-local function advance(w, lined)
-  if now > lined then w.line = math.max(0, w.line - (now - lined) * w.rate) end
+-- Pay the pace debt since `paced_at`, and drop what has left the window.
+local function advance(w, paced_at)
+  if now > paced_at then w.pace_debt = math.max(0, w.pace_debt - (now - paced_at) * w.pace) end
   if w.day > 0 then
     -- The caller's calendar may be a moment behind Redis' clock.
-    if now >= w.ends then w.day, w.ends = w.day + 1, w.ends + 86400000000 end
-    if w.day > w.last then w.last, w.total = w.day, 0 end
+    if now >= w.day_ends then w.day, w.day_ends = w.day + 1, w.day_ends + DAY_US end
+    if w.day > w.newest then w.newest, w.charged = w.day, 0 end
     return
   end
   local index = math.floor(now / w.width)
-  local gone = index - w.last
-  if gone <= 0 then return end
-  if gone >= SIZE then
-    if w.total ~= 0 then redis.call('SETRANGE', KEYS[2], w.offset, zeros(SIZE)) end
-    w.total = 0
+  local steps = index - w.newest
+  if steps <= 0 then return end
+  if steps >= RING_SIZE then
+    if w.charged ~= 0 then redis.call('SETRANGE', KEYS[2], w.offset, zeros(RING_SIZE)) end
+    w.charged = 0
   else
-    local from, to = (w.last + 1) % SIZE, index % SIZE
+    local from, to = (w.newest + 1) % RING_SIZE, index % RING_SIZE
     if from <= to then
-      w.total = w.total - drain(w, from, to)
+      w.charged = w.charged - clear_buckets(w, from, to)
     else
-      w.total = w.total - drain(w, from, SIZE - 1) - drain(w, 0, to)
+      w.charged = w.charged - clear_buckets(w, from, RING_SIZE - 1) - clear_buckets(w, 0, to)
     end
   end
-  w.last = index
+  w.newest = index
 end
 
-local function climbing(w)
-  return w.step > 1 or w.cut == 0
+local function is_climbing(w)
+  return w.step > 1 or w.cut_at == 0
 end
 
-local function pace(w)
-  w.rate = w.limit / w.span
-  if w.learn and climbing(w) then w.rate = w.rate * CLIMB end
+local function set_pace(w)
+  w.pace = w.limit / w.span
+  if w.learn and is_climbing(w) then w.pace = w.pace * CLIMB_FACTOR end
 end
 
-local function recall(n, w)
-  local kept = redis.call('HGET', KEYS[1], 'c' .. n)
-  if kept then
-    w.limit, w.step, w.probe, w.cut = struct.unpack('<dddd', kept)
+local function load_ceiling(n, w)
+  local packed = redis.call('HGET', KEYS[1], FIELD_CEILING .. n)
+  if packed then
+    w.limit, w.step, w.probe_at, w.cut_at = struct.unpack('<dddd', packed)
   else
-    w.step, w.probe, w.cut = 1, 0, 0
+    w.step, w.probe_at, w.cut_at = 1, 0, 0
   end
 end
 
-local function learn(n, w, limit)
+local function save_ceiling(n, w, limit)
   w.limit = limit
-  pace(w)
-  redis.call('HSET', KEYS[1], 'c' .. n, struct.pack('<dddd', w.limit, w.step, w.probe, w.cut))
+  set_pace(w)
+  redis.call('HSET', KEYS[1], FIELD_CEILING .. n, struct.pack('<dddd', w.limit, w.step, w.probe_at, w.cut_at))
 end
 
--- What others had learnt before this state began.
-local function learnt(n, w, limit)
+-- Take over a limit that was learnt before this state began.
+local function adopt_ceiling(n, w, limit)
   if limit ~= w.limit then
-    w.step, w.cut, w.probe = 1, now, now + PROBE
-    learn(n, w, math.max(1, limit))
+    w.step, w.cut_at, w.probe_at = 1, now, now + PROBE_US
+    save_ceiling(n, w, math.max(1, limit))
   end
 end
 
-local close, set_back_room
+local save_windows, set_back_queue
 
--- The charges of window n have moved to another bucket: what reservations remember of theirs moves along, unless it
--- was out of the window already. `moves`: per window the newest bucket before and after.
-local function move_live(moves)
-  for _, replica in ipairs(redis.call('ZRANGE', P .. 'alive', 0, -1)) do
-    local live = P .. 'live:' .. replica
-    local stored = redis.call('HGETALL', live)
+-- Charges have moved to another bucket, so the buckets of live reservations move along, unless they had left the
+-- window. moved: for each window its newest bucket before and after.
+local function move_live(moved)
+  for _, replica in ipairs(redis.call('ZRANGE', prefix .. KEY_REPLICAS, 0, -1)) do
+    local key = prefix .. KEY_LIVE .. replica
+    local stored = redis.call('HGETALL', key)
     for i = 1, #stored, 2 do
       local record = cmsgpack.unpack(stored[i + 1])
+      local buckets = record[LIVE_BUCKETS]
       for n, w in ipairs(windows) do
-        local kept = w.day > 0 and 1 or SIZE
-        local was, last = moves[n][1], moves[n][2]
-        record[3][n] = was - record[3][n] < kept and last or last - kept
+        local size = w.day > 0 and 1 or RING_SIZE
+        local before, after = moved[n][1], moved[n][2]
+        buckets[n] = before - buckets[n] < size and after or after - size
       end
-      redis.call('HSET', live, stored[i], cmsgpack.pack(record))
+      redis.call('HSET', key, stored[i], cmsgpack.pack(record))
     end
   end
 end
 
--- The clock was set back: all that is charged counts as charged now, and what was remembered by the clock moves along.
+-- The clock was set back: all charges count as charged now, and every stored moment moves along.
 local function set_back(by)
-  local moves = {}
-  set_back_room(by)
+  local moved = {}
+  set_back_queue(by)
   gate = gate - by
-  redis.call('HSET', KEYS[1], 'g', whole(gate))
+  redis.call('HSET', KEYS[1], FIELD_GATE, whole(gate))
   for n, w in ipairs(windows) do
-    moves[n] = {w.last}
+    local before = w.newest
     if w.day > 0 then
-      w.last = math.min(w.last, w.day)
+      w.newest = math.min(w.newest, w.day)
     else
-      w.last = math.floor(now / w.width)
-      redis.call('SETRANGE', KEYS[2], w.offset, zeros(SIZE))
-      redis.call('SETRANGE', KEYS[2], w.offset + (w.last % SIZE) * 8, struct.pack('<d', w.total))
+      w.newest = math.floor(now / w.width)
+      redis.call('SETRANGE', KEYS[2], w.offset, zeros(RING_SIZE))
+      redis.call('SETRANGE', KEYS[2], w.offset + (w.newest % RING_SIZE) * 8, struct.pack('<d', w.charged))
     end
     if w.learn then
-      w.probe = w.probe - by
-      if w.cut > 0 then w.cut = math.max(1, w.cut - by) end
-      learn(n, w, w.limit)
+      w.probe_at = w.probe_at - by
+      if w.cut_at > 0 then w.cut_at = math.max(1, w.cut_at - by) end
+      save_ceiling(n, w, w.limit)
     end
-    moves[n][2] = w.last
+    moved[n] = {before, w.newest}
   end
-  move_live(moves)
-  windows.lined = now
-  close()
+  move_live(moved)
+  latest = now
+  save_windows()
 end
 
 -- Read every window and bring it to the moment.
-local function open()
+local function load_windows()
   local fields = {}
-  for n = 1, cfg[11] do
-    local at = 12 + (n - 1) * 10
+  for n = 1, config[CONFIG_WINDOWS] do
+    local at = (n - 1) * WINDOW_SIZE
     local w = {
-      limit = cfg[at], width = cfg[at + 1], req = cfg[at + 2], inp = cfg[at + 3], out = cfg[at + 4],
-      day = cfg[at + 5], ends = cfg[at + 6], span = cfg[at + 7], paced = cfg[at + 8],
-      learn = cfg[at + 9] == 1,
-      offset = (n - 1) * SIZE * 8,
+      limit = config[at + WINDOW_LIMIT], width = config[at + WINDOW_WIDTH_US], span = config[at + WINDOW_SPAN_US],
+      requests = config[at + WINDOW_COUNTS_REQUESTS], input = config[at + WINDOW_COUNTS_INPUT],
+      output = config[at + WINDOW_COUNTS_OUTPUT], day = config[at + WINDOW_DAY],
+      day_ends = config[at + WINDOW_DAY_ENDS_US], paced = config[at + WINDOW_PACED] == 1,
+      learn = config[at + WINDOW_LEARN] == 1, offset = (n - 1) * RING_SIZE * 8,
+      pace = 0, charged = 0, held = 0, newest = 0, pace_debt = 0,
     }
-    if w.learn then recall(n, w) end
-    pace(w)
+    if w.learn then load_ceiling(n, w) end
+    set_pace(w)
     windows[n] = w
-    fields[#fields + 1] = 't' .. n
-    fields[#fields + 1] = 'h' .. n
-    fields[#fields + 1] = 'l' .. n
-    fields[#fields + 1] = 'p' .. n
+    fields[#fields + 1] = FIELD_CHARGED .. n
+    fields[#fields + 1] = FIELD_HELD .. n
+    fields[#fields + 1] = FIELD_NEWEST .. n
+    fields[#fields + 1] = FIELD_PACE_DEBT .. n
   end
-  fields[#fields + 1] = 'lt'
-  fields[#fields + 1] = 'g'
-  fields[#fields + 1] = 'gw'
-  local got = redis.call('HMGET', KEYS[1], unpack(fields))
-  local lined = tonumber(got[#fields - 2]) or 0
-  gate, gate_window = tonumber(got[#fields - 1]) or 0, got[#fields] or ''
+  fields[#fields + 1] = FIELD_LATEST
+  fields[#fields + 1] = FIELD_GATE
+  fields[#fields + 1] = FIELD_GATE_WINDOW
+  local stored = redis.call('HMGET', KEYS[1], unpack(fields))
+  latest = tonumber(stored[#fields - 2]) or 0
+  gate, gate_window = tonumber(stored[#fields - 1]) or 0, stored[#fields] or ''
   for n, w in ipairs(windows) do
-    w.total = tonumber(got[4 * n - 3]) or 0
-    w.held = tonumber(got[4 * n - 2]) or 0
-    w.last = tonumber(got[4 * n - 1]) or 0
-    w.line = tonumber(got[4 * n]) or 0
+    w.charged = tonumber(stored[4 * n - 3]) or 0
+    w.held = tonumber(stored[4 * n - 2]) or 0
+    w.newest = tonumber(stored[4 * n - 1]) or 0
+    w.pace_debt = tonumber(stored[4 * n]) or 0
   end
-  if lined - now > SET_BACK then
-    set_back(lined - now)
-    lined = now
-  end
-  for _, w in ipairs(windows) do advance(w, lined) end
-  windows.lined = math.max(now, lined)
+  if latest - now > SET_BACK_US then set_back(latest - now) end
+  for _, w in ipairs(windows) do advance(w, latest) end
+  latest = math.max(now, latest)
 end
 
-function close()
+function save_windows()
   if #windows == 0 then return end
-  local values = {'lt', whole(windows.lined)}
+  local values = {FIELD_LATEST, whole(latest)}
   for n, w in ipairs(windows) do
-    values[#values + 1] = 't' .. n
-    values[#values + 1] = whole(w.total)
-    values[#values + 1] = 'h' .. n
+    values[#values + 1] = FIELD_CHARGED .. n
+    values[#values + 1] = whole(w.charged)
+    values[#values + 1] = FIELD_HELD .. n
     values[#values + 1] = whole(w.held)
-    values[#values + 1] = 'l' .. n
-    values[#values + 1] = whole(w.last)
-    values[#values + 1] = 'p' .. n
-    values[#values + 1] = w.line == 0 and '0' or string.format('%.17g', w.line)
+    values[#values + 1] = FIELD_NEWEST .. n
+    values[#values + 1] = whole(w.newest)
+    values[#values + 1] = FIELD_PACE_DEBT .. n
+    values[#values + 1] = w.pace_debt == 0 and '0' or string.format('%.17g', w.pace_debt)
   end
   redis.call('HSET', KEYS[1], unpack(values))
 end
 
+-- Charge `amount`, which may be negative, into `bucket`; one that has left the window is no more.
 local function add(w, bucket, amount)
   if amount == 0 then return end
   if w.day > 0 then
-    if bucket >= w.last then w.total = w.total + amount end -- later: the clock was set back since
+    if bucket >= w.newest then w.charged = w.charged + amount end -- later: the clock was set back since
     return
   end
-  if w.last - bucket >= SIZE then return end
-  if bucket > w.last then bucket = w.last end
-  local at = w.offset + (bucket % SIZE) * 8
-  local was = redis.call('GETRANGE', KEYS[2], at, at + 7)
-  local old = #was == 8 and struct.unpack('<d', was) or 0
-  redis.call('SETRANGE', KEYS[2], at, struct.pack('<d', old + amount))
-  w.total = w.total + amount
+  if w.newest - bucket >= RING_SIZE then return end
+  if bucket > w.newest then bucket = w.newest end
+  local at = w.offset + (bucket % RING_SIZE) * 8
+  local stored = redis.call('GETRANGE', KEYS[2], at, at + 7)
+  local before = #stored == 8 and struct.unpack('<d', stored) or 0
+  redis.call('SETRANGE', KEYS[2], at, struct.pack('<d', before + amount))
+  w.charged = w.charged + amount
 end
 
--- The bucket of output that an answer has just told of: the provider has counted it by now, so it needs no guard.
-local function unguarded(w)
-  return w.day > 0 and w.last or w.last - math.floor(GUARD / w.width)
+-- The bucket of output whose count has just arrived: the provider has counted it by now, so it needs no guard.
+local function completion_bucket(w)
+  return w.day > 0 and w.newest or w.newest - math.floor(GUARD_US / w.width)
 end
 
-local function repace(w, amount)
-  w.line = math.max(0, w.line + amount)
+local function adjust_pace_debt(w, amount)
+  w.pace_debt = math.max(0, w.pace_debt + amount)
 end
 
 -- Microseconds until `amount` more fits, if nothing else is granted and every hold comes true.
-local function room_in(w, amount)
-  local short = w.total + w.held + amount - w.limit
-  if short <= 0 then return 0 end
-  if w.day > 0 then return w.ends - now + math.floor((short - 1) / w.limit) * w.span end
-  local ring = redis.call('GETRANGE', KEYS[2], w.offset, w.offset + SIZE * 8 - 1)
-  ring = ring .. string.sub(zeros(SIZE), #ring + 1)
-  for age = SIZE - 1, 0, -1 do
-    local bucket = w.last - age
-    short = short - struct.unpack('<d', ring, (bucket % SIZE) * 8 + 1)
-    if short <= 0 then return math.max(1, (bucket + SIZE) * w.width - now) end
+local function wait_for_capacity(w, amount)
+  local excess = w.charged + w.held + amount - w.limit
+  if excess <= 0 then return 0 end
+  if w.day > 0 then return w.day_ends - now + math.floor((excess - 1) / w.limit) * w.span end
+  local ring = redis.call('GETRANGE', KEYS[2], w.offset, w.offset + RING_SIZE * 8 - 1)
+  ring = ring .. string.sub(zeros(RING_SIZE), #ring + 1)
+  for age = RING_SIZE - 1, 0, -1 do
+    local bucket = w.newest - age
+    excess = excess - struct.unpack('<d', ring, (bucket % RING_SIZE) * 8 + 1)
+    if excess <= 0 then return math.max(1, (bucket + RING_SIZE) * w.width - now) end
   end
-  return (SIZE - 1) * w.width + math.floor(short / w.rate)
+  return (RING_SIZE - 1) * w.width + math.floor(excess / w.pace)
 end
 
--- The same for an even pace: until `amount` fits after `first` more. While the clock is behind the latest moment that
--- was seen, the line stands still.
-local function pace_in(w, amount, burst, first)
+-- Microseconds until `amount`, after `ahead` more, keeps to an even pace. While the clock is behind the latest moment,
+-- no debt is paid.
+local function wait_for_pace(w, amount, burst, ahead)
   local least = 0
   if w.learn then
-    if climbing(w) then burst, least = 0, 1 else burst, least = math.min(burst, LEARNT_BURST), 2 end
+    if is_climbing(w) then burst, least = 0, 1 else burst, least = math.min(burst, LEARNT_BURST), 2 end
   end
-  local line = w.line + first
-  if burst >= 1 or w.paced == 0 or line <= 0 then return 0 end
-  local ahead = line + amount - math.max(burst * w.limit, least)
-  if ahead <= 0 then return 0 end
-  return windows.lined - now + math.floor(math.min(ahead, line) / w.rate) + 1
+  local debt = w.pace_debt + ahead
+  if burst >= 1 or not w.paced or debt <= 0 then return 0 end
+  local excess = debt + amount - math.max(burst * w.limit, least)
+  if excess <= 0 then return 0 end
+  return latest - now + math.floor(math.min(excess, debt) / w.pace) + 1
 end
 
--- What of a window must be free for `amount`: a level that is held to a share leaves the rest.
-local function wanted(w, amount, level)
-  return math.max(amount, math.min(w.limit, amount + w.limit - math.floor(w.limit * cfg[3 + 2 * level])))
+-- What of a window must be free for `amount`: a level with a ceiling leaves the rest to higher priorities.
+local function required_capacity(w, amount, level)
+  local reserved = w.limit - math.floor(w.limit * config[LEVEL_SIZE * level + LEVEL_CEILING])
+  return math.max(amount, math.min(w.limit, amount + reserved))
 end
 
--- Microseconds until a request fits after those before it, and what it waits for: the index of a window, or the name
--- that the gate was closed with. `before`: {how many, input, output, the part of all that is held now that will have
--- been given back by then}
-local function wait_for(input, output, level, before)
-  if now < gate then return gate - now, gate_window == JOINING and '' or gate_window end
-  local wait, worst = 0, 0
+-- Microseconds until a request fits after its backlog, and what it waits for: the number of a window from 1, 0 for
+-- none, or the name that the gate was closed with.
+-- backlog: {how many, their input, their output, the part of everything held that is released by then}
+local function wait_for(input, output, level, backlog)
+  if now < gate then return gate - now, gate_window == GATE_OF_JOIN and '' or gate_window end
+  local longest, waits_for = 0, 0
+  local burst = config[LEVEL_SIZE * level + LEVEL_BURST]
   for n, w in ipairs(windows) do
-    local amount = w.req + w.inp * input + w.out * output
-    local first = w.req * before[1] + w.inp * before[2] + w.out * before[3] - math.floor(w.held * before[4])
-    local room = math.max(
-      room_in(w, wanted(w, amount, level) + first), pace_in(w, amount, cfg[4 + 2 * level], first)
+    local amount = w.requests + w.input * input + w.output * output
+    local ahead = w.requests * backlog[1] + w.input * backlog[2] + w.output * backlog[3]
+      - math.floor(w.held * backlog[4])
+    local wait = math.max(
+      wait_for_capacity(w, required_capacity(w, amount, level) + ahead), wait_for_pace(w, amount, burst, ahead)
     )
-    if room > wait then wait, worst = room, n end
+    if wait > longest then longest, waits_for = wait, n end
   end
-  return wait, worst
+  return longest, waits_for
 end
 
-local function answers()
-  local kept = redis.call('HGET', KEYS[1], 'oq')
-  if not kept then return 0, 0 end
-  return struct.unpack('<dd', kept)
+local function output_totals()
+  local packed = redis.call('HGET', KEYS[1], FIELD_OUTPUT_RATIO)
+  if not packed then return 0, 0 end
+  return struct.unpack('<dd', packed)
 end
 
--- What the answers of late took of the output that was held for them, at most 1.
-local function outcome()
-  local predicted, produced = answers()
-  return predicted == 0 and 1 or math.min(1, produced / predicted)
+-- Actual output of recent answers as a part of what was held for them, at most 1.
+local function output_ratio()
+  local predicted, actual = output_totals()
+  return predicted == 0 and 1 or math.min(1, actual / predicted)
 end
 
-local function answered(held, output)
-  local predicted, produced = answers()
-  predicted, produced = predicted * OUTCOME_KEPT + held, produced * OUTCOME_KEPT + output
-  redis.call('HSET', KEYS[1], 'oq', struct.pack('<dd', predicted, produced))
+local function record_output(held, output)
+  local predicted, actual = output_totals()
+  predicted, actual = predicted * OUTPUT_DECAY + held, actual * OUTPUT_DECAY + output
+  redis.call('HSET', KEYS[1], FIELD_OUTPUT_RATIO, struct.pack('<dd', predicted, actual))
 end
 
--- A request does not fit: whether a learnt ceiling gives way.
-local function pressed(input, output, level)
-  local gave = false
-  if now < gate then return gave end
+-- A request does not fit: raise each learnt ceiling whose probe is due; whether one was raised.
+local function probe_ceilings(input, output, level)
+  local raised = false
+  if now < gate then return raised end
   for n, w in ipairs(windows) do
-    if w.learn and now >= w.probe and w.limit < MOST then
-      local amount = w.req + w.inp * input + w.out * output
-      if w.total + w.held + wanted(w, amount, level) > w.limit then
+    if w.learn and now >= w.probe_at and w.limit < LARGEST_LIMIT then
+      local amount = w.requests + w.input * input + w.output * output
+      if w.charged + w.held + required_capacity(w, amount, level) > w.limit then
         local step = math.max(1, w.step)
-        w.probe = now + (w.step > 1 and STEP or VERIFY)
+        w.probe_at = now + (w.step > 1 and STEP_US or VERIFY_US)
         w.step = 2 * step
-        learn(n, w, w.limit + step)
-        gave = true
+        save_ceiling(n, w, w.limit + step)
+        raised = true
       end
     end
   end
-  return gave
+  return raised
 end
 
--- The microseconds until one request fits, after a learnt ceiling has given way if it would.
-local function turn(input, output, level)
-  local wait, worst = wait_for(input, output, level, NOBODY)
-  if wait > 0 and pressed(input, output, level) then wait, worst = wait_for(input, output, level, NOBODY) end
-  return wait, worst
+-- Microseconds until one request fits, after a probe of the ceilings that may help it.
+local function wait_after_probe(input, output, level)
+  local no_backlog = {0, 0, 0, 0}
+  local wait = wait_for(input, output, level, no_backlog)
+  if wait > 0 and probe_ceilings(input, output, level) then wait = wait_for(input, output, level, no_backlog) end
+  return wait
 end
 
--- The provider refused a request that was granted in these buckets, and has been released.
-local function refused(buckets)
+-- The provider rejected a request that was granted in these buckets and has been released: lower the ceilings.
+local function lower_ceilings(buckets)
   for n, w in ipairs(windows) do
     if w.learn then
-      local limit = math.min(w.limit, w.total + w.held)
+      local limit = math.min(w.limit, w.charged + w.held)
       if w.step > 1 then
         limit = math.max(limit, w.limit - w.step / 2)
-        w.step, w.cut = 1, now
-      elseif buckets[n] * w.width >= w.cut then
-        if w.step == 0 and now - w.cut < REPEAT then limit = math.floor(limit * CUT) end
-        w.step, w.cut = 0, now
+        w.step, w.cut_at = 1, now
+      elseif buckets[n] * w.width >= w.cut_at then
+        if w.step == 0 and now - w.cut_at < REPEAT_US then limit = math.floor(limit * CUT_FACTOR) end
+        w.step, w.cut_at = 0, now
       end
-      w.probe = now + PROBE
-      learn(n, w, math.max(1, limit))
+      w.probe_at = now + PROBE_US
+      save_ceiling(n, w, math.max(1, limit))
     end
   end
 end
 
--- Charge every window, whatever is in it; the grant's buckets.
+-- Charge every window, whatever is in it; the buckets of the charge.
 local function charge(input, output)
   local buckets = {}
   for n, w in ipairs(windows) do
-    local now_charged, held = w.req + w.inp * input, w.out * output
-    add(w, w.last, now_charged)
+    local charged, held = w.requests + w.input * input, w.output * output
+    add(w, w.newest, charged)
     w.held = w.held + held
-    w.line = w.line + now_charged + held
-    buckets[n] = w.last
+    w.pace_debt = w.pace_debt + charged + held
+    buckets[n] = w.newest
   end
   return buckets
 end
 
--- Grant nothing for a while. A gate only ever moves later.
-local function close_for(us, window)
-  local till = now + us
-  if till > (tonumber(redis.call('HGET', KEYS[1], 'g')) or 0) then
-    redis.call('HSET', KEYS[1], 'g', whole(till), 'gw', window)
+-- Grant nothing for a while. A gate only moves later.
+local function close_gate(us, window)
+  local ends = now + us
+  if ends > (tonumber(redis.call('HGET', KEYS[1], FIELD_GATE)) or 0) then
+    redis.call('HSET', KEYS[1], FIELD_GATE, whole(ends), FIELD_GATE_WINDOW, window)
   end
 end
 
--- What a provider has said of it: us that are left, and the window that it named.
-local function told()
-  if now >= gate or gate_window == JOINING then return 0, '' end
+-- What is left of a gate that the provider closed, in microseconds, and the window that it named.
+local function provider_gate()
+  if now >= gate or gate_window == GATE_OF_JOIN then return 0, '' end
   return gate - now, gate_window
 end
 
--- What a reservation leaves behind for whoever must end it: input, output, buckets, level, weight, tenant.
-local function remember(replica, id, input, output, buckets, level, weight, tenant)
+-- A reservation is live until its replica ends it or dies. The record is a schema.LiveRecord.
+local function save_live(replica, id, input, output, buckets, level, weight, tenant)
   local record = cmsgpack.pack({input, output, buckets, level, weight, tenant})
-  redis.call('HSET', P .. 'live:' .. replica, id, record)
+  redis.call('HSET', prefix .. KEY_LIVE .. replica, id, record)
 end

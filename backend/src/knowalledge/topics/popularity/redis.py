@@ -7,8 +7,8 @@ from knowalledge.net.redis.breaker import RedisBreaker
 from knowalledge.net.redis.scripts import CommandExecutor, Script
 from knowalledge.topics.ports import Backoff
 
-_COUNT = Script("knowalledge.topics", "cache_popular")
-_BACK_OFF = Script("knowalledge.topics", "cache_rest")
+_COUNT = Script.load("knowalledge.topics", "cache_popular")
+_BACK_OFF = Script.load("knowalledge.topics", "cache_rest")
 _COUNTS_KEY, _BACKOFFS_KEY = b"kn:{cache}:popular", b"kn:{cache}:rests"
 
 

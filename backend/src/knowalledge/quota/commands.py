@@ -1,0 +1,389 @@
+"""The quota's Lua scripts as typed calls: arguments in order, replies decoded, errors named."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import astuple
+from redis.exceptions import RedisError, ResponseError
+
+from knowalledge.core.context import Priority
+from knowalledge.net.redis.scripts import CommandExecutor, Script
+from knowalledge.quota.domain.admission import Places, RefusalReason
+from knowalledge.quota.domain.queue import QueueOutcome, QueueRules, TenantQueueStats, Waiter, part_in_turns
+from knowalledge.quota.domain.window import SECOND, Moment, TokenCost, WindowStatus, window_status
+from knowalledge.quota.ports import QueueStats, QuotaTotals, Reservation
+from knowalledge.quota.schema import (
+    CONSTANTS,
+    EPOCH_MISMATCH,
+    REPLY_GRANTED,
+    REPLY_QUEUED,
+    Field,
+    LiveRecord,
+    LocalUsageRecord,
+    StoredTarget,
+)
+
+# Answers of a server that cannot do its work for now: full, loading, a replica, a cluster that is not healthy yet.
+_UNAVAILABLE = re.compile(r"OOM|LOADING|READONLY|MISCONF|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|NOREPLICAS")
+
+
+class RedisUnavailable(Exception):
+    """Redis does not answer, or not in time, or cannot write."""
+
+
+class EpochMismatch(Exception):
+    """Redis answers, but its state is not the one that this replica has joined."""
+
+
+def _script(name: str) -> Script:
+    return Script.load("knowalledge.quota", name, "_ledger", "_queue", constants=CONSTANTS)
+
+
+class QuotaScripts(Struct, frozen=True):
+    """The scripts of one version."""
+
+    reserve: Script
+    finish: Script
+    dispatch: Script
+    leave: Script
+    heartbeat: Script
+    join: Script
+    close_gate: Script
+    window_status: Script
+    queue_stats: Script
+    positions: Script
+
+
+SCRIPTS = QuotaScripts(**{name: _script(name) for name in QuotaScripts.__struct_fields__})
+
+
+class Gate(Struct, frozen=True):
+    """The provider wants no request for ``left_us``: a time that is left, since two machines' clocks differ."""
+
+    left_us: int = 0
+    window: str = ""  # that the provider named
+
+
+class ReservationOutcome(StrEnum):
+    """How a reservation ended; the value is the field that counts it."""
+
+    SETTLED = Field.SETTLED.value
+    RELEASED = Field.RELEASED.value
+    REJECTED = Field.REJECTED.value  # by the provider
+
+
+class EndedReservation(Struct, frozen=True):
+    """A reservation's end."""
+
+    reservation: Reservation
+    outcome: ReservationOutcome
+    actual: TokenCost = TokenCost(0, 0)
+
+
+class LocalUsage(Struct, frozen=True):
+    """What a replica brings when it joins a state; see ``join.lua``."""
+
+    charges: tuple[dict[int, int], ...]  # per window, by bucket
+    floors: tuple[int, ...]  # per window
+    limits: tuple[int, ...]  # per window
+    live: tuple[tuple[Waiter, tuple[int, ...]], ...]  # with the buckets of each charge
+    finished: tuple[str, ...]  # ids
+    pending: tuple[str, ...] = ()  # ids
+    gate: Gate = Gate()
+
+
+# -- replies -------------------------------------------------------------------------------------------------------
+
+
+class GrantedReply(Struct, frozen=True):
+    window_status: tuple[WindowStatus, ...]
+
+
+class QueuedReply(Struct, frozen=True):
+    position: int  # from 1
+    eta_us: int
+    arrived: int
+    window_status: tuple[WindowStatus, ...]
+
+
+class RefusedReply(Struct, frozen=True):
+    reason: RefusalReason
+    eta_us: int
+    window: str
+    window_status: tuple[WindowStatus, ...]
+
+
+ReserveReply = GrantedReply | QueuedReply | RefusedReply
+
+
+class DispatchReply(Struct, frozen=True):
+    granted: int  # how many
+    wait_us: int  # until the next would be granted; 0: nobody waits
+
+
+class PositionsReply(Struct, frozen=True):
+    places: Places
+    waiting: int
+
+
+class HeartbeatReply(Struct, frozen=True):
+    clock_us: int  # Redis' own
+    replicas: int  # alive
+    gate: Gate
+    window_status: tuple[WindowStatus, ...]
+    ended: tuple[tuple[str, bool], ...]  # asked ids that wait no more: whether they were granted
+
+
+def decode_window_status(reply: Sequence[int], target: StoredTarget, at: Moment) -> tuple[WindowStatus, ...]:
+    """Per window: used, held, limit."""
+    return tuple(
+        window_status(window, used, held, limit, at, end)
+        for window, used, held, limit, end in zip(
+            target.windows, reply[0::3], reply[1::3], reply[2::3], at.ends, strict=True
+        )
+    )
+
+
+def decode_reserve(reply: Sequence[Any], target: StoredTarget, at: Moment) -> ReserveReply:
+    """Kind, three values of which the kind says the meaning, and the windows' status."""
+    kind, first, eta_us, third = reply[:4]
+    status = decode_window_status(reply[4:], target, at)
+    if kind == REPLY_GRANTED:
+        return GrantedReply(status)
+    if kind == REPLY_QUEUED:
+        return QueuedReply(first, eta_us, third, status)
+    return RefusedReply(RefusalReason(first.decode()), eta_us, _window_name(third, target), status)
+
+
+def _window_name(waits_for: int | bytes, target: StoredTarget) -> str:
+    """By a window's number from 1, 0 for none, or by the name that the gate was closed with."""
+    if isinstance(waits_for, bytes):
+        return waits_for.decode()
+    return target.windows[waits_for - 1].name if waits_for else ""
+
+
+def decode_positions(reply: Sequence[int], ids: Iterable[str]) -> PositionsReply:
+    """ETA of the first, how many wait, ETA of the last, and the position of each id."""
+    head_us, waiting, last_us, *positions = reply
+    places = Places(head_us / SECOND, last_us / SECOND, dict(zip(ids, positions, strict=True)))
+    return PositionsReply(places, waiting)
+
+
+def decode_heartbeat(reply: Sequence[Any], target: StoredTarget, at: Moment) -> HeartbeatReply:
+    """Clock, replicas, gate and its window, the windows' status, and pairs of an id and its LiveRecord or nothing."""
+    clock, replicas, left_us, window, *rest = reply
+    split = 3 * len(target.windows)
+    status, ended = rest[:split], rest[split:]
+    return HeartbeatReply(
+        clock_us=int(clock),
+        replicas=replicas,
+        gate=Gate(left_us, window.decode()),
+        window_status=decode_window_status(status, target, at),
+        ended=tuple(
+            (key.decode(), bool(record)) for key, record in zip(ended[0::2], ended[1::2], strict=True)
+        ),
+    )
+
+
+def decode_queue_stats(reply: Sequence[Any]) -> tuple[QueueStats, ...]:
+    """Per level: waiting, age of the oldest, ETA, tenants that wait, [tenant, waiting, age, outcomes]s, outcomes."""
+    stats = []
+    above = 0
+    for level, (waiting, oldest_us, eta_us, tenants_waiting, tenants, left) in zip(
+        Priority, reply, strict=True
+    ):
+        eta_s = eta_us / SECOND
+        by_tenant = {}
+        for tenant, own, age_us, outcomes in tenants:
+            part = part_in_turns(above, waiting, own, tenants_waiting)
+            by_tenant[tenant.decode()] = TenantQueueStats(
+                own, age_us / SECOND, eta_s * part, _decode_outcomes(outcomes)
+            )
+        stats.append(QueueStats(level, waiting, oldest_us / SECOND, eta_s, by_tenant, _decode_outcomes(left)))
+        above += waiting
+    return tuple(stats)
+
+
+def _decode_outcomes(pairs: Sequence[Any]) -> dict[QueueOutcome, int]:
+    return {QueueOutcome(it.decode()): n for it, n in zip(pairs[0::2], pairs[1::2], strict=True)}
+
+
+# -- calls ---------------------------------------------------------------------------------------------------------
+
+
+class QuotaCommands:
+    """The scripts, called for one replica.
+
+    Every call raises ``RedisUnavailable`` when Redis does not answer, and those that name an epoch ``EpochMismatch``.
+    """
+
+    def __init__(
+        self,
+        client: CommandExecutor,
+        rules: QueueRules,
+        replica: str,
+        now: Callable[[], int],
+        redis_now: Callable[[], str] = lambda: "",
+        scripts: QuotaScripts = SCRIPTS,
+    ) -> None:
+        """``now``: microseconds. ``redis_now``: in a test, microseconds in place of Redis' clock; "" for that."""
+        self._client = client
+        self._rules = rules
+        self._replica = replica
+        self._now = now
+        self._redis_now = redis_now
+        self._scripts = scripts
+
+    def reserve(self, target: StoredTarget, epoch: str, waiter: Waiter, patience_s: float) -> ReserveReply:
+        at = target.at(self._now())
+        reply = self._run(
+            self._scripts.reserve,
+            target,
+            at,
+            waiter.id,
+            int(waiter.level),
+            waiter.need.input,
+            waiter.need.output,
+            int(patience_s * SECOND),
+            self._replica,
+            self._rules.weights.get(waiter.tenant, 1.0),
+            waiter.tenant,
+            waiter.arrived,
+            epoch,
+        )
+        return decode_reserve(reply, target, at)
+
+    def finish(self, target: StoredTarget, epoch: str, ends: Iterable[EndedReservation]) -> int:
+        """End reservations in this order; how many had not ended before."""
+        args: list[str | int] = [epoch, self._replica]
+        for end in ends:
+            args += end.reservation.id, end.actual.input, end.actual.output, end.outcome
+        return int(self._call(self._scripts.finish, target, *args))
+
+    def dispatch(self, target: StoredTarget) -> DispatchReply:
+        return DispatchReply(*self._call(self._scripts.dispatch, target))
+
+    def leave(self, target: StoredTarget, request_id: str, outcome: QueueOutcome) -> bool:
+        """False: the request waits no more."""
+        return bool(self._call(self._scripts.leave, target, request_id, outcome))
+
+    def close_gate(self, target: StoredTarget, seconds: float, window: str) -> None:
+        self._call(self._scripts.close_gate, target, int(seconds * SECOND), window)
+
+    def window_status(self, target: StoredTarget) -> tuple[WindowStatus, ...]:
+        at = target.at(self._now())
+        return decode_window_status(self._run(self._scripts.window_status, target, at), target, at)
+
+    def queue_stats(self, target: StoredTarget) -> tuple[QueueStats, ...]:
+        return decode_queue_stats(self._call(self._scripts.queue_stats, target))
+
+    def positions(self, target: StoredTarget, ids: Sequence[str]) -> PositionsReply:
+        return decode_positions(self._call(self._scripts.positions, target, *ids), ids)
+
+    def heartbeat(
+        self, target: StoredTarget, epoch: str, silence_s: float, waiting: Iterable[str]
+    ) -> HeartbeatReply:
+        """Renew this replica's lease, which ends after ``silence_s``; ask about the ids that wait here."""
+        at = target.at(self._now())
+        reply = self._run(
+            self._scripts.heartbeat, target, at, self._replica, int(silence_s * SECOND), epoch, *waiting
+        )
+        return decode_heartbeat(reply, target, at)
+
+    def join(
+        self, target: StoredTarget, epoch: str, silence_s: float, pause_s: float, usage: LocalUsage
+    ) -> str:
+        """Join the state that ``epoch`` names, or begin one if it is empty; the epoch of the state in Redis.
+
+        If there was another state than the one named, nothing was joined.
+        """
+        reply: bytes = self._call(
+            self._scripts.join,
+            target,
+            self._replica,
+            int(silence_s * SECOND),
+            epoch,
+            f"{self._replica}.{self._now()}",
+            int(pause_s * SECOND),
+            self._packed(usage),
+        )
+        return reply.decode()
+
+    def _packed(self, usage: LocalUsage) -> bytes:
+        live: list[tuple[object, ...]] = [
+            (
+                waiter.id,
+                *astuple(
+                    LiveRecord(
+                        input=waiter.need.input,
+                        output=waiter.need.output,
+                        buckets=buckets,
+                        level=int(waiter.level),
+                        weight=self._rules.weights.get(waiter.tenant, 1.0),
+                        tenant=waiter.tenant,
+                    )
+                ),
+            )
+            for waiter, buckets in usage.live
+        ]
+        return msgspec.msgpack.encode(
+            LocalUsageRecord(
+                charges=[[n for pair in by_bucket.items() for n in pair] for by_bucket in usage.charges],
+                floors=usage.floors,
+                limits=usage.limits,
+                live=live,
+                finished=usage.finished,
+                pending=usage.pending,
+                gate_us=usage.gate.left_us,
+                gate_window=usage.gate.window,
+            )
+        )
+
+    def epoch(self, target: StoredTarget) -> str:
+        """The epoch of the state in Redis; "" if there is none."""
+        found: bytes = self._execute("HGET", target.keys[0], Field.EPOCH) or b""
+        return found.decode()
+
+    def totals(self, target: StoredTarget) -> QuotaTotals:
+        counters = self._execute("HMGET", target.keys[0], *(field for field, _ in _TOTALS))
+        return QuotaTotals(
+            **{name: int(count or 0) for (_, name), count in zip(_TOTALS, counters, strict=True)}
+        )
+
+    def ping(self) -> None:
+        self._execute("PING")
+
+    def _call(self, script: Script, target: StoredTarget, *args: str | bytes | float) -> Any:
+        return self._run(script, target, target.at(self._now()), *args)
+
+    def _run(self, script: Script, target: StoredTarget, at: Moment, *args: str | bytes | float) -> Any:
+        try:
+            return script(self._client, target.keys, self._redis_now(), target.config(at), *args)
+        except ResponseError as error:
+            if str(error).startswith(EPOCH_MISMATCH):
+                raise EpochMismatch from error
+            if _UNAVAILABLE.match(str(error)):
+                raise RedisUnavailable from error
+            raise
+        except RedisError as error:
+            raise RedisUnavailable from error
+
+    def _execute(self, *args: str | bytes) -> Any:
+        try:
+            return self._client.execute_command(*args)
+        except RedisError as error:
+            raise RedisUnavailable from error
+
+
+_TOTALS = (
+    (Field.SETTLED, "settled"),
+    (Field.RELEASED, "released"),
+    (Field.REFUSED, "refused"),
+    (Field.REJECTED, "rejected"),
+    (Field.DRIFT_INPUT, "drift_input"),
+    (Field.DRIFT_OUTPUT, "drift_output"),
+)
