@@ -1,0 +1,4 @@
+-- Every window as it stands. Returns per window: used, held, limit.
+open()
+close()
+return levels({})
