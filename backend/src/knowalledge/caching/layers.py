@@ -13,8 +13,7 @@ from msgspec.structs import replace
 from knowalledge.caching.domain import CacheEntry, Key, Lifetimes, parse_pattern
 from knowalledge.caching.ports import CacheTelemetry, ResponseCache
 from knowalledge.core.clock import Clock
-
-LayerName = Literal["memory", "redis"]
+from knowalledge.gateway.domain.answer import CacheLayer
 
 
 class CacheLookup(Struct, frozen=True):
@@ -22,7 +21,7 @@ class CacheLookup(Struct, frozen=True):
 
     entry: CacheEntry | None
     fresh: bool
-    layer: LayerName | None
+    layer: CacheLayer | None
     generation: int  # of this lookup; an entry that is made because of it is stored with this generation
     age_s: float = 0.0
 
@@ -34,7 +33,7 @@ class CacheLookup(Struct, frozen=True):
 class Layer(Struct, frozen=True):
     """One layer and the name that metrics, headers and answers know it by."""
 
-    name: LayerName
+    name: CacheLayer
     cache: ResponseCache
 
 

@@ -88,18 +88,17 @@ class Statistics(Struct, frozen=True):
             "flight": flight,
         }
         hits = memory.hits
-        shared = self.layers.shared
-        if shared is not None:
-            size = shared.size()
-            layers["redis"] = replace(
-                layer_stats("redis"),
+        for layer in self.layers.layers[1:]:
+            size = layer.cache.size()
+            layers[layer.name] = replace(
+                layer_stats(layer.name),
                 entries=size.entries,
                 bytes=size.bytes,
                 evictions=size.evictions,
-                unreadable=self.unreadable(),
-                up=shared.up,
+                unreadable=self.unreadable() if layer.cache is self.layers.shared else 0,
+                up=layer.cache.up,
             )
-            hits += layers["redis"].hits
+            hits += layers[layer.name].hits
         lookups_total = memory.hits + memory.misses + memory.stale
         return CacheStats(
             hits=hits,

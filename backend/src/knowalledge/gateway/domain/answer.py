@@ -73,9 +73,13 @@ class Embeddings(Struct, frozen=True):
     usage: Usage | None = None
 
 
+# The layers of the cache that may give an answer, as clients read them.
+CacheLayer = Literal["memory", "redis"]
+
+
 class CacheInfo(Struct, frozen=True):
     status: Literal["hit", "miss", "stale", "shared", "bypass"] = "miss"
-    layer: Literal["memory", "redis"] | None = None
+    layer: CacheLayer | None = None
     age_s: int = 0
 
 
