@@ -14,7 +14,7 @@ from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler, PyWSGISe
 
 from knowalledge.app import create_app
 from knowalledge.config.settings import Settings
-from knowalledge.gateway.api.stream import ASIDE
+from knowalledge.gateway.api.streaming import HUB_WRITE
 from knowalledge.net.wsgi_head import RequestHead
 from knowalledge.observability.metrics import FOLDER_VARIABLE, forget_worker
 
@@ -64,7 +64,7 @@ class Handler(PyWSGIHandler):  # type: ignore[misc]
 
     def get_environ(self) -> Any:
         found = super().get_environ()
-        found[ASIDE] = self.aside
+        found[HUB_WRITE] = self.aside
         return found
 
     def aside(self, data: bytes) -> None:

@@ -9,7 +9,7 @@ from gevent.event import Event as Flag
 from gevent.socket import SHUT_WR, create_connection, socket
 
 import knowalledge.server
-from knowalledge.gateway.api.stream import ASIDE
+from knowalledge.gateway.api.streaming import HUB_WRITE
 from knowalledge.server import TOGETHER, DrainingServer, Handler
 
 S, SHORT = 20.0, 0.2
@@ -115,11 +115,11 @@ def test_a_silent_application_can_be_spoken_for_from_the_hub(
 ) -> None:
     def app(environ: dict[str, Any], start: Any) -> Iterator[bytes]:
         loop = gevent.get_hub().loop
-        loop.run_callback(environ[ASIDE], b"early")  # there is no head yet that it could follow
+        loop.run_callback(environ[HUB_WRITE], b"early")  # there is no head yet that it could follow
         gevent.sleep(0.001)
         start("200 OK", [])
         yield b"first"
-        loop.run_callback(environ[ASIDE], b"beat")
+        loop.run_callback(environ[HUB_WRITE], b"beat")
         gevent.sleep(0.001)
         yield b"last"
 
@@ -141,7 +141,7 @@ def test_a_client_that_takes_nothing_is_not_waited_for_in_the_hub(asked: Callabl
             pass  # there is room for nothing more
 
         def speak() -> None:
-            environ[ASIDE](b"beat")
+            environ[HUB_WRITE](b"beat")
             spoken.set()
 
         gevent.get_hub().loop.run_callback(speak)

@@ -20,7 +20,8 @@ import gevent  # noqa: E402
 import greenlet  # noqa: E402
 
 from knowalledge.config.settings import Settings  # noqa: E402
-from knowalledge.gateway.api.native import routes as native  # noqa: E402
+from knowalledge.gateway.api.native.stream import NativeStream  # noqa: E402
+from knowalledge.gateway.domain.events import Done  # noqa: E402
 from knowalledge.server import Server  # noqa: E402
 
 LIMIT_S = 0.05
@@ -53,14 +54,14 @@ class Watch:
 
 def main(config: str, bind: str, log: str, slow: str = "") -> None:
     if slow:
-        render = native.Rendered.event
+        render = NativeStream.render
         asleep = monkey.get_original("time", "sleep")
 
         def event(self: Any, found: Any) -> bytes:
-            asleep(float(slow) if isinstance(found, native.Done) else 0)
+            asleep(float(slow) if isinstance(found, Done) else 0)
             return render(self, found)
 
-        native.Rendered.event = event  # type: ignore[method-assign]
+        NativeStream.render = event  # type: ignore[method-assign]
     greenlet.settrace(Watch(log))
     Server(Settings.load(config=config), bind, 1).run()
 

@@ -9,11 +9,11 @@ from msgspec.structs import replace
 from knowalledge.core import errors as e
 from knowalledge.core.context import Principal, Priority, RequestContext
 from knowalledge.core.limits import Allowance
-from knowalledge.gateway.api import headers as answer_headers
 from knowalledge.gateway.api.dialects import DIALECTS
 from knowalledge.gateway.api.gemini.json_schema import json_schema
+from knowalledge.gateway.api.headers import cache_status, target_headers
 from knowalledge.gateway.api.openai import errors as openai_errors
-from knowalledge.gateway.api.schemas import base64_bytes, json_object, reference
+from knowalledge.gateway.api.parsing import base64_bytes, file_ref, json_object
 from knowalledge.gateway.domain.answer import CacheInfo
 from knowalledge.web import headers, problems
 from knowalledge.web import request_identity as identity
@@ -94,10 +94,10 @@ def test_a_429_carries_the_windows_and_sends_nobody_away_for_longer_than_it_says
 
 
 def test_who_answers_and_why_is_in_the_headers_for_dialects_without_a_place_for_it() -> None:
-    assert answer_headers.chosen("us", "tier 0, headroom 9%", False) == [
+    assert target_headers("us", "tier 0, headroom 9%", False) == [
         ("X-Target", 'us; reason="tier 0, headroom 9%"')
     ]
-    assert answer_headers.chosen("", "", True) == [("X-Degraded", "true")]
+    assert target_headers("", "", True) == [("X-Degraded", "true")]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_who_answers_and_why_is_in_the_headers_for_dialects_without_a_place_for_
     ],
 )
 def test_cache_status_tells_what_the_caches_did(info: CacheInfo, told: str) -> None:
-    assert answer_headers.cache_status(info) == told
+    assert cache_status(info) == told
 
 
 def _leaves(kind: type[e.KnowalledgeError]) -> list[type[e.KnowalledgeError]]:
@@ -196,4 +196,4 @@ def test_both_alphabets_of_base64_are_read(text: str) -> None:
 @pytest.mark.parametrize("url", ["ftp://x/y", "javascript:alert(1)", "//x/y", "x", "", "http://[::1"])
 def test_media_that_no_provider_could_fetch_is_refused(url: str) -> None:
     with pytest.raises(e.InvalidRequest):
-        reference(url, "", "x")
+        file_ref(url, "", "x")

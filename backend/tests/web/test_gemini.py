@@ -8,7 +8,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from knowalledge.core import errors as e
-from knowalledge.gateway.api.gemini.routes import Rendered
+from knowalledge.gateway.api.gemini.stream import ContentStream
 from knowalledge.gateway.domain.answer import Finish, Usage
 from knowalledge.gateway.domain.events import QueuePosition
 from knowalledge.gateway.domain.prompt import Blob, FileRef, Message, Text, Tool, ToolCall, ToolResult
@@ -286,8 +286,8 @@ def test_an_error_before_the_first_byte_of_a_stream_has_a_status(
 
 @pytest.mark.parametrize("as_array", [True, False])
 def test_waiting_is_told_by_empty_lines_because_clients_trip_over_comments(as_array: bool) -> None:
-    rendered = Rendered("r", as_array)
-    assert rendered.event(QueuePosition(1, 2.0)) == rendered.heartbeat == b"\n"
+    rendered = ContentStream("r", as_array)
+    assert rendered.render(QueuePosition(1, 2.0)) == rendered.heartbeat == b"\n"
 
 
 @pytest.mark.parametrize(

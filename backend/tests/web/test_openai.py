@@ -9,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from knowalledge.core import errors as e
-from knowalledge.gateway.api.openai.routes import Rendered
+from knowalledge.gateway.api.openai.stream import ChatStream
 from knowalledge.gateway.domain.answer import Finish, Usage
 from knowalledge.gateway.domain.events import QueuePosition
 from knowalledge.gateway.domain.prompt import Blob, FileRef, Message, Text, Tool, ToolCall, ToolResult
@@ -246,8 +246,8 @@ def test_an_error_before_the_first_byte_of_a_stream_has_a_status(
 
 
 def test_waiting_is_told_as_a_comment() -> None:
-    rendered = Rendered("r", "m", 1, False)
-    assert rendered.event(QueuePosition(3, 2.54)) == b": queued position=3 eta_s=2.5\n\n"
+    rendered = ChatStream("r", "m", 1, False)
+    assert rendered.render(QueuePosition(3, 2.54)) == b": queued position=3 eta_s=2.5\n\n"
 
 
 def call(name: str, arguments: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from gevent.event import Event as Flag
 
 from knowalledge.core.errors import ClientGone, ProviderGarbage
-from knowalledge.gateway.api import stream as sse
+from knowalledge.gateway.api.streaming import CONTENT_TYPE, HUB_WRITE, StreamedBody
 from knowalledge.gateway.domain.events import Delta, Event, QueuePosition, Started
 from knowalledge.net import presence
 
@@ -17,16 +17,16 @@ from knowalledge.net import presence
 class Plain:
     """The barest dialect."""
 
-    content_type = sse.CONTENT_TYPE
+    content_type = CONTENT_TYPE
     heartbeat = b"beat"
 
     def opens(self, event: Event) -> bool:
         return not isinstance(event, QueuePosition)
 
-    def event(self, event: Event) -> bytes:
+    def render(self, event: Event) -> bytes:
         return event.text.encode() if isinstance(event, Delta) else b""
 
-    def failed(self, error: BaseException) -> bytes:
+    def render_error(self, error: BaseException) -> bytes:
         return type(error).__name__.encode()
 
 
@@ -77,12 +77,12 @@ class Server:
 
     def __init__(self, **more: Any) -> None:
         self.said: list[bytes] = []
-        self.environ = {sse.ASIDE: self.said.append, **more}
+        self.environ = {HUB_WRITE: self.said.append, **more}
 
 
-def begin(source: Source, heartbeat_s: float = 60.0, environ: dict[str, Any] | None = None) -> sse.Stream:
-    stream = sse.Stream(iter(source), Plain(), heartbeat_s, environ or {})
-    stream.opening()
+def begin(source: Source, heartbeat_s: float = 60.0, environ: dict[str, Any] | None = None) -> StreamedBody:
+    stream = StreamedBody(iter(source), Plain(), heartbeat_s, environ or {})
+    stream.open()
     return stream
 
 
@@ -206,8 +206,8 @@ def test_a_source_that_takes_the_blow_and_goes_on_ends_all_the_same(environ: dic
 
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        stream = sse.Stream(stubborn(), Plain(), 60.0, {**environ, "gunicorn.sock": ours})
-        stream.opening()
+        stream = StreamedBody(stubborn(), Plain(), 60.0, {**environ, "gunicorn.sock": ours})
+        stream.open()
         assert next(stream) == b"a"
         reader = gevent.spawn(list, stream)
         gevent.sleep(0.001)
@@ -239,24 +239,24 @@ def test_a_source_whose_first_piece_nobody_took_is_closed() -> None:
 
 def test_the_answer_begins_with_what_opens_it() -> None:
     source = Source(QueuePosition(2, 1.0), now(), QueuePosition(1, 0.5), STARTED, Delta("a"))
-    stream = sse.Stream(iter(source), Plain(), 60.0, {})
-    assert stream.opening() is STARTED
+    stream = StreamedBody(iter(source), Plain(), 60.0, {})
+    assert stream.open() is STARTED
     assert list(stream) == [b"a"]
 
 
 def test_until_it_begins_a_failure_is_raised_and_the_source_is_closed() -> None:
     source = Source(QueuePosition(2, 1.0), now(), ProviderGarbage("x"))
-    stream = sse.Stream(iter(source), Plain(), 60.0, {})
+    stream = StreamedBody(iter(source), Plain(), 60.0, {})
     with pytest.raises(ProviderGarbage):
-        stream.opening()
+        stream.open()
     assert source.closed
 
 
 def test_a_source_that_is_silent_for_long_begins_with_a_sign_of_life() -> None:
     release = Flag()
     source = Source(QueuePosition(2, 1.0), release, STARTED, Delta("a"))
-    stream = sse.Stream(iter(source), Plain(), 0.005, {})
-    assert stream.opening() is None
+    stream = StreamedBody(iter(source), Plain(), 0.005, {})
+    assert stream.open() is None
     assert next(stream) == b"beat"
     release.set()
     assert list(stream)[-1] == b"a"
@@ -269,8 +269,8 @@ def test_a_stream_that_nobody_reads_is_closed_all_the_same() -> None:
 
 
 def test_a_source_without_events_is_an_empty_answer() -> None:
-    stream = sse.Stream(iter(Source()), Plain(), 60.0, {})
-    assert stream.opening() is None
+    stream = StreamedBody(iter(Source()), Plain(), 60.0, {})
+    assert stream.open() is None
     assert list(stream) == []
 
 
@@ -278,10 +278,10 @@ def test_a_client_that_hangs_up_before_the_answer_begins_ends_the_source() -> No
     ours, theirs = socket.socketpair()
     with ours:
         source = Source(QueuePosition(1, 1.0), Flag())
-        stream = sse.Stream(iter(source), Plain(), 60.0, {"gunicorn.sock": ours})
+        stream = StreamedBody(iter(source), Plain(), 60.0, {"gunicorn.sock": ours})
         theirs.close()
         with pytest.raises(ClientGone):
-            stream.opening()
+            stream.open()
     assert isinstance(source.ended, ClientGone)
 
 

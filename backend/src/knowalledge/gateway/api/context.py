@@ -5,10 +5,9 @@ from flask import Response
 from msgspec import Struct
 
 from knowalledge.core.context import RequestContext
-from knowalledge.gateway.api import stream as sse
 from knowalledge.gateway.api.cache_control import cache_mode, max_age
-from knowalledge.gateway.api.headers import cached, chosen
-from knowalledge.gateway.api.stream import Renderer
+from knowalledge.gateway.api.headers import stream_headers
+from knowalledge.gateway.api.streaming import StreamedBody, StreamRenderer
 from knowalledge.gateway.domain.answer import Answer, Embeddings
 from knowalledge.gateway.domain.events import Started
 from knowalledge.gateway.domain.prompt import Prompt
@@ -17,7 +16,7 @@ from knowalledge.gateway.ports import Gateway, Telemetry
 from knowalledge.gateway.service.recording import record_of
 from knowalledge.net.presence import cancel_on_disconnect
 from knowalledge.web.context import WebContext
-from knowalledge.web.headers import Headers, rate_limit
+from knowalledge.web.headers import Headers
 from knowalledge.web.responses import CompleteResponse
 from knowalledge.web.trace import trace_of
 
@@ -50,29 +49,16 @@ class ApiContext(Struct, frozen=True):
             return self.gateway.complete(context, request)
 
     def stream(
-        self,
-        http: HttpRequest,
-        context: RequestContext,
-        request: Request,
-        renderer: Renderer,
-        headers: Headers,
+        self, http: HttpRequest, context: RequestContext, request: Request, renderer: StreamRenderer
     ) -> Response:
         """The answer as it comes. Raises until it begins: until then a failure still has a status."""
         http.environ[_RECORDED] = True
         events = self.gateway.stream(context, request)
-        body = sse.Stream(events, renderer, self.heartbeat_s, http.environ)
-        first = body.opening()
-        head = [
-            ("X-Request-ID", context.request_id),
-            ("Cache-Control", "no-store"),
-            ("X-Accel-Buffering", "no"),
-            *headers,
-        ]
-        if isinstance(first, Started):
-            head += cached(first.cache)
-            head += chosen(first.target, first.reason, first.degraded)
-            head += rate_limit(first.allowances)
-        return CompleteResponse(body, 200, head, content_type=renderer.content_type)
+        body = StreamedBody(events, renderer, self.heartbeat_s, http.environ)
+        first = body.open()
+        started = first if isinstance(first, Started) else None
+        headers = stream_headers(context.request_id, context.priority, started)
+        return CompleteResponse(body, 200, headers, content_type=renderer.content_type)
 
     def embed(
         self, http: HttpRequest, model: str, texts: tuple[str, ...], dimensions: int | None

@@ -11,6 +11,7 @@ from knowalledge.gateway.api.context import ApiContext
 from knowalledge.gateway.api.gemini import errors as gemini_errors
 from knowalledge.gateway.api.gemini import openapi as gemini_openapi
 from knowalledge.gateway.api.gemini import routes as gemini
+from knowalledge.gateway.api.gemini.models import is_google_client
 from knowalledge.gateway.api.native import openapi as native_openapi
 from knowalledge.gateway.api.native import routes as native
 from knowalledge.gateway.api.openai import errors as openai_errors
@@ -60,7 +61,7 @@ def error_form(request: Request) -> ErrorForm | None:
     A client of Google's settles the addresses that more than one dialect has. None: no dialect was called.
     """
     path = request.path
-    if path.startswith("/v1") and gemini.speaks(request):
+    if path.startswith("/v1") and is_google_client(request):
         return gemini_errors.FORM
     if request.blueprint is not None:
         return _FORMS.get(request.blueprint)

@@ -6,32 +6,24 @@ refused, because leaving it out would change the answer in silence.
 """
 
 import re
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from knowalledge.core.errors import InvalidRequest
-from knowalledge.gateway.api.gemini.json_schema import json_schema
 from knowalledge.gateway.api.schemas import (
     MAX_MESSAGES,
     MAX_STOPS,
     MAX_TOOLS,
-    THINKING,
-    Carried,
     Dimensions,
-    Output,
+    Fraction,
+    JsonObject,
+    OutputTokens,
     Penalty,
     Seed,
-    Share,
     Temperature,
-    base64_bytes,
-    carried,
-    reference,
-    with_question,
 )
-from knowalledge.gateway.domain.prompt import Blob, Message, Part, Prompt, Text, Tool, ToolCall, ToolResult
 from knowalledge.web.bodies import decode
 
 T = TypeVar("T", bound=Struct)
@@ -57,7 +49,7 @@ class FunctionCallBody(Struct, rename="camel"):
     """A call that the model asked for."""
 
     name: Annotated[str, Meta(min_length=1)]
-    args: Carried | UnsetType = UNSET
+    args: JsonObject | UnsetType = UNSET
     id: str | None = None
 
 
@@ -65,12 +57,12 @@ class FunctionResponseBody(Struct, rename="camel"):
     """What a called function gave back."""
 
     name: Annotated[str, Meta(min_length=1)]
-    response: Carried | UnsetType = UNSET
+    response: JsonObject | UnsetType = UNSET
     id: str | None = None
 
 
-def many(given: "tuple[T, ...] | T | None") -> tuple[T, ...]:
-    """A list; as in Google's own JSON, one alone may stand for a list of one."""
+def as_tuple(given: "tuple[T, ...] | T | None") -> tuple[T, ...]:
+    """The elements of a repeated field; as in Google's JSON, a single element may stand without its list."""
     if given is None:
         return ()
     return given if isinstance(given, tuple) else (given,)
@@ -87,24 +79,6 @@ class PartBody(Struct, rename="camel"):
     thought: bool | None = None
     thought_signature: str | None = None
 
-    def to_part(self, where: str) -> Part:
-        """The piece as a value. Raises ``InvalidRequest`` for kinds that we do not carry."""
-        if self.text is not None:
-            return Text(self.text)
-        if (data := self.inline_data) is not None:
-            return Blob(data.mime_type, base64_bytes(data.data, where))
-        if (file := self.file_data) is not None:
-            return reference(file.file_uri, file.mime_type, where)
-        if (call := self.function_call) is not None:
-            arguments = carried(call.args, f"{where}.functionCall.args") or "{}"
-            return ToolCall(call.name, arguments, call.id or "", self.thought_signature or "")
-        if (result := self.function_response) is not None:
-            content = carried(result.response, f"{where}.functionResponse.response") or "{}"
-            return ToolResult(result.name, content, result.id or "")
-        raise InvalidRequest(
-            "a part is text, inlineData, fileData, functionCall or functionResponse", param=where
-        )
-
 
 class ContentBody(Struct, rename="camel"):
     """One turn."""
@@ -112,28 +86,14 @@ class ContentBody(Struct, rename="camel"):
     parts: Annotated[tuple[PartBody, ...], Meta(max_length=4096)] | PartBody = ()
     role: Literal["user", "model", "function", "tool", "system", ""] | None = None
 
-    def text(self, where: str) -> str:
-        """Turns that are text only: instructions, and what is to be embedded."""
-        found = []
-        for part in many(self.parts):
-            if part.text is None:
-                raise InvalidRequest("only text is taken here", param=where)
-            found.append(part.text)
-        return "".join(found)
-
 
 class FunctionDeclaration(Struct, rename="camel"):
     """A function that the model may call."""
 
     name: Annotated[str, Meta(min_length=1, max_length=128)]
     description: str | None = None
-    parameters: Carried | UnsetType = UNSET
-    parameters_json_schema: Carried | UnsetType = UNSET
-
-    def to_tool(self, where: str) -> Tool:
-        schema = carried(self.parameters_json_schema, where)
-        schema = schema or json_schema(carried(self.parameters, where), where)
-        return Tool(self.name, self.description or "", schema)
+    parameters: JsonObject | UnsetType = UNSET
+    parameters_json_schema: JsonObject | UnsetType = UNSET
 
 
 class GoogleTools(Struct, rename="camel"):
@@ -177,17 +137,17 @@ class GenerationConfig(Struct, rename="camel"):
     """How to answer."""
 
     temperature: Temperature | None = None
-    top_p: Share | None = None
+    top_p: Fraction | None = None
     top_k: Annotated[float, Meta(ge=1, le=10_000)] | None = None
     candidate_count: int | None = None
-    max_output_tokens: Output | None = None
+    max_output_tokens: OutputTokens | None = None
     stop_sequences: Annotated[tuple[str, ...], Meta(max_length=MAX_STOPS)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     seed: Seed | None = None
     response_mime_type: str | None = None
-    response_schema: Carried | UnsetType = UNSET
-    response_json_schema: Carried | UnsetType = UNSET
+    response_schema: JsonObject | UnsetType = UNSET
+    response_json_schema: JsonObject | UnsetType = UNSET
     thinking_config: ThinkingConfig | None = None
     response_modalities: tuple[str, ...] | None = None
     response_logprobs: bool | None = None
@@ -213,116 +173,6 @@ class GenerateContentBody(Struct, rename="camel"):
     safety_settings: Annotated[tuple[SafetySetting, ...], Meta(max_length=64)] | SafetySetting | None = None
     cached_content: str | None = None
 
-    def to_prompt(self) -> Prompt:
-        """The question as a frozen value. Raises ``InvalidRequest`` for what cannot be served."""
-        if self.cached_content:
-            raise InvalidRequest("cached contents are not kept here", param="cachedContent")
-        config = self.generation_config or GenerationConfig()
-        _refuse(config)
-        system = self.system_instruction
-        safety = many(self.safety_settings)
-        tools, choice = _tools(many(self.tools), self.tool_config)
-        where = "generationConfig.responseJsonSchema"
-        schema = carried(config.response_json_schema, where) or json_schema(
-            carried(config.response_schema, "generationConfig.responseSchema"),
-            "generationConfig.responseSchema",
-        )
-        return Prompt(
-            with_question(_turns(many(self.contents)), "contents"),
-            system=system.text("systemInstruction") if system else "",
-            max_output_tokens=config.max_output_tokens,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            top_k=None if config.top_k is None else int(config.top_k),
-            seed=config.seed,
-            stop=config.stop_sequences or (),
-            presence_penalty=config.presence_penalty,
-            frequency_penalty=config.frequency_penalty,
-            json=bool(schema) or config.response_mime_type == "application/json",
-            json_schema=schema,
-            tools=tools,
-            tool_choice=choice,
-            thinking_budget=_thinking(config.thinking_config),
-            safety=_encode(safety).decode() if safety else "",
-        )
-
-
-_encode = msgspec.json.Encoder().encode
-
-
-def _refuse(config: GenerationConfig) -> None:
-    at = "generationConfig."
-    if config.candidate_count not in (None, 1):
-        raise InvalidRequest("one candidate a request: ask more often instead", param=f"{at}candidateCount")
-    if config.response_mime_type not in (None, "", "text/plain", "application/json"):
-        raise InvalidRequest("choose text/plain or application/json", param=f"{at}responseMimeType")
-    if set(config.response_modalities or ()) - {"TEXT", "MODALITY_UNSPECIFIED"}:
-        raise InvalidRequest("answers are text only", param=f"{at}responseModalities")
-    if config.speech_config or config.image_config:
-        raise InvalidRequest("answers are text only", param=f"{at}speechConfig")
-    if config.response_logprobs:
-        raise InvalidRequest("log probabilities are not served here", param=f"{at}responseLogprobs")
-
-
-def _thinking(config: ThinkingConfig | None) -> int | None:
-    if config is None or config.thinking_level is None:
-        return config.thinking_budget if config else None
-    found = THINKING.get(config.thinking_level.lower())
-    if found is None:
-        raise InvalidRequest(
-            "the levels are minimal, low, medium and high",
-            param="generationConfig.thinkingConfig.thinkingLevel",
-        )
-    return found
-
-
-def _turns(contents: Iterable[ContentBody]) -> list[Message]:
-    """Turns; results of functions become turns of their own, before what was said with them."""
-    turns: list[Message] = []
-    for index, content in enumerate(contents):
-        said: list[Part] = []
-        results: list[Part] = []
-        for number, body in enumerate(many(content.parts)):
-            if body.thought:  # what a model thought earlier is not part of what was said
-                continue
-            part = body.to_part(f"contents[{index}].parts[{number}]")
-            (results if isinstance(part, ToolResult) else said).append(part)
-        if results:
-            turns.append(Message("tool", tuple(results)))
-        if said:
-            turns.append(Message("assistant" if content.role == "model" else "user", tuple(said)))
-    return turns
-
-
-def _tools(bodies: tuple[GoogleTools, ...], config: ToolConfig | None) -> tuple[tuple[Tool, ...], str]:
-    """The functions, and whether one must be called."""
-    tools: list[Tool] = []
-    for index, body in enumerate(bodies):
-        for name in _GOOGLES_TOOLS:
-            if getattr(body, name) is not None:
-                raise InvalidRequest(f"{name} is not served here", param=f"tools[{index}]")
-        for number, declaration in enumerate(body.function_declarations or ()):
-            tools.append(declaration.to_tool(f"tools[{index}].functionDeclarations[{number}]"))
-    calling = config.function_calling_config if config else None
-    if calling is None or calling.mode in (None, "MODE_UNSPECIFIED") or not tools:
-        return tuple(tools), ""
-    if calling.mode == "NONE":
-        return tuple(tools), "none"
-    if calling.mode != "ANY":
-        return tuple(tools), "auto"
-    allowed = calling.allowed_function_names
-    if allowed:
-        tools = [tool for tool in tools if tool.name in allowed]
-        if not tools:
-            where = "toolConfig.functionCallingConfig.allowedFunctionNames"
-            raise InvalidRequest("none of the allowed functions is declared", param=where)
-    return tuple(tools), tools[0].name if allowed and len(tools) == 1 else "required"
-
-
-_GOOGLES_TOOLS = tuple(
-    it.name for it in msgspec.structs.fields(GoogleTools) if it.name != "function_declarations"
-)
-
 
 class CountTokensBody(Struct, rename="camel"):
     """``:countTokens``: contents, or a whole request."""
@@ -331,13 +181,6 @@ class CountTokensBody(Struct, rename="camel"):
     generate_content_request: GenerateContentBody | None = None
     system_instruction: ContentBody | None = None
     tools: Annotated[tuple[GoogleTools, ...], Meta(max_length=MAX_TOOLS)] | GoogleTools | None = None
-
-    def to_prompt(self) -> Prompt:
-        """What to count, as a question."""
-        whole = self.generate_content_request
-        return (
-            whole or GenerateContentBody(self.contents, self.system_instruction, tools=self.tools)
-        ).to_prompt()
 
 
 class EmbedContentConfig(Struct, rename="camel"):
@@ -352,10 +195,6 @@ class EmbedContentBody(Struct, rename="camel"):
     content: ContentBody
     output_dimensionality: Dimensions | None = None
     embed_content_config: EmbedContentConfig | None = None
-
-    def dimensions(self) -> int | None:
-        config = self.embed_content_config
-        return self.output_dimensionality or (config.output_dimensionality if config else None)
 
 
 class BatchEmbedContentsBody(Struct, rename="camel"):
@@ -385,7 +224,7 @@ class PredictBody(Struct, rename="camel"):
 
 BODIES = (GenerateContentBody, CountTokensBody, EmbedContentBody, BatchEmbedContentsBody, PredictBody)
 
-# Names that Google's JSON also takes in snake_case, by that form.
+# Fields whose names Google's JSON also takes in snake_case, by that form.
 _CAMEL = {
     it.name: it.encode_name
     for kind in (
@@ -406,38 +245,39 @@ _CAMEL = {
     if it.name != it.encode_name
 }
 _SNAKE = re.compile(rb'"(?:' + "|".join(_CAMEL).encode() + rb')"\s*:')
-# What belongs to the caller, whose names are nobody else's.
-_THEIRS = frozenset(
+# Fields whose inner names are the caller's own and stay as they are.
+_OPAQUE = frozenset(
     ("args", "response", "parametersJsonSchema", "responseJsonSchema", "properties", "labels")
 )
 
-
-def _renamed(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_renamed(it) for it in value]
-    if not isinstance(value, dict):
-        return value
-    found = {}
-    for key, it in value.items():
-        name = _CAMEL.get(key, key)
-        found[name] = it if name in _THEIRS else _renamed(it)
-    return found
-
-
+_encode = msgspec.json.Encoder().encode
 _any = msgspec.json.Decoder()
 _decoders: dict[type[Any], "msgspec.json.Decoder[Any]"] = {
     kind: msgspec.json.Decoder(kind) for kind in BODIES
 }
 
 
-def read(kind: type[Any], body: bytes) -> Any:
-    """A body as one of ``BODIES``, its names in either form."""
+def read(kind: type[T], body: bytes) -> T:
+    """A body as one of ``BODIES``, its names in camelCase or snake_case. Raises ``InvalidRequest``."""
     if _SNAKE.search(body):
         try:
-            body = _encode(_renamed(decode(_any, body)))
+            body = _encode(_camel_case(decode(_any, body)))
         except RecursionError as error:
             raise InvalidRequest("the body is nested too deeply") from error
-    return decode(_decoders[kind], body or b"{}")
+    result: T = decode(_decoders[kind], body or b"{}")
+    return result
+
+
+def _camel_case(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_camel_case(it) for it in value]
+    if not isinstance(value, dict):
+        return value
+    renamed = {}
+    for key, it in value.items():
+        name = _CAMEL.get(key, key)
+        renamed[name] = it if name in _OPAQUE else _camel_case(it)
+    return renamed
 
 
 # -- answered --------------------------------------------------------------------------------------------------------
@@ -447,7 +287,7 @@ class AskedCall(Struct, frozen=True, omit_defaults=True):
     """A function to call."""
 
     name: str
-    args: Carried
+    args: JsonObject
     id: str = ""
 
 

@@ -5,20 +5,12 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from knowalledge.core.errors import InvalidRequest
-from knowalledge.gateway.api.schemas import (
-    MAX_MESSAGES,
-    ModelName,
-    Output,
-    Temperature,
-    with_question,
-)
-from knowalledge.gateway.domain.answer import Answer, CacheInfo, Finish, QueueInfo
-from knowalledge.gateway.domain.prompt import Message, Prompt, Text
+from knowalledge.gateway.api.schemas import MAX_MESSAGES, ModelName, OutputTokens, Temperature
+from knowalledge.gateway.domain.answer import CacheInfo, Finish, QueueInfo
 from knowalledge.gateway.domain.request import CacheMode
 from knowalledge.web.bodies import decode
 
-# Judged where the headers' are, so that whoever misspells it is told the four.
+# Any string: ``web.request_identity.priority`` checks it, as it does the headers', and its error names the levels.
 Level = Annotated[str, Meta(extra_json_schema={"enum": ["critical", "high", "medium", "low"]})]
 
 
@@ -36,40 +28,21 @@ class GenerateBody(Struct, forbid_unknown_fields=True):
     prompt: str | None = None
     messages: Annotated[tuple[NativeMessage, ...], Meta(max_length=MAX_MESSAGES)] | None = None
     system: str = ""
-    max_output_tokens: Output | None = None
+    max_output_tokens: OutputTokens | None = None
     temperature: Temperature | None = None
     stream: bool = False
     priority: Level | None = None
     timeout_s: Annotated[float, Meta(gt=0, le=600)] | None = None
     cache: CacheMode | None = None
 
-    def to_prompt(self) -> Prompt:
-        """The question as a frozen value; raises ``InvalidRequest`` if there is none, or two."""
-        if (self.prompt is None) == (self.messages is None):
-            raise InvalidRequest("give either prompt or messages", param="prompt")
-        system = [self.system] if self.system else []
-        if self.prompt is not None:
-            turns = with_question((Message("user", (Text(self.prompt),)),), "prompt")
-        else:
-            found = self.messages or ()
-            system += [it.content for it in found if it.role == "system"]
-            turns = with_question(
-                [Message(it.role, (Text(it.content),)) for it in found if it.role != "system"], "messages"
-            )
-        return Prompt(
-            turns,
-            system="\n".join(system),
-            max_output_tokens=self.max_output_tokens,
-            temperature=self.temperature,
-        )
-
 
 _decoder = msgspec.json.Decoder(GenerateBody)
 
 
-def generate_body(body: bytes) -> GenerateBody:
-    found: GenerateBody = decode(_decoder, body)
-    return found
+def read_generate(body: bytes) -> GenerateBody:
+    """Raises ``InvalidRequest``."""
+    generate: GenerateBody = decode(_decoder, body)
+    return generate
 
 
 class UsageBody(Struct, frozen=True):
@@ -95,23 +68,6 @@ class GenerateAnswer(Struct, frozen=True):
     degraded: bool
     reason: str
     text: str | UnsetType = UNSET
-
-
-def answer_body(answer: Answer, text: str | UnsetType = UNSET) -> GenerateAnswer:
-    """An answer as the native API tells it."""
-    usage = answer.usage
-    return GenerateAnswer(
-        answer.id,
-        answer.model,
-        answer.target,
-        answer.completion.finish,
-        UsageBody(usage.input, usage.output, usage.total, usage.cached, usage.thinking),
-        answer.cache,
-        answer.queue,
-        answer.degraded,
-        answer.reason,
-        text,
-    )
 
 
 class Place(Struct, frozen=True):

@@ -9,27 +9,19 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from knowalledge.core.errors import InvalidRequest
 from knowalledge.gateway.api.schemas import (
     MAX_MESSAGES,
     MAX_STOPS,
     MAX_TOOLS,
-    THINKING,
-    Carried,
     Dimensions,
+    Fraction,
+    JsonObject,
     ModelName,
-    Output,
+    OutputTokens,
     Penalty,
     Seed,
-    Share,
     Temperature,
-    base64_bytes,
-    carried,
-    json_object,
-    reference,
-    with_question,
 )
-from knowalledge.gateway.domain.prompt import Blob, Message, Part, Prompt, Text, Tool, ToolCall, ToolResult
 from knowalledge.web.bodies import decode
 
 # -- asked -----------------------------------------------------------------------------------------------------------
@@ -132,10 +124,6 @@ class CallBody(Struct):
     type: Literal["function"] = "function"
     extra_content: ExtraContent | None = None
 
-    def signature(self) -> str:
-        extra = self.extra_content
-        return extra.google.thought_signature if extra and extra.google else ""
-
 
 class AssistantMessage(Struct, tag_field="role", tag="assistant"):
     """What the model said earlier."""
@@ -159,7 +147,7 @@ class FunctionBody(Struct):
 
     name: Annotated[str, Meta(min_length=1, max_length=128)]
     description: str | None = None
-    parameters: Carried | UnsetType = UNSET
+    parameters: JsonObject | UnsetType = UNSET
 
 
 class ToolBody(Struct):
@@ -185,7 +173,7 @@ class ChosenTool(Struct):
 class SchemaBody(Struct):
     """The JSON Schema that the answer must satisfy."""
 
-    schema: Carried | UnsetType = UNSET
+    schema: JsonObject | UnsetType = UNSET
     name: str = ""
 
 
@@ -214,10 +202,10 @@ class ChatBody(Struct):
 
     messages: Annotated[tuple[ChatMessage, ...], Meta(min_length=1, max_length=MAX_MESSAGES)]
     model: ModelName = ""
-    max_completion_tokens: Output | None = None
-    max_tokens: Output | None = None
+    max_completion_tokens: OutputTokens | None = None
+    max_tokens: OutputTokens | None = None
     temperature: Temperature | None = None
-    top_p: Share | None = None
+    top_p: Fraction | None = None
     n: int | None = None
     seed: Seed | None = None
     stop: str | Annotated[tuple[str, ...], Meta(max_length=MAX_STOPS)] | None = None
@@ -238,137 +226,6 @@ class ChatBody(Struct):
     modalities: Any = None
     web_search_options: Any = None
 
-    def to_prompt(self) -> Prompt:
-        """The question as a frozen value. Raises ``InvalidRequest`` for what cannot be served."""
-        self._refuse()
-        system, turns = _conversation(self.messages)
-        given = self.response_format
-        schema = ""
-        if isinstance(given, SchemaFormat):
-            schema = carried(given.json_schema.schema, "response_format.json_schema.schema")
-        tools = tuple(_tool(tool.function, index) for index, tool in enumerate(self.tools or ()))
-        stop = (self.stop,) if isinstance(self.stop, str) else self.stop or ()
-        effort = self.reasoning_effort
-        return Prompt(
-            with_question(turns, "messages"),
-            system=system,
-            max_output_tokens=self.max_completion_tokens or self.max_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            seed=self.seed,
-            stop=stop,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            json=isinstance(given, ObjectFormat | SchemaFormat),
-            json_schema=schema,
-            tools=tools,
-            tool_choice=self._choice(tools),
-            thinking_budget=None if effort is None else THINKING[effort],
-        )
-
-    def _refuse(self) -> None:
-        if self.n not in (None, 1):
-            raise InvalidRequest("one choice a request: ask n times instead", param="n")
-        for name in ("logprobs", "top_logprobs", "logit_bias", "web_search_options"):
-            if getattr(self, name):
-                raise InvalidRequest(f"{name} is not served here", param=name)
-        for name, newer in (("functions", "tools"), ("function_call", "tool_choice")):
-            if getattr(self, name):
-                raise InvalidRequest(f"{name} is out of use: send {newer}", param=name)
-        if self.modalities not in (None, ["text"]):
-            raise InvalidRequest("answers are text only", param="modalities")
-
-    def _choice(self, tools: tuple[Tool, ...]) -> str:
-        choice = self.tool_choice
-        if choice is None or isinstance(choice, str):
-            if choice == "required" and not tools:
-                raise InvalidRequest("there is no tool to require", param="tool_choice")
-            return choice or ""
-        name = choice.function.name
-        if name not in {tool.name for tool in tools}:
-            raise InvalidRequest("the tool to call is not among the tools", param="tool_choice")
-        return name
-
-
-def _conversation(messages: tuple[ChatMessage, ...]) -> tuple[str, list[Message]]:
-    """System text and turns. Results of parallel calls become one turn, which Google's dialect demands."""
-    system: list[str] = []
-    turns: list[Message] = []
-    called: dict[str, str] = {}  # the names of functions by the ids of their calls
-    results: list[Part] = []
-    for index, message in enumerate(messages):
-        if isinstance(message, ToolMessage):
-            name = called.get(message.tool_call_id)
-            if name is None:
-                where = f"messages[{index}].tool_call_id"
-                raise InvalidRequest("a tool's result answers no call before it", param=where)
-            results.append(ToolResult(name, _text(message.content), message.tool_call_id))
-            continue
-        if results:
-            turns.append(Message("tool", tuple(results)))
-            results = []
-        match message:
-            case SystemMessage(content) | DeveloperMessage(content):
-                system.append(_text(content))
-            case UserMessage(content):
-                turns.append(Message("user", _shown(content, index)))
-            case AssistantMessage(said, calls):
-                parts: list[Part] = [Text(_text(said))] if said else []
-                for call in calls or ():
-                    function = call.function
-                    where = f"messages[{index}].tool_calls"
-                    arguments = json_object(function.arguments.encode() or b"{}", where)
-                    key = call.id or function.name
-                    called[key] = function.name
-                    parts.append(ToolCall(function.name, arguments, key, call.signature()))
-                turns.append(Message("assistant", tuple(parts)))
-    if results:
-        turns.append(Message("tool", tuple(results)))
-    return "\n".join(filter(None, system)), turns
-
-
-def _text(content: str | tuple[TextPart | RefusalPart, ...]) -> str:
-    if isinstance(content, str):
-        return content
-    return "".join(it.text if isinstance(it, TextPart) else it.refusal for it in content)
-
-
-def _shown(
-    content: str | tuple[TextPart | ImagePart | AudioPart | FilePart, ...], index: int
-) -> tuple[Part, ...]:
-    if isinstance(content, str):
-        return (Text(content),)
-    parts: list[Part] = []
-    for number, piece in enumerate(content):
-        where = f"messages[{index}].content[{number}]"
-        match piece:
-            case TextPart(text):
-                parts.append(Text(text))
-            case ImagePart(ImageUrl(url)) if not url.startswith("data:"):
-                parts.append(reference(url, "", where))
-            case ImagePart(ImageUrl(url)):
-                parts.append(_inline(url, where))
-            case FilePart(InputFile(data)):
-                parts.append(_inline(data, where))
-            case AudioPart(InputAudio(data, kind)):
-                parts.append(Blob("audio/wav" if kind == "wav" else "audio/mpeg", base64_bytes(data, where)))
-    return tuple(parts)
-
-
-def _inline(url: str, where: str) -> Blob:
-    head, comma, data = url.partition(",")
-    if not (comma and head.startswith("data:") and head.endswith(";base64")):
-        raise InvalidRequest("give data:TYPE;base64,DATA", param=where)
-    mime = head[len("data:") : -len(";base64")].partition(";")[0]
-    if "/" not in mime:
-        raise InvalidRequest("the data: address names no media type", param=where)
-    return Blob(mime, base64_bytes(data, where))
-
-
-def _tool(function: FunctionBody, index: int) -> Tool:
-    schema = carried(function.parameters, f"tools[{index}].function.parameters")
-    return Tool(function.name, function.description or "", schema)
-
 
 class EmbeddingsBody(Struct):
     """``POST /v1/embeddings``."""
@@ -378,29 +235,21 @@ class EmbeddingsBody(Struct):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Dimensions | None = None
 
-    def texts(self) -> tuple[str, ...]:
-        """What to embed. Raises ``InvalidRequest`` for token ids, which mean nothing to another tokenizer."""
-        found = (self.input,) if isinstance(self.input, str) else self.input
-        for text in found:
-            if not isinstance(text, str):
-                raise InvalidRequest("send text: token ids mean nothing to this model", param="input")
-            if not text.strip():
-                raise InvalidRequest("there is an empty text among the input", param="input")
-        return found  # type: ignore[return-value]  # all are texts
-
 
 _chat = msgspec.json.Decoder(ChatBody)
 _embeddings = msgspec.json.Decoder(EmbeddingsBody)
 
 
-def chat_body(body: bytes) -> ChatBody:
-    found: ChatBody = decode(_chat, body)
-    return found
+def read_chat(body: bytes) -> ChatBody:
+    """Raises ``InvalidRequest``."""
+    chat: ChatBody = decode(_chat, body)
+    return chat
 
 
-def embeddings_body(body: bytes) -> EmbeddingsBody:
-    found: EmbeddingsBody = decode(_embeddings, body)
-    return found
+def read_embeddings(body: bytes) -> EmbeddingsBody:
+    """Raises ``InvalidRequest``."""
+    embeddings: EmbeddingsBody = decode(_embeddings, body)
+    return embeddings
 
 
 # -- answered --------------------------------------------------------------------------------------------------------

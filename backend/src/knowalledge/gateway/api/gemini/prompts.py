@@ -1,0 +1,190 @@
+"""A body of Gemini's dialect as a prompt, and contents as texts to embed."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from knowalledge.core.errors import InvalidRequest
+from knowalledge.gateway.api.gemini.json_schema import json_schema
+from knowalledge.gateway.api.gemini.schemas import (
+    ContentBody,
+    CountTokensBody,
+    EmbedContentBody,
+    FunctionDeclaration,
+    GenerateContentBody,
+    GenerationConfig,
+    GoogleTools,
+    PartBody,
+    ThinkingConfig,
+    ToolConfig,
+    as_tuple,
+)
+from knowalledge.gateway.api.parsing import (
+    THINKING_TOKENS,
+    base64_bytes,
+    file_ref,
+    non_empty,
+    optional_json_object,
+)
+from knowalledge.gateway.domain.prompt import Blob, Message, Part, Prompt, Text, Tool, ToolCall, ToolResult
+
+_encode = msgspec.json.Encoder().encode
+# Google's own tools, which the gateway does not serve.
+_GOOGLE_TOOLS = tuple(
+    it.name for it in msgspec.structs.fields(GoogleTools) if it.name != "function_declarations"
+)
+
+
+def prompt_of(body: GenerateContentBody) -> Prompt:
+    """Raises ``InvalidRequest`` for what cannot be served, and where there is nothing to answer."""
+    if body.cached_content:
+        raise InvalidRequest("cached contents are not kept here", param="cachedContent")
+    config = body.generation_config or GenerationConfig()
+    _refuse_unserved(config)
+    system = body.system_instruction
+    safety = as_tuple(body.safety_settings)
+    tools, tool_choice = _tools(as_tuple(body.tools), body.tool_config)
+    schema = _response_schema(config)
+    return Prompt(
+        non_empty(_turns(as_tuple(body.contents)), "contents"),
+        system=text_of(system, "systemInstruction") if system else "",
+        max_output_tokens=config.max_output_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=None if config.top_k is None else int(config.top_k),
+        seed=config.seed,
+        stop=config.stop_sequences or (),
+        presence_penalty=config.presence_penalty,
+        frequency_penalty=config.frequency_penalty,
+        json=bool(schema) or config.response_mime_type == "application/json",
+        json_schema=schema,
+        tools=tools,
+        tool_choice=tool_choice,
+        thinking_budget=_thinking_budget(config.thinking_config),
+        safety=_encode(safety).decode() if safety else "",
+    )
+
+
+def counted_prompt_of(body: CountTokensBody) -> Prompt:
+    """The prompt whose tokens to count. Raises ``InvalidRequest``."""
+    request = body.generate_content_request
+    return prompt_of(request or GenerateContentBody(body.contents, body.system_instruction, tools=body.tools))
+
+
+def text_of(content: ContentBody, param: str) -> str:
+    """The text of instructions, or of what is to be embedded. Raises ``InvalidRequest`` for other media."""
+    texts: list[str] = []
+    for part in as_tuple(content.parts):
+        if part.text is None:
+            raise InvalidRequest("only text is taken here", param=param)
+        texts.append(part.text)
+    return "".join(texts)
+
+
+def dimensions_of(body: EmbedContentBody) -> int | None:
+    """The size of the vectors that is wanted; None: the model's own."""
+    config = body.embed_content_config
+    return body.output_dimensionality or (config.output_dimensionality if config else None)
+
+
+def _refuse_unserved(config: GenerationConfig) -> None:
+    at = "generationConfig."
+    if config.candidate_count not in (None, 1):
+        raise InvalidRequest("one candidate a request: ask more often instead", param=f"{at}candidateCount")
+    if config.response_mime_type not in (None, "", "text/plain", "application/json"):
+        raise InvalidRequest("choose text/plain or application/json", param=f"{at}responseMimeType")
+    if set(config.response_modalities or ()) - {"TEXT", "MODALITY_UNSPECIFIED"}:
+        raise InvalidRequest("answers are text only", param=f"{at}responseModalities")
+    if config.speech_config or config.image_config:
+        raise InvalidRequest("answers are text only", param=f"{at}speechConfig")
+    if config.response_logprobs:
+        raise InvalidRequest("log probabilities are not served here", param=f"{at}responseLogprobs")
+
+
+def _response_schema(config: GenerationConfig) -> str:
+    """The JSON Schema of the answer; empty if there is none."""
+    plain = optional_json_object(config.response_json_schema, "generationConfig.responseJsonSchema")
+    if plain:
+        return plain
+    param = "generationConfig.responseSchema"
+    return json_schema(optional_json_object(config.response_schema, param), param)
+
+
+def _thinking_budget(config: ThinkingConfig | None) -> int | None:
+    if config is None or config.thinking_level is None:
+        return config.thinking_budget if config else None
+    tokens = THINKING_TOKENS.get(config.thinking_level.lower())
+    if tokens is None:
+        raise InvalidRequest(
+            "the levels are minimal, low, medium and high",
+            param="generationConfig.thinkingConfig.thinkingLevel",
+        )
+    return tokens
+
+
+def _turns(contents: Iterable[ContentBody]) -> list[Message]:
+    """The turns. Results of functions become a turn of their own, before the rest of their content."""
+    turns: list[Message] = []
+    for index, content in enumerate(contents):
+        parts: list[Part] = []
+        results: list[Part] = []
+        for number, body in enumerate(as_tuple(content.parts)):
+            if body.thought:  # a model's earlier thoughts are no part of what it said
+                continue
+            part = _part(body, f"contents[{index}].parts[{number}]")
+            (results if isinstance(part, ToolResult) else parts).append(part)
+        if results:
+            turns.append(Message("tool", tuple(results)))
+        if parts:
+            turns.append(Message("assistant" if content.role == "model" else "user", tuple(parts)))
+    return turns
+
+
+def _part(body: PartBody, param: str) -> Part:
+    """Raises ``InvalidRequest`` for kinds of parts that the gateway does not carry."""
+    if body.text is not None:
+        return Text(body.text)
+    if (data := body.inline_data) is not None:
+        return Blob(data.mime_type, base64_bytes(data.data, param))
+    if (file := body.file_data) is not None:
+        return file_ref(file.file_uri, file.mime_type, param)
+    if (call := body.function_call) is not None:
+        arguments = optional_json_object(call.args, f"{param}.functionCall.args") or "{}"
+        return ToolCall(call.name, arguments, call.id or "", body.thought_signature or "")
+    if (result := body.function_response) is not None:
+        content = optional_json_object(result.response, f"{param}.functionResponse.response") or "{}"
+        return ToolResult(result.name, content, result.id or "")
+    raise InvalidRequest(
+        "a part is text, inlineData, fileData, functionCall or functionResponse", param=param
+    )
+
+
+def _tools(bodies: tuple[GoogleTools, ...], config: ToolConfig | None) -> tuple[tuple[Tool, ...], str]:
+    """The functions, and the prompt's ``tool_choice``."""
+    tools: list[Tool] = []
+    for index, body in enumerate(bodies):
+        for name in _GOOGLE_TOOLS:
+            if getattr(body, name) is not None:
+                raise InvalidRequest(f"{name} is not served here", param=f"tools[{index}]")
+        for number, declaration in enumerate(body.function_declarations or ()):
+            tools.append(_tool(declaration, f"tools[{index}].functionDeclarations[{number}]"))
+    calling = config.function_calling_config if config else None
+    if calling is None or calling.mode in (None, "MODE_UNSPECIFIED") or not tools:
+        return tuple(tools), ""
+    if calling.mode == "NONE":
+        return tuple(tools), "none"
+    if calling.mode != "ANY":
+        return tuple(tools), "auto"
+    allowed = calling.allowed_function_names
+    if allowed:
+        tools = [tool for tool in tools if tool.name in allowed]
+        if not tools:
+            param = "toolConfig.functionCallingConfig.allowedFunctionNames"
+            raise InvalidRequest("none of the allowed functions is declared", param=param)
+    return tuple(tools), tools[0].name if allowed and len(tools) == 1 else "required"
+
+
+def _tool(declaration: FunctionDeclaration, param: str) -> Tool:
+    schema = optional_json_object(declaration.parameters_json_schema, param)
+    schema = schema or json_schema(optional_json_object(declaration.parameters, param), param)
+    return Tool(declaration.name, declaration.description or "", schema)

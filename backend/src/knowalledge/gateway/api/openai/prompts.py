@@ -1,0 +1,192 @@
+"""A chat body of OpenAI's dialect as a prompt, and an embeddings body as texts."""
+
+from knowalledge.core.errors import InvalidRequest
+from knowalledge.gateway.api.openai.schemas import (
+    AssistantMessage,
+    AudioPart,
+    CallBody,
+    ChatBody,
+    ChatMessage,
+    DeveloperMessage,
+    EmbeddingsBody,
+    FilePart,
+    FunctionBody,
+    ImagePart,
+    ImageUrl,
+    InputAudio,
+    InputFile,
+    ObjectFormat,
+    RefusalPart,
+    SchemaFormat,
+    SystemMessage,
+    TextPart,
+    ToolMessage,
+    UserMessage,
+)
+from knowalledge.gateway.api.parsing import (
+    THINKING_TOKENS,
+    base64_bytes,
+    file_ref,
+    json_object,
+    non_empty,
+    optional_json_object,
+)
+from knowalledge.gateway.domain.prompt import Blob, Message, Part, Prompt, Text, Tool, ToolCall, ToolResult
+
+_NOT_SERVED = ("logprobs", "top_logprobs", "logit_bias", "web_search_options")
+_REPLACED = (("functions", "tools"), ("function_call", "tool_choice"))
+
+
+def prompt_of(body: ChatBody) -> Prompt:
+    """Raises ``InvalidRequest`` for what cannot be served, and where there is nothing to answer."""
+    _refuse_unserved(body)
+    system, turns = _conversation(body.messages)
+    answer_format = body.response_format
+    schema = ""
+    if isinstance(answer_format, SchemaFormat):
+        schema = optional_json_object(answer_format.json_schema.schema, "response_format.json_schema.schema")
+    tools = tuple(_tool(tool.function, index) for index, tool in enumerate(body.tools or ()))
+    effort = body.reasoning_effort
+    return Prompt(
+        non_empty(turns, "messages"),
+        system=system,
+        max_output_tokens=body.max_completion_tokens or body.max_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        seed=body.seed,
+        stop=(body.stop,) if isinstance(body.stop, str) else body.stop or (),
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        json=isinstance(answer_format, ObjectFormat | SchemaFormat),
+        json_schema=schema,
+        tools=tools,
+        tool_choice=_tool_choice(body, tools),
+        thinking_budget=None if effort is None else THINKING_TOKENS[effort],
+    )
+
+
+def texts_of(body: EmbeddingsBody) -> tuple[str, ...]:
+    """The texts to embed. Raises ``InvalidRequest`` for token ids, which mean nothing to another tokenizer."""
+    texts: list[str] = []
+    for text in (body.input,) if isinstance(body.input, str) else body.input:
+        if not isinstance(text, str):
+            raise InvalidRequest("send text: token ids mean nothing to this model", param="input")
+        if not text.strip():
+            raise InvalidRequest("there is an empty text among the input", param="input")
+        texts.append(text)
+    return tuple(texts)
+
+
+def _refuse_unserved(body: ChatBody) -> None:
+    if body.n not in (None, 1):
+        raise InvalidRequest("one choice a request: ask n times instead", param="n")
+    for name in _NOT_SERVED:
+        if getattr(body, name):
+            raise InvalidRequest(f"{name} is not served here", param=name)
+    for name, newer in _REPLACED:
+        if getattr(body, name):
+            raise InvalidRequest(f"{name} is out of use: send {newer}", param=name)
+    if body.modalities not in (None, ["text"]):
+        raise InvalidRequest("answers are text only", param="modalities")
+
+
+def _tool_choice(body: ChatBody, tools: tuple[Tool, ...]) -> str:
+    choice = body.tool_choice
+    if choice is None or isinstance(choice, str):
+        if choice == "required" and not tools:
+            raise InvalidRequest("there is no tool to require", param="tool_choice")
+        return choice or ""
+    name = choice.function.name
+    if name not in {tool.name for tool in tools}:
+        raise InvalidRequest("the tool to call is not among the tools", param="tool_choice")
+    return name
+
+
+def _tool(function: FunctionBody, index: int) -> Tool:
+    schema = optional_json_object(function.parameters, f"tools[{index}].function.parameters")
+    return Tool(function.name, function.description or "", schema)
+
+
+def _conversation(messages: tuple[ChatMessage, ...]) -> tuple[str, list[Message]]:
+    """System text and turns. Results of parallel calls become one turn, as Google's APIs demand."""
+    system: list[str] = []
+    turns: list[Message] = []
+    called: dict[str, str] = {}  # names of functions, by the ids of their calls
+    results: list[Part] = []
+    for index, message in enumerate(messages):
+        if isinstance(message, ToolMessage):
+            results.append(_result(message, called, index))
+            continue
+        if results:
+            turns.append(Message("tool", tuple(results)))
+            results = []
+        match message:
+            case SystemMessage(content) | DeveloperMessage(content):
+                system.append(_text(content))
+            case UserMessage(content):
+                turns.append(Message("user", _user_parts(content, index)))
+            case AssistantMessage(text, calls):
+                parts: list[Part] = [Text(_text(text))] if text else []
+                parts += (_call(call, called, index) for call in calls or ())
+                turns.append(Message("assistant", tuple(parts)))
+    if results:
+        turns.append(Message("tool", tuple(results)))
+    return "\n".join(filter(None, system)), turns
+
+
+def _result(message: ToolMessage, called: dict[str, str], index: int) -> ToolResult:
+    name = called.get(message.tool_call_id)
+    if name is None:
+        param = f"messages[{index}].tool_call_id"
+        raise InvalidRequest("a tool's result answers no call before it", param=param)
+    return ToolResult(name, _text(message.content), message.tool_call_id)
+
+
+def _call(call: CallBody, called: dict[str, str], index: int) -> ToolCall:
+    """The call, noted in ``called``. Without an id it has its function's name for one."""
+    function, extra = call.function, call.extra_content
+    arguments = json_object(function.arguments.encode() or b"{}", f"messages[{index}].tool_calls")
+    call_id = call.id or function.name
+    called[call_id] = function.name
+    signature = extra.google.thought_signature if extra and extra.google else ""
+    return ToolCall(function.name, arguments, call_id, signature)
+
+
+def _text(content: str | tuple[TextPart | RefusalPart, ...]) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(it.text if isinstance(it, TextPart) else it.refusal for it in content)
+
+
+def _user_parts(
+    content: str | tuple[TextPart | ImagePart | AudioPart | FilePart, ...], index: int
+) -> tuple[Part, ...]:
+    if isinstance(content, str):
+        return (Text(content),)
+    parts: list[Part] = []
+    for number, part in enumerate(content):
+        param = f"messages[{index}].content[{number}]"
+        match part:
+            case TextPart(text):
+                parts.append(Text(text))
+            case ImagePart(ImageUrl(url)) if not url.startswith("data:"):
+                parts.append(file_ref(url, "", param))
+            case ImagePart(ImageUrl(url)):
+                parts.append(_inline(url, param))
+            case FilePart(InputFile(data)):
+                parts.append(_inline(data, param))
+            case AudioPart(InputAudio(data, encoding)):
+                mime = "audio/wav" if encoding == "wav" else "audio/mpeg"
+                parts.append(Blob(mime, base64_bytes(data, param)))
+    return tuple(parts)
+
+
+def _inline(url: str, param: str) -> Blob:
+    """The media of a ``data:`` address (RFC 2397)."""
+    head, comma, data = url.partition(",")
+    if not (comma and head.startswith("data:") and head.endswith(";base64")):
+        raise InvalidRequest("give data:TYPE;base64,DATA", param=param)
+    mime = head[len("data:") : -len(";base64")].partition(";")[0]
+    if "/" not in mime:
+        raise InvalidRequest("the data: address names no media type", param=param)
+    return Blob(mime, base64_bytes(data, param))
