@@ -97,33 +97,35 @@ def hit_rate(stage: Stage, length: int) -> list[Row]:
     clock, model = SystemClock(), Model()
     files = prompts.load()
     redis = Redis(port=stage.redis().port)
-    entry = 1000 + OVERHEAD  # such an answer and what is around it, measured below
+    entry = 1000 + OVERHEAD  # bytes of such an answer in memory
     fleet = []
     for _ in range(3):
         shared = RedisResponseCache(redis, RedisBreaker(clock))
         memory = MemoryResponseCache(TOPICS // 100 * entry, clock)
-        both = (Layer("memory", memory), Layer("redis", shared))
-        layers = Layers(both, Lifetimes(600, 3600, 3600), clock, NoTelemetry())
+        pair = (Layer("memory", memory), Layer("redis", shared))
+        layers = Layers(pair, Lifetimes(600, 3600, 3600), clock, NoTelemetry())
         topics = Topics(
             model, ReadThrough(layers, MemoryFlights(clock), clock), clock, files, "m", NoTelemetry()
         )
         fleet.append((topics, memory))
     context = RequestContext("bench")
-    asked = list(itertools.islice(ranks(3, TOPICS), length))
-    near = 0
-    for index, rank in enumerate(asked):
+    sequence = list(itertools.islice(ranks(3, TOPICS), length))
+    memory_hits = 0
+    for index, rank in enumerate(sequence):
         topics, _ = fleet[index % 3]
-        near += topics.get(parse_query("related", f"topic {rank}", {}), context).cache.layer == "memory"
+        memory_hits += (
+            topics.get(parse_query("related", f"topic {rank}", {}), context).cache.layer == "memory"
+        )
     size = fleet[0][1].size()
     redis.close()
     hits = 1 - model.calls / length
-    bound = clairvoyant([(rank, 1) for rank in asked], 3 * TOPICS // 100)
-    every = 1 - len(set(asked)) / length
+    bound = clairvoyant([(rank, 1) for rank in sequence], 3 * TOPICS // 100)
+    unbounded = 1 - len(set(sequence)) / length
     case = f"Zipf(1.0), {length:,} requests for {TOPICS:,} topics, 3 replicas with memory for {size.entries} each"
     return [
         Row(
             f"{case}: answered by memory or Redis",
-            f"{hits:.1%} (memory alone {near / length:.1%})",
+            f"{hits:.1%} (memory alone {memory_hits / length:.1%})",
             "> 87%",
         ),
         Row(
@@ -131,7 +133,7 @@ def hit_rate(stage: Stage, length: int) -> list[Row]:
             f"{hits / bound:.0%} (of {bound:.1%})",
             ">= 95%",
         ),
-        Row("... of what an endless cache gets", f"{hits / every:.1%} of {every:.1%}"),
+        Row("... of what an endless cache gets", f"{hits / unbounded:.1%} of {unbounded:.1%}"),
     ]
 
 

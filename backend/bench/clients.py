@@ -40,8 +40,8 @@ def _answer(text: str, **more: object) -> bytes:
 
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: %s\r\ndate: Sat, 21 Nov 2026 10:00:00 GMT\r\nvary: Origin\r\n"
-WHOLE = _answer("A quota is a limit. " * 10, finishReason="STOP")
-UNARY = HEAD % b"application/json" + b"content-length: %d\r\n\r\n" % len(WHOLE) + WHOLE
+ANSWER = _answer("A quota is a limit. " * 10, finishReason="STOP")
+UNARY = HEAD % b"application/json" + b"content-length: %d\r\n\r\n" % len(ANSWER) + ANSWER
 EVENTS = [b"data: " + _answer("A quota is ") + b"\r\n\r\n" for _ in range(19)]
 EVENTS.append(b"data: " + _answer("a limit.", finishReason="STOP") + b"\r\n\r\n")
 STREAM_HEAD = HEAD % b"text/event-stream" + b"transfer-encoding: chunked\r\n\r\n"

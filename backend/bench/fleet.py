@@ -304,9 +304,9 @@ def summary_of(outcomes: list[Outcome]) -> str:
     served = sum(it.status == 200 for it in outcomes)
     refused = sum(it.status == 429 for it in outcomes)
     others: dict[str, int] = {}
-    for it in outcomes:
-        if it.status not in (200, 429):
-            name = f"{it.status} {it.body.get('code', '')}".strip()
+    for outcome in outcomes:
+        if outcome.status not in (200, 429):
+            name = f"{outcome.status} {outcome.body.get('code', '')}".strip()
             others[name] = others.get(name, 0) + 1
     rest = "".join(f", {n} x {name}" for name, n in sorted(others.items()))
     return f"{served} served, {refused} told to come back later{rest}"

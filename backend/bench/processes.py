@@ -57,8 +57,8 @@ class Child:
     def signal(self, number: int) -> None:
         """Send a signal to the process and its descendants."""
         process = psutil.Process(self.process.pid)
-        for it in [*process.children(recursive=True), process]:
-            it.send_signal(number)
+        for member in [*process.children(recursive=True), process]:
+            member.send_signal(number)
 
     def kill(self) -> None:
         """Kill it and its descendants, as a power failure would."""
@@ -220,8 +220,8 @@ class Stage:
                     worker.cpu_affinity(cores[:1])
             yield
         finally:
-            for it in (*others, *workers):
-                it.cpu_affinity(cores)
+            for process in (*others, *workers):
+                process.cpu_affinity(cores)
 
     def loader(self) -> Loader:
         return Loader(self.start(sys.executable, "-m", "bench.load"))

@@ -140,9 +140,10 @@ def tenants(stage: Stage, seconds: float) -> list[Row]:
         replay.schedule(filled + index, partial(_note_fewest, fleet, fewest))
     outcomes = replay.run()
     tokens = dict.fromkeys(OFFERED, 0)
-    for it in outcomes:
-        if it.status == 200 and filled < it.ended < seconds:
-            tokens[it.arrival.tag] += it.body["usage"]["input_tokens"] + it.body["usage"]["output_tokens"]
+    for outcome in outcomes:
+        if outcome.status == 200 and filled < outcome.ended < seconds:
+            usage = outcome.body["usage"]
+            tokens[outcome.arrival.tag] += usage["input_tokens"] + usage["output_tokens"]
     share = tokens["light"] / max(1, sum(tokens.values()))
     summaries = "; ".join(
         f"{it}: {summary_of([o for o in outcomes if o.arrival.tag == it])}" for it in OFFERED

@@ -207,7 +207,7 @@ def test_what_memory_and_redis_saved_is_told_of_each(replicas: Replicas, store: 
 def test_what_followers_of_a_flight_did_not_spend_is_told_of_the_flight(
     replicas: Replicas, path: str, body: Any
 ) -> None:
-    replicas.provider.takes = 0.05
+    replicas.provider.latency_s = 0.05
     client = replicas.start()
 
     def ask() -> None:

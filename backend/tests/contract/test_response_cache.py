@@ -350,7 +350,7 @@ def test_a_hit_in_redis_is_promoted_to_memory_and_each_look_is_told(
     two = Worker(redis_client, clock)  # knows nothing of what happened before
     two.ask(topic("a"))
     two.ask(topic("a"))
-    assert two.telemetry.looks == [("memory", "miss"), ("redis", "hit"), ("memory", "hit")]
+    assert two.telemetry.lookups == [("memory", "miss"), ("redis", "hit"), ("memory", "hit")]
 
 
 def test_memory_looks_at_redis_again_after_its_own_time(redis_client: Redis, clock: ManualClock) -> None:

@@ -1,5 +1,4 @@
-"""What several suites put in the place of the real: a clock that is moved by hand, telemetry that remembers, a line to
-Redis that can be cut."""
+"""Test doubles of several suites: a manual clock, recording telemetry, a Redis whose connection can be cut."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ from knowalledge.gateway.ports import Record
 
 
 class ManualClock:
-    """A clock that stands still until it is moved."""
+    """A clock that only the test advances."""
 
     def __init__(self) -> None:
         self.time = 1_790_000_000.0
@@ -32,7 +31,7 @@ class RecordingTelemetry:
 
     def __init__(self) -> None:
         self.records: list[Record] = []
-        self.looks: list[tuple[str, str]] = []
+        self.lookups: list[tuple[str, str]] = []
         self.uncounted_targets: list[str] = []
 
     def request(self, record: Record) -> None:
@@ -48,11 +47,11 @@ class RecordingTelemetry:
         self.uncounted_targets.append(target)
 
     def cached(self, layer: str, result: str, entry: CacheEntry | None = None) -> None:
-        self.looks.append((layer, result))
+        self.lookups.append((layer, result))
 
 
 class CuttableRedis:
-    """Redis, behind a line that can be cut; something else may happen while a script is under way."""
+    """Redis with a connection that can be cut. ``meanwhile`` is called once, before the next script runs."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -63,8 +62,8 @@ class CuttableRedis:
         if self.cut:
             raise RedisConnectionError("cut")
         if self.meanwhile is not None and args[0] == "EVALSHA":
-            happens, self.meanwhile = self.meanwhile, None
-            happens()
+            action, self.meanwhile = self.meanwhile, None
+            action()
         return self._redis.execute_command(*args)
 
     def pubsub(self, **options: Any) -> Any:

@@ -29,7 +29,7 @@ class FakeProvider:
         self.error: Exception | None = None
         self.answers: list[str] = []  # answers of the next calls, instead of the default
         self.finish = Finish.STOP
-        self.takes = 0.0  # seconds
+        self.latency_s = 0.0
         self.wait: Callable[[float], None] = gevent.sleep
 
     @property
@@ -38,8 +38,8 @@ class FakeProvider:
 
     def _answer(self, prompt: Prompt) -> str:
         self.prompts.append(prompt)
-        if self.takes:
-            self.wait(self.takes)
+        if self.latency_s:
+            self.wait(self.latency_s)
         if self.error:
             raise self.error
         if self.answers:
@@ -56,8 +56,8 @@ class FakeProvider:
         text = self._answer(prompt)
         for index in range(0, len(text), 4):
             yield [Chunk(text[index : index + 4])]
-            if self.takes:
-                self.wait(self.takes)
+            if self.latency_s:
+                self.wait(self.latency_s)
         yield [Chunk(usage=Usage(7, 90), finish=self.finish)]
 
     def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings:

@@ -146,7 +146,7 @@ def test_nine_requests_are_not_popular_and_old_ones_count_less(
 
 
 def test_what_callers_have_made_already_is_not_made_twice(replica: Replica, models: Models) -> None:
-    models.provider.takes = 0.05
+    models.provider.latency_s = 0.05
     callers = [gevent.spawn(replica.ask, 1) for _ in range(20)]
     gevent.sleep(0.01)
     assert replica.warming.round() == 0
@@ -343,13 +343,13 @@ def test_what_failed_elsewhere_while_a_round_was_under_way_is_not_tried_in_it(
     assert replica.warming.round() == 0
     clock.sleep(3000)
     (dark,) = there.count({}, 10)[1:]
-    models.provider.takes, models.provider.wait = 1, lambda _: there.back_off(dark, 30, 600)
+    models.provider.latency_s, models.provider.wait = 1, lambda _: there.back_off(dark, 30, 600)
     assert replica.warming.round() == 1
 
 
 def test_to_have_waited_for_quota_until_the_end_is_told_as_that(replica: Replica, models: Models) -> None:
     models.provider.error = QueueTimeout("x")
-    models.provider.takes = 0.03
+    models.provider.latency_s = 0.03
     with pytest.raises(QueueTimeout):
         replica.topics.refresh(LIGHT, RequestContext("id", timeout_s=0.02), 60)
 
@@ -391,7 +391,7 @@ def test_replicas_make_different_answers_at_the_same_time_and_none_waits_for_ano
         gevent.sleep(seconds)
         at_once -= 1
 
-    models.provider.takes, models.provider.wait = 0.1, making
+    models.provider.latency_s, models.provider.wait = 0.1, making
     rounds = [gevent.spawn(it.warming.round) for it in replicas]
     gevent.joinall(rounds, raise_error=True)
     assert sorted(it.value for it in rounds) == [1, 1]
@@ -426,7 +426,7 @@ def landings(
         for replica in replicas:
             replica.ask(12, question)
     models.contexts.clear()
-    models.provider.takes, models.provider.wait = takes, making
+    models.provider.latency_s, models.provider.wait = takes, making
     while clock.now() < until:
         for replica in replicas:
             replica.warming.round()

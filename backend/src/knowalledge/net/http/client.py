@@ -132,7 +132,7 @@ class HttpClient:
                     return _complete(response, connection.read_body(response))
                 parser = _EventParser(response)
                 while True:
-                    batch = parser.take()
+                    batch = parser.pop_events()
                     if last and last in batch:
                         batch = batch[: batch.index(last)]
                         if batch:
@@ -230,7 +230,7 @@ class _EventParser:
         self._data: list[bytes] = []  # lines of the incomplete event
         self._size = 0
 
-    def take(self) -> list[bytes]:
+    def pop_events(self) -> list[bytes]:
         """The events that are complete by now. Clears the response's body."""
         response = self._response
         received = bytes(response.body)

@@ -1,4 +1,4 @@
-"""How a process reaches the Redis that replicas share."""
+"""The clients of one process for the Redis that replicas share."""
 
 from msgspec import Struct
 from redis import Redis
@@ -13,27 +13,27 @@ from knowalledge.net.redis.settings import RedisSettings
 
 
 class RedisConnection(Struct, frozen=True):
-    """The clients of one process, by what their commands are."""
+    """Two clients, for two kinds of commands, and a breaker."""
 
-    commands: Redis | MultiplexedClient  # short commands and scripts
-    pool: Redis  # commands that block
+    commands: Redis | MultiplexedClient  # for commands and scripts that return at once
+    pool: Redis  # for blocking commands
     breaker: RedisBreaker  # for callers that can do without Redis
     timeout_s: float
 
     def check(self, clock: Clock) -> Dependency:
-        """Ask Redis for a sign of life."""
-        began = clock.monotonic()
+        """Whether Redis answers a ping, and its latency."""
+        started = clock.monotonic()
         try:
             self.pool.ping()
         except RedisError as error:
             return Dependency("redis", False, 0.0, type(error).__name__)
-        return Dependency("redis", True, round((clock.monotonic() - began) * 1000, 2))
+        return Dependency("redis", True, round((clock.monotonic() - started) * 1000, 2))
 
 
 def connect(url: str, settings: RedisSettings, max_connections: int, clock: Clock) -> RedisConnection | None:
-    """None without a URL: the process is on its own. Connects at the first command, to a Cluster at once.
+    """The clients, or None without a URL. Connects at the first command, to a Cluster at once.
 
-    ``max_connections``: not below the concurrent requests, or the pool's limit would look like an outage.
+    ``max_connections``: at least the number of concurrent requests; a full pool would look like an outage.
     """
     if not url:
         return None
