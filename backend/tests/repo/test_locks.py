@@ -124,6 +124,19 @@ def test_the_build_backend_is_the_locked_one_and_the_model_is_that_of_the_extra(
     assert list(group("embedded")) == PROJECT["project"]["optional-dependencies"]["embedded"]
 
 
+@pytest.mark.parametrize("variables", [[], ["UPGRADE=1"]])
+def test_pins_move_only_when_asked_and_by_the_locked_tool(variables: list[str]) -> None:
+    command = ["make", "--dry-run", "lock", *variables]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
+    compiles = re.findall(r"\S+ pip compile .*", done.stdout)
+    assert {re.search(r"requirements/(\S+)\.txt", it)[1] for it in compiles} >= {"runtime", "dev", "embedded"}  # type: ignore[index]
+    for it in compiles:
+        assert it.startswith("../.run/lock/bin/uv ")
+        assert {"--universal", "--generate-hashes", "--no-emit-index-url"} <= set(it.split())
+        assert ("--upgrade" in it.split()) == bool(variables)
+    assert "backend/tools/setup.py .run/lock backend/requirements/lock.txt" in done.stdout
+
+
 def tracked(*patterns: str) -> Iterable[Path]:
     command = ["git", "ls-files", *patterns]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
