@@ -25,6 +25,7 @@ from knowalledge.observability import feature as observability
 from knowalledge.observability.logging import audit, configure
 from knowalledge.observability.metrics import PrometheusMetrics
 from knowalledge.observability.spans import TargetInfo
+from knowalledge.providers.registry import semconv_name
 from knowalledge.providers.targets import make_routes
 from knowalledge.quota import feature as quotas
 from knowalledge.topics import feature as topics
@@ -69,7 +70,7 @@ def build_capabilities(
     """Every capability, in the order in which they are started; the middleware of the first sees a request first."""
     tracing = observability.build_tracing(
         settings.tracing,
-        {it.name: TargetInfo(it.spec.provider, it.spec.model) for it in settings.targets},
+        {it.name: TargetInfo(semconv_name(it.spec.provider), it.spec.model) for it in settings.targets},
         web.new_id,
         clock,
         metrics,

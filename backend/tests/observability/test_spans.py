@@ -47,7 +47,7 @@ class Kit:
         self.clock = Clock()
         self.spans: list[Span] = []
         self.tracer = SpanTracer(
-            self.clock, share, {"t": TargetInfo("vertex", "gemini-x")}, self.spans.append
+            self.clock, share, {"t": TargetInfo("gcp.vertex_ai", "gemini-x")}, self.spans.append
         )
 
 

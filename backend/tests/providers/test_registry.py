@@ -10,7 +10,7 @@ from knowalledge.core import errors as e
 from knowalledge.core.clock import SystemClock
 from knowalledge.core.settings import Fault
 from knowalledge.providers.descriptor import ProviderDescriptor, ProviderSpec
-from knowalledge.providers.registry import PROVIDERS, build
+from knowalledge.providers.registry import PROVIDERS, build, semconv_name
 from knowalledge.providers.settings import TargetSettings
 from knowalledge.providers.targets import make_provider
 from knowalledge.quota.domain.window import Count
@@ -120,3 +120,13 @@ def test_a_registered_provider_has_its_place_in_every_fault(
     with pytest.raises(SettingsError) as raised:
         settings_of(tmp_path, target)
     assert raised.value.faults == [fault]
+
+
+def test_spans_name_each_provider_as_opentelemetry_does() -> None:
+    names = {name: semconv_name(name) for name in PROVIDERS}
+    assert names == {
+        "vertex": "gcp.vertex_ai",
+        "gemini": "gcp.gemini",
+        "openai": "openai",
+        "embedded": "embedded",
+    }

@@ -45,7 +45,6 @@ LONGEST = 200
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"))
 _INTERNAL, _SERVER, _CLIENT = 1, 2, 3
 _OK_FOR_US = frozenset((Outcome.INVALID, Outcome.BLOCKED, Outcome.REFUSED, Outcome.CLIENT_GONE, Outcome.OK))
-_PROVIDERS = {"vertex": "gcp.vertex_ai", "gemini": "gcp.gemini", "openai": "openai"}
 
 
 class Span(Struct, frozen=True):
@@ -65,7 +64,7 @@ class Span(Struct, frozen=True):
 class TargetInfo(Struct, frozen=True):
     """What a target is, for its spans."""
 
-    provider: str  # vertex, gemini, openai, embedded
+    provider: str  # as gen_ai.provider.name has it
     model: str  # the provider's own name for it
 
 
@@ -200,7 +199,7 @@ class ServedTrace:
         asked = self._targets.get(target)
         facts["gen_ai.operation.name"] = operation
         if asked is not None:
-            facts["gen_ai.provider.name"] = _PROVIDERS.get(asked.provider, asked.provider)
+            facts["gen_ai.provider.name"] = asked.provider
             facts["gen_ai.request.model"] = asked.model
         if version:
             facts["gen_ai.response.model"] = version

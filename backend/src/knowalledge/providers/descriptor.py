@@ -53,6 +53,7 @@ class ProviderDescriptor(Struct, frozen=True):
     - ``faults``: the mistakes in a spec that only this provider knows. Their key is a field of the spec, or empty where
       no single field is wrong.
     - ``clients``: the values that ``client`` may have.
+    - ``semconv_name``: the value of OpenTelemetry's ``gen_ai.provider.name``; empty: ``name``.
     - ``tokens``: what ``tpm`` and ``tpd`` count.
     - ``day_zone``: the IANA zone at whose midnight ``rpd`` and ``tpd`` are reset; empty: a sliding day.
     - ``quota_note``: the half-sentence of the documentation about ``tokens`` and ``day_zone``, if they are not default.
@@ -63,6 +64,7 @@ class ProviderDescriptor(Struct, frozen=True):
     default_url: Callable[[ProviderSpec], str]
     faults: Callable[[ProviderSpec], Iterator[Fault]] = _no_faults
     clients: tuple[str, ...] = (REST,)
+    semconv_name: str = ""
     tokens: Count = Count.TOKENS
     day_zone: str = ""
     quota_note: str = ""

@@ -83,6 +83,7 @@ GEMINI = ProviderDescriptor(
     create=_create,
     default_url=lambda _: URL,
     faults=_faults,
+    semconv_name="gcp.gemini",
     tokens=Count.INPUT,
     day_zone="America/Los_Angeles",
     quota_note="input alone, as that API does, and its day ends at midnight Pacific",

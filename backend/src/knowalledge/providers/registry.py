@@ -34,6 +34,11 @@ def build(spec: ProviderSpec, clock: Clock) -> Provider:
     return descriptor.create(spec, url, clock)
 
 
+def semconv_name(provider: str) -> str:
+    """The value of OpenTelemetry's ``gen_ai.provider.name`` for a provider."""
+    return PROVIDERS[provider].semconv_name or provider
+
+
 def faults(spec: ProviderSpec) -> Iterator[Fault]:
     """The mistakes in a spec that can be seen without a call; of an unknown provider, only those common to all."""
     if spec.credentials == "anonymous" and not is_loopback(spec.base_url):

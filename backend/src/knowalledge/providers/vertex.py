@@ -89,4 +89,5 @@ VERTEX = ProviderDescriptor(
     default_url=lambda spec: url(spec.location),
     faults=_faults,
     clients=(REST, _AIPLATFORM),
+    semconv_name="gcp.vertex_ai",
 )
