@@ -189,7 +189,7 @@ def test_a_stream_tells_its_place_before_it_starts() -> None:
     assert kinds[0] is QueuePosition
     assert kinds[-1] is Done
     assert Started in kinds
-    assert house.told.records[-1].ending is QueueOutcome.GRANTED
+    assert house.told.records[-1].queue_outcome is QueueOutcome.GRANTED
 
 
 def test_a_429_is_waited_out_at_the_same_target_if_there_is_time() -> None:
@@ -292,13 +292,13 @@ def test_what_a_caller_did_not_stay_for_is_charged_by_what_was_said_and_teaches_
 
     house = GatewayHarness(t=("m", 0, Talks(), Window("tpm", Count.TOKENS, 10_000, 60)))
     estimator = house.gateway._dispatcher.estimator
-    before = estimator.guess("m", PROMPT).need.output
+    before = estimator.estimate("m", PROMPT).cost.output
     stream = house.gateway.stream(RequestContext("r"), Request("", PROMPT))
     for _ in range(101):
         next(stream)
     stream.close()
     assert 150 < house.left("t") < 400
-    assert estimator.guess("m", PROMPT).need.output == before
+    assert estimator.estimate("m", PROMPT).cost.output == before
 
 
 def test_a_target_that_does_not_take_our_key_is_passed_over_and_then_rests() -> None:
@@ -364,7 +364,7 @@ def test_whoever_leaves_while_waiting_leaves_nothing_behind() -> None:
     assert sum(it.waiting for it in house.quota.queue_stats("t")) == 1
     waiting.kill(e.ClientGone("left"))
     assert sum(it.waiting for it in house.quota.queue_stats("t")) == 0
-    assert house.told.records[-1].ending is QueueOutcome.CANCELLED
+    assert house.told.records[-1].queue_outcome is QueueOutcome.CANCELLED
     assert house.left("t") == 1
 
 

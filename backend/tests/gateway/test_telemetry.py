@@ -26,7 +26,7 @@ def test_a_provider_that_does_not_count_is_written_of_once_a_target_and_counted_
     with capture_logs() as lines:
         telemetry = GatewayTelemetry(metrics)
         for target in "aaba":
-            telemetry.uncounted(target)
+            telemetry.record_uncounted(target)
     assert [line["target"] for line in lines] == ["a", "b"]
     assert metrics.totals(UNCOUNTED) == {("a",): 3, ("b",): 1}
 
@@ -61,6 +61,6 @@ def test_a_failure_is_written_at_info_and_an_answer_at_debug(level: str, written
     with capture_logs() as lines:
         telemetry = GatewayTelemetry(metrics)
         for outcome in (Outcome.OK, Outcome.UNAVAILABLE):
-            telemetry.request(Record("r", "m", "t", outcome, Priority.MEDIUM, 0.1, Usage()))
+            telemetry.record_request(Record("r", "m", "t", outcome, Priority.MEDIUM, 0.1, Usage()))
     assert [line["log_level"] for line in lines] == written
     assert sum(metrics.totals(REQUESTS).values()) == 2

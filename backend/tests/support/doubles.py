@@ -34,16 +34,16 @@ class RecordingTelemetry:
         self.lookups: list[tuple[str, str]] = []
         self.uncounted_targets: list[str] = []
 
-    def request(self, record: Record) -> None:
+    def record_request(self, record: Record) -> None:
         self.records.append(record)
 
-    def upstream(self, *_: Any) -> None: ...
+    def record_attempt(self, *_: Any) -> None: ...
 
-    def refused(self, *_: Any) -> None: ...
+    def record_refusal(self, *_: Any) -> None: ...
 
-    def settled(self, *_: Any) -> None: ...
+    def record_settlement(self, *_: Any) -> None: ...
 
-    def uncounted(self, target: str) -> None:
+    def record_uncounted(self, target: str) -> None:
         self.uncounted_targets.append(target)
 
     def cached(self, layer: str, result: str, entry: CacheEntry | None = None) -> None:

@@ -220,7 +220,7 @@ class CachingGateway:
 
     def _record_hit(self, context: RequestContext, began: float, answer: Answer) -> Answer:
         status, seconds = answer.cache.status, self._clock.monotonic() - began
-        self._telemetry.request(
+        self._telemetry.record_request(
             record_of(
                 context,
                 answer.model,
@@ -243,7 +243,7 @@ class CachingGateway:
         if flight is not None and flight.led:
             return  # the inner gateway has recorded it
         model, seconds = self._inner.model(request.model), self._clock.monotonic() - began
-        self._telemetry.request(record_of(context, model, seconds, error=error, cache="shared"))
+        self._telemetry.record_request(record_of(context, model, seconds, error=error, cache="shared"))
 
 
 def _reuse(entry: CacheEntry) -> bytes:

@@ -18,33 +18,46 @@ from knowalledge.quota.domain.window import TokenCost
 
 
 class Provider(Protocol):
-    """One model behind one address. A timeout is the whole call's budget in seconds, headers to last byte.
+    """One model at one address. ``timeout`` is in seconds, for the whole call: from its first header to its last byte.
 
-    Raises only ``ProviderError`` subclasses and ``ContentBlocked``. Never retries: retries belong to the
-    service, which knows the quota. ``stream`` is a generator of the chunks that have come together, in order: what is
-    there goes out before more is waited for. Closing it closes the connection at once. An error before the first chunk
-    is raised by the first ``next``, and one after it when what came before it has been given.
+    Raises only ``ProviderError`` subclasses and ``ContentBlocked``. Never retries: retries belong to the service, which
+    knows the quota.
     """
 
-    def complete(self, prompt: Prompt, timeout: float) -> Completion: ...
-
-    def stream(self, prompt: Prompt, timeout: float) -> Generator[Sequence[Chunk], None, None]: ...
-
-    def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings: ...
-
-    def count_tokens(self, prompt: Prompt, timeout: float) -> int: ...
-
-    def ping(self, timeout: float) -> None:
-        """Cheap reachability for ``doctor`` and health: raises what a call would raise."""
+    def complete(self, prompt: Prompt, timeout: float) -> Completion:
+        """One whole answer."""
         ...
 
-    def close(self) -> None: ...
+    def stream(self, prompt: Prompt, timeout: float) -> Generator[Sequence[Chunk], None, None]:
+        """The chunks of one answer in order; those that arrive together are yielded together, without waiting for more.
+
+        An error is raised after the chunks that came before it. Closing the generator closes the connection.
+        """
+        ...
+
+    def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings:
+        """One vector for each input, of so many dimensions; None: the model's own number."""
+        ...
+
+    def count_tokens(self, prompt: Prompt, timeout: float) -> int:
+        """Input tokens of the prompt."""
+        ...
+
+    def ping(self, timeout: float) -> None:
+        """Cheap reachability for ``doctor`` and health checks; raises what a call would raise."""
+        ...
+
+    def close(self) -> None:
+        """End all connections."""
+        ...
 
 
 class Gateway(Protocol):
     """The use cases behind every dialect, with or without caches. Each raises ``KnowalledgeError`` subclasses only."""
 
-    def complete(self, context: RequestContext, request: Request) -> Answer: ...
+    def complete(self, context: RequestContext, request: Request) -> Answer:
+        """One whole answer."""
+        ...
 
     def stream(self, context: RequestContext, request: Request) -> Generator[Sequence[Event], None, None]:
         """The events of one answer, in the batches in which they arrive. Closing the generator cancels the call."""
@@ -56,50 +69,56 @@ class Gateway(Protocol):
         """One vector for each input, and the name of the target that made them."""
         ...
 
-    def count_tokens(self, context: RequestContext, request: Request) -> int: ...
+    def count_tokens(self, context: RequestContext, request: Request) -> int:
+        """Input tokens of the prompt, as the provider counts them."""
+        ...
 
     def models(self) -> tuple[str, ...]:
         """The names that clients may use, in the order of the configuration."""
         ...
 
     def model(self, name: str) -> str:
-        """A model's own name. Raises ``UnknownModel``."""
+        """A model's own name; for an empty one the default's. Raises ``UnknownModel``."""
         ...
 
 
 class Record(Struct, frozen=True):
-    """One request, told once, at its end."""
+    """One request, recorded once, when it has ended. ``service.recording.record_of`` makes it."""
 
     request_id: str
-    model: str
-    target: str
+    model: str  # from the configuration, or "unknown"
+    target: str  # of the last call; "" if there was none
     outcome: Outcome
     priority: Priority
-    seconds: float
+    seconds: float  # from its arrival to its end
     usage: Usage
-    cache: str = "miss"
-    waited_s: float = 0.0
-    ending: QueueOutcome | None = None  # how it left the waiting room, if it was in one
-    first_token_s: float | None = None
+    cache: str = "miss"  # ``CacheInfo.status``
+    waited_s: float = 0.0  # in queues, over all calls
+    queue_outcome: QueueOutcome | None = None  # of the last wait; None: it did not queue
+    first_token_s: float | None = None  # from its arrival; None: it was not streamed, or had no content
     error: str = ""  # the error's code
     trace: Trace = UNTRACED
 
 
 class Telemetry(Protocol):
-    """What the service tells about itself; one record a request."""
+    """What the gateway counts and logs. Targets and models are names from the configuration."""
 
-    def request(self, record: Record) -> None: ...
-
-    def upstream(self, target: str, outcome: Outcome, seconds: float) -> None: ...
-
-    def refused(self, target: str, reason: RefusalReason) -> None:
-        """The quota of a target gave neither a grant nor a place."""
+    def record_request(self, record: Record) -> None:
+        """A request has ended."""
         ...
 
-    def settled(self, target: str, estimate: TokenCost, true: TokenCost) -> None:
+    def record_attempt(self, target: str, outcome: Outcome, seconds: float) -> None:
+        """A call of a provider has ended."""
+        ...
+
+    def record_refusal(self, target: str, reason: RefusalReason) -> None:
+        """A target's quota gave neither a grant nor a place in its queue."""
+        ...
+
+    def record_settlement(self, target: str, estimate: TokenCost, actual: TokenCost) -> None:
         """A reservation was settled."""
         ...
 
-    def uncounted(self, target: str) -> None:
-        """An answer came without a count of its tokens that could be believed: the estimate stands."""
+    def record_uncounted(self, target: str) -> None:
+        """An answer came without a believable count of its tokens, so the estimate stands."""
         ...

@@ -96,14 +96,14 @@ class GatewayTelemetry:
         self._log = structlog.get_logger()
         self._warned: set[str] = set()  # targets whose missing counts are in the log
 
-    def request(self, record: Record) -> None:
+    def record_request(self, record: Record) -> None:
         model, level = record.model, record.priority.label
         self._requests[model, record.outcome, level].inc()
         self._seconds[model].observe(record.seconds)
         if record.first_token_s is not None:
             self._first_token[model].observe(record.first_token_s)
-        if record.ending is not None:
-            self._queue_left[level, record.ending].inc()
+        if record.queue_outcome is not None:
+            self._queue_left[level, record.queue_outcome].inc()
             self._queue_wait[level].observe(record.waited_s)
         usage = record.usage
         for kind, tokens in (("input", usage.input), ("output", usage.output), ("thinking", usage.thinking)):
@@ -132,20 +132,23 @@ class GatewayTelemetry:
             **({"trace_id": record.trace.id} if record.trace.live else {}),
         )
 
-    def upstream(self, target: str, outcome: Outcome, seconds: float) -> None:
+    def record_attempt(self, target: str, outcome: Outcome, seconds: float) -> None:
         self._upstream_calls[target, outcome].inc()
         self._upstream_seconds[target].observe(seconds)
 
-    def refused(self, target: str, reason: RefusalReason) -> None:
+    def record_refusal(self, target: str, reason: RefusalReason) -> None:
         self._refused[target, reason].inc()
 
-    def settled(self, target: str, estimate: TokenCost, true: TokenCost) -> None:
+    def record_settlement(self, target: str, estimate: TokenCost, actual: TokenCost) -> None:
         self._settled[target].inc()
-        for kind, less in (("input", estimate.input - true.input), ("output", estimate.output - true.output)):
-            if less:
-                self._estimate_error[target, kind, "over" if less > 0 else "under"].inc(abs(less))
+        for kind, excess in (
+            ("input", estimate.input - actual.input),
+            ("output", estimate.output - actual.output),
+        ):
+            if excess:
+                self._estimate_error[target, kind, "over" if excess > 0 else "under"].inc(abs(excess))
 
-    def uncounted(self, target: str) -> None:
+    def record_uncounted(self, target: str) -> None:
         """Logged once per target: a provider that does not count does so in every answer."""
         self._uncounted[target].inc()
         if target not in self._warned:

@@ -81,4 +81,4 @@ class ApiContext(Struct, frozen=True):
         if http.environ.get(_RECORDED):
             return
         context = RequestContext(self.web.request_id(http), trace=trace_of(http.environ))
-        self.telemetry.request(record_of(context, "unknown", 0.0, error=error))
+        self.telemetry.record_request(record_of(context, "unknown", 0.0, error=error))

@@ -22,7 +22,7 @@ class Finish(StrEnum):
 class Usage(Struct, frozen=True):
     """Tokens as the provider counted them.
 
-    ``output`` excludes ``thinking``; ``input`` includes ``cached`` and ``tool`` (tool-use prompt tokens).
+    ``output`` excludes ``thinking``; ``input`` includes ``cached`` and ``tool`` (the prompt tokens of tool use).
     """
 
     input: int = 0
@@ -33,7 +33,7 @@ class Usage(Struct, frozen=True):
 
     @property
     def generated(self) -> int:
-        """What the provider charges on the output side."""
+        """Output tokens as providers charge them: thinking included."""
         return self.output + self.thinking
 
     @property
@@ -42,7 +42,7 @@ class Usage(Struct, frozen=True):
 
 
 class Completion(Struct, frozen=True):
-    """One whole answer of a provider. ``usage`` is None where the provider did not say."""
+    """One whole answer of a provider. ``usage`` is None if the provider gave no count."""
 
     parts: tuple[Text | ToolCall, ...]
     finish: Finish
@@ -59,7 +59,7 @@ class Completion(Struct, frozen=True):
 
 
 class Chunk(Struct, frozen=True, omit_defaults=True):
-    """One step of a streamed answer. ``finish`` is set on the last one only; ``usage`` may come early."""
+    """One step of a streamed answer. Only the last has ``finish``; ``usage`` may come earlier, and more than once."""
 
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
@@ -85,11 +85,11 @@ class CacheInfo(Struct, frozen=True):
 
 class QueueInfo(Struct, frozen=True):
     waited_ms: int = 0
-    position: int = 0  # the place it entered at; 0: did not wait
+    position: int = 0  # of the first entry into a queue; 0: did not wait
 
 
 class Answer(Struct, frozen=True):
-    """What the service gives back for a Request."""
+    """The gateway's answer to a ``Request``."""
 
     id: str
     model: str

@@ -1,15 +1,15 @@
-"""How many tokens a request will take: guessed before, corrected by every answer.
+"""How many tokens a request will cost: estimated before the call, corrected by every answer.
 
-Input: characters are weighed by class, because tokenizers spend about one token on four or five Latin letters
-but nearly one on each CJK character, digit or bracket. A factor per kind of text, learnt from what the provider
-counted, takes out the rest; small prompts have their own, for what is counted beside the text outweighs theirs.
+Input: characters are weighed by class, because tokenizers spend about one token on four or five Latin letters, but
+nearly one on each CJK character, digit or bracket. A factor per kind of text, learnt from what providers counted,
+corrects the rest. Small prompts have a factor of their own, for what is counted beside their text outweighs it.
 
-Output: the quantile of what this model really produced for this kind of request. Reserving ``max_output_tokens``
-instead would waste most of a quota, since few answers come near it. An answer that its caller cut off, or did not
-stay for, says little of how long answers are, and teaches nothing.
+Output: a quantile of what this model produced for this kind of request. Reserving ``max_output_tokens`` instead would
+waste most of a quota, since few answers come near it. An answer that was cut short says little of how long answers are
+and teaches nothing.
 
-Where several tenants ask, what one of them taught serves the others only until they have a few answers of their own:
-nobody's odd prompts or short answers spoil another's estimates.
+Where several tenants call a model, one tenant's answers serve another only until that one has a few of its own, so
+odd prompts and short answers of one tenant do not spoil the estimates of another.
 """
 
 import re
@@ -41,20 +41,21 @@ _WIDE_RANGE = re.compile("[\U00010000-\U0010ffff]")
 _MESSAGE_TOKENS = 4  # role and separators, per message
 _IMAGE_TOKENS = 258  # one tile, ai.google.dev/gemini-api/docs/tokens
 
-# The quantile of learnt outputs that is held for a request, or their mean where that is more (many short answers and
-# a few long ones), so that the sum over the requests in flight is rarely short; the excess comes back at completion.
+# The quantile of learnt outputs that is reserved, or their mean where that is more (many short answers, a few long
+# ones), so that the sum over the requests in flight is rarely too small; the excess comes back at completion.
 OUTPUT_QUANTILE = 0.8
-UNLEARNT_OUTPUT = 256  # tokens held for a kind of request never seen before
+UNLEARNT_OUTPUT = 256  # tokens, for a kind of request that has no answer yet
 _STEP = 1.15  # ratio between the edges of the output histogram
 _DECAY = 0.998  # per observation: about the last 500 count
 _SANE_TOKENS = 10_000_000
-_LONGEST_ANSWER = 131_072  # tokens; longer ones are learnt as this long
-# No text is further from its weight than this: what is, was miscounted. (Small prompts are, by what is not text.)
-_LEAST, _MOST = 0.1, 4.0
-_SIZES = (64, 512, 4096)  # weights between which prompts learn together
+_MAX_OUTPUT = 131_072  # tokens; longer answers are learnt as this long
+# The factors between weight and tokens that are believed; a provider that counts outside of them miscounted. (Small
+# prompts reach them, by what is not text.)
+_MIN_FACTOR, _MAX_FACTOR = 0.1, 4.0
+_SIZES = (64, 512, 4096)  # weights between which prompts share a factor
 _SEVERAL = "\0"  # no tenant's name
-OWN_AFTER = 10  # answers of its own after which a tenant's estimates are its own
-OWN_KEPT = 1024  # tenants x models x kinds; beyond it the one that was answered longest ago begins anew
+OWN_AFTER = 10  # answers after which a tenant has estimates of its own
+OWN_KEPT = 1024  # tenants x models x kinds; beyond it the one answered longest ago is forgotten
 
 
 def weigh(text: str) -> float:
@@ -64,18 +65,18 @@ def weigh(text: str) -> float:
         wide = 0.0
     else:
         plain = _NOT_ASCII.sub("", text)
-        strange = "".join(_NOT_ASCII.findall(text))
-        cjk = len(_CJK_RANGE.findall(strange))
-        latin = len(_LATIN_RANGE.findall(strange))
-        astral = len(_WIDE_RANGE.findall(strange))
-        wide = cjk * _CJK + latin * _LATIN + astral * _WIDE + (len(strange) - cjk - latin - astral) * _OTHER
-    kinds = plain.encode().translate(_CLASSES)
+        rest = "".join(_NOT_ASCII.findall(text))
+        cjk = len(_CJK_RANGE.findall(rest))
+        latin = len(_LATIN_RANGE.findall(rest))
+        astral = len(_WIDE_RANGE.findall(rest))
+        wide = cjk * _CJK + latin * _LATIN + astral * _WIDE + (len(rest) - cjk - latin - astral) * _OTHER
+    classes = plain.encode().translate(_CLASSES)
     return (
         wide
-        + kinds.count(b"l") * _LETTER
-        + kinds.count(b"d") * _DIGIT
-        + kinds.count(b"m") * _MARK
-        + kinds.count(b"s") * _SPACE
+        + classes.count(b"l") * _LETTER
+        + classes.count(b"d") * _DIGIT
+        + classes.count(b"m") * _MARK
+        + classes.count(b"s") * _SPACE
     )
 
 
@@ -91,14 +92,14 @@ def kind_of(prompt: Prompt) -> str:
 
 
 class Estimate(Struct, frozen=True):
-    """An estimate and what it was made from, so that the truth can correct it."""
+    """What a request is estimated to cost, and what that was made from, so that the actual cost can correct it."""
 
-    need: TokenCost
+    cost: TokenCost
     model: str
     kind: str
-    weight: float  # input before the learnt factor
+    weight: float  # of the input, before the learnt factor
     tenant: str = ""
-    most: int | None = None  # output tokens that the caller allows
+    max_output: int | None = None  # tokens, as the caller limits them
 
 
 class _Learnt:
@@ -107,12 +108,14 @@ class _Learnt:
     __slots__ = ("bins", "factors", "seen", "sum", "tenant", "total")
 
     def __init__(self, tenant: str) -> None:
-        self.tenant = tenant  # the only one that has taught it, or ``_SEVERAL``
+        self.tenant = tenant  # the only one whose answers are in it, or ``_SEVERAL``
         self.factors = [1.0] * (len(_SIZES) + 1)
         self.seen = [0] * (len(_SIZES) + 1)
-        self.bins: dict[int, float] = {}
-        self.total = 0.0
-        self.sum = 0.0
+        self.bins: dict[
+            int, float
+        ] = {}  # decayed numbers of answers, by the power of ``_STEP`` that is their length
+        self.total = 0.0  # of the bins
+        self.sum = 0.0  # of the tokens in them
 
     def factor(self, weight: float) -> float:
         return self.factors[bisect(_SIZES, weight)]
@@ -121,18 +124,21 @@ class _Learnt:
     def answers(self) -> int:
         return sum(self.seen)
 
-    def learn_input(self, weight: float, true: int) -> None:
+    def learn_input(self, weight: float, actual: int) -> None:
         size = bisect(_SIZES, weight)
         self.seen[size] += 1
         if weight >= 1:
             # The first answers count most, then about the last 20.
             gain = 1 / min(20, self.seen[size])
-            self.factors[size] += gain * (min(_MOST, max(_LEAST, true / weight)) - self.factors[size])
+            factor = min(_MAX_FACTOR, max(_MIN_FACTOR, actual / weight))
+            self.factors[size] += gain * (factor - self.factors[size])
 
     def learn_output(self, tokens: int) -> None:
-        tokens = min(tokens, _LONGEST_ANSWER)
+        tokens = min(tokens, _MAX_OUTPUT)
         index = ceil(log(tokens, _STEP)) if tokens > 1 else 0
-        if self.total > 1 / (1 - _DECAY):  # amortised: renormalise instead of decaying every bin each time
+        if self.total > 1 / (
+            1 - _DECAY
+        ):  # amortised: halve now and then instead of decaying every bin each time
             self.bins = {key: value / 2 for key, value in self.bins.items() if value > 0.5}
             self.total = sum(self.bins.values())
             self.sum = sum(value * _STEP**key for key, value in self.bins.items())
@@ -143,69 +149,70 @@ class _Learnt:
     def output(self) -> int:
         if not self.total:
             return UNLEARNT_OUTPUT
-        goal = OUTPUT_QUANTILE * self.total
+        rest = OUTPUT_QUANTILE * self.total
         quantile = 0.0
         for index in sorted(self.bins):
-            goal -= self.bins[index]
-            if goal <= 0:
+            rest -= self.bins[index]
+            if rest <= 0:
                 quantile = _STEP**index
                 break
         return ceil(max(quantile, self.sum / self.total))
 
 
 class Estimator:
-    """Guesses needs and learns from answers; one per replica, bounded by models x kinds and ``OWN_KEPT``."""
+    """Estimates costs and learns from answers. One per replica, bounded by models x kinds and ``OWN_KEPT``."""
 
     def __init__(self) -> None:
         self._learnt: dict[tuple[str, str], _Learnt] = {}
-        self._own: dict[tuple[str, str, str], _Learnt] = {}
+        self._own: dict[tuple[str, str, str], _Learnt] = {}  # the latest last
 
-    def guess(self, model: str, prompt: Prompt, tenant: str = "") -> Estimate:
-        """What this prompt will take of ``model``."""
+    def estimate(self, model: str, prompt: Prompt, tenant: str = "") -> Estimate:
+        """What this prompt will cost of ``model``."""
         weight = sum(map(weigh, prompt.texts())) + _MESSAGE_TOKENS * len(prompt.messages)
         kind = kind_of(prompt)
         if kind == "media":
             weight += _IMAGE_TOKENS * sum(
                 isinstance(part, Blob | FileRef) for message in prompt.messages for part in message.parts
             )
-        learnt = self._taught(model, kind, tenant)
+        learnt = self._lookup(model, kind, tenant)
         factor = learnt.factor(weight) if learnt else 1.0
         output = learnt.output() if learnt else UNLEARNT_OUTPUT
-        most = prompt.max_output_tokens
-        if most is not None:
-            output = min(output, most)
-        return Estimate(TokenCost(max(1, ceil(weight * factor)), output), model, kind, weight, tenant, most)
+        max_output = prompt.max_output_tokens
+        if max_output is not None:
+            output = min(output, max_output)
+        cost = TokenCost(max(1, ceil(weight * factor)), output)
+        return Estimate(cost, model, kind, weight, tenant, max_output)
 
-    def tokens(self, guess: Estimate, text: str) -> int:
+    def count_output(self, estimate: Estimate, text: str) -> int:
         """Output tokens in ``text``, for answers whose provider did not count them."""
         weight = weigh(text)
-        learnt = self._taught(guess.model, guess.kind, guess.tenant)
+        learnt = self._lookup(estimate.model, estimate.kind, estimate.tenant)
         return ceil(weight * (learnt.factor(weight) if learnt else 1.0))
 
-    def learn(self, guess: Estimate, true: TokenCost, whole: bool = True) -> None:
-        """Correct the next guess by what the provider counted; not ``whole``: of a part of an answer."""
-        if not (0 < true.input < _SANE_TOKENS and 0 <= true.output < _SANE_TOKENS):
+    def learn(self, estimate: Estimate, actual: TokenCost, complete: bool = True) -> None:
+        """Correct later estimates by what the provider counted; not ``complete``: for a part of an answer."""
+        if not (0 < actual.input < _SANE_TOKENS and 0 <= actual.output < _SANE_TOKENS):
             return
-        key = guess.model, guess.kind
+        key = estimate.model, estimate.kind
         learnt = self._learnt.get(key)
         if learnt is None:
-            learnt = self._learnt[key] = _Learnt(guess.tenant)
-        found = [learnt]
-        if learnt.tenant != guess.tenant:
+            learnt = self._learnt[key] = _Learnt(estimate.tenant)
+        taught = [learnt]
+        if learnt.tenant != estimate.tenant:
             learnt.tenant = _SEVERAL
-            own = self._own.pop((*key, guess.tenant), None) or _Learnt(guess.tenant)
-            self._own[*key, guess.tenant] = own  # the newest last
+            own = self._own.pop((*key, estimate.tenant), None) or _Learnt(estimate.tenant)
+            self._own[*key, estimate.tenant] = own
             if len(self._own) > OWN_KEPT:
                 del self._own[next(iter(self._own))]
-            found.append(own)
-        for it in found:
-            it.learn_input(guess.weight, true.input)
-            # Cut off, it would have been at least so long.
-            cut = not whole or (guess.most is not None and true.output >= guess.most)
-            if not cut or (it.total and true.output > it.output()):
-                it.learn_output(true.output)
+            taught.append(own)
+        # An answer that was cut short would have been at least this long.
+        cut = not complete or (estimate.max_output is not None and actual.output >= estimate.max_output)
+        for each in taught:
+            each.learn_input(estimate.weight, actual.input)
+            if not cut or (each.total and actual.output > each.output()):
+                each.learn_output(actual.output)
 
-    def _taught(self, model: str, kind: str, tenant: str) -> _Learnt | None:
-        """What serves this tenant: its own answers, or everybody's while it has few."""
+    def _lookup(self, model: str, kind: str, tenant: str) -> _Learnt | None:
+        """The tenant's own answers, or those of all tenants while it has few."""
         own = self._own.get((model, kind, tenant)) if self._own else None
         return own if own is not None and own.answers >= OWN_AFTER else self._learnt.get((model, kind))

@@ -1,4 +1,7 @@
-"""The events of a streamed answer."""
+"""The events of a streamed answer, in their order: queue positions, started, deltas, done.
+
+Replicas share them through Redis, so a tag keeps its name while its class may get another.
+"""
 
 from msgspec import Struct
 
@@ -8,11 +11,15 @@ from knowalledge.gateway.domain.prompt import ToolCall
 
 
 class QueuePosition(Struct, frozen=True, tag="Queued"):
+    """The request waits: its position from 1, and the estimated seconds until its grant."""
+
     position: int
     eta_s: float
 
 
 class Started(Struct, frozen=True, tag=True):
+    """The answer begins: who gives it, why that target, and what is left of its quota."""
+
     model: str
     target: str
     allowances: tuple[Allowance, ...] = ()
@@ -22,11 +29,15 @@ class Started(Struct, frozen=True, tag=True):
 
 
 class Delta(Struct, frozen=True, tag=True):
+    """The next piece of the answer."""
+
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
 
 
 class Done(Struct, frozen=True, tag=True):
+    """The answer is complete."""
+
     answer: Answer
 
 

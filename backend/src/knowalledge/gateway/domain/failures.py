@@ -1,4 +1,4 @@
-"""A failure as bytes, so that those who share a flight in another process fail the same way."""
+"""Failures as bytes, so that the followers of a flight in other processes fail in the same way as its leader."""
 
 import msgspec
 
@@ -6,7 +6,7 @@ from knowalledge.core.errors import KnowalledgeError
 
 
 def _tree(kind: type[KnowalledgeError]) -> list[type[KnowalledgeError]]:
-    return [kind] + [found for child in kind.__subclasses__() for found in _tree(child)]
+    return [kind] + [it for child in kind.__subclasses__() for it in _tree(child)]
 
 
 _BY_CODE = {kind.code: kind for kind in _tree(KnowalledgeError)}
@@ -15,7 +15,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def failure_bytes(error: BaseException) -> bytes:
-    """What the caller may know of a failure; of our own faults only that there was one."""
+    """What a caller may know of a failure; of the gateway's own faults only that there was one."""
     if not isinstance(error, KnowalledgeError):
         return _encode(("internal", "something went wrong on our side", None, "", ""))
     return _encode(
@@ -24,7 +24,7 @@ def failure_bytes(error: BaseException) -> bytes:
 
 
 def failure_of(data: bytes) -> KnowalledgeError:
-    """The failure again, as its own class; of an unknown kind, or unreadable, the base class."""
+    """The failure as an instance of its class; of the base class if its code is unknown or it cannot be read."""
     try:
         code, message, retry_after, param, quota_id = _decode(data)
     except msgspec.MsgspecError:

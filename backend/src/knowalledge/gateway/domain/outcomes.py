@@ -1,8 +1,8 @@
-"""How a request ended: a closed set, one per request, fit for a metric label."""
+"""How a request ended: a closed set, one for each request, fit for a metric label."""
 
 from enum import StrEnum
 
-from knowalledge.core import errors as e
+from knowalledge.core import errors
 
 
 class Outcome(StrEnum):
@@ -12,7 +12,7 @@ class Outcome(StrEnum):
     STALE = "stale"
     INVALID = "invalid"
     BLOCKED = "blocked"
-    REFUSED = "refused"  # quota or queue said later
+    REFUSED = "refused"  # by the quota or its queue: come back later
     UNAVAILABLE = "unavailable"
     CLIENT_GONE = "client_gone"
     PROVIDER_LIMITED = "provider_limited"
@@ -22,22 +22,22 @@ class Outcome(StrEnum):
     INTERNAL = "internal"
 
 
-# First match wins: the narrow before the wide.
-_BY_ERROR: tuple[tuple[type[BaseException], Outcome], ...] = (
-    (e.ContentBlocked, Outcome.BLOCKED),
-    (e.InvalidRequest, Outcome.INVALID),
-    (e.NotFound, Outcome.INVALID),
-    (e.Limited, Outcome.REFUSED),
-    (e.Unavailable, Outcome.UNAVAILABLE),
-    (e.ClientGone, Outcome.CLIENT_GONE),
-    (GeneratorExit, Outcome.CLIENT_GONE),
-    (e.ProviderRateLimited, Outcome.PROVIDER_LIMITED),
-    (e.ProviderTimeout, Outcome.PROVIDER_TIMEOUT),
-    (e.ProviderGarbage, Outcome.PROVIDER_GARBAGE),
-    (e.ProviderError, Outcome.PROVIDER_FAILED),
-)
+# An error that is not listed has the outcome of its nearest listed base class; one that has none is our own fault.
+_BY_ERROR: dict[type[BaseException], Outcome] = {
+    errors.InvalidRequest: Outcome.INVALID,
+    errors.ContentBlocked: Outcome.BLOCKED,
+    errors.NotFound: Outcome.INVALID,
+    errors.Limited: Outcome.REFUSED,
+    errors.Unavailable: Outcome.UNAVAILABLE,
+    errors.ClientGone: Outcome.CLIENT_GONE,
+    GeneratorExit: Outcome.CLIENT_GONE,
+    errors.ProviderError: Outcome.PROVIDER_FAILED,
+    errors.ProviderRateLimited: Outcome.PROVIDER_LIMITED,
+    errors.ProviderTimeout: Outcome.PROVIDER_TIMEOUT,
+    errors.ProviderGarbage: Outcome.PROVIDER_GARBAGE,
+}
 
 
 def outcome_of(error: BaseException) -> Outcome:
-    """The one outcome of a failure."""
-    return next((outcome for kind, outcome in _BY_ERROR if isinstance(error, kind)), Outcome.INTERNAL)
+    """The outcome of a request that failed with this error."""
+    return next((_BY_ERROR[base] for base in type(error).__mro__ if base in _BY_ERROR), Outcome.INTERNAL)

@@ -1,8 +1,7 @@
-"""The frozen values that flow through the gateway.
+"""Prompts: what a dialect parses a request's body into, and a provider renders its own request from.
 
-Every dialect parses into these and renders from these; nothing downstream knows which dialect asked.
-JSON documents that the gateway only carries (schemas, tool arguments) stay JSON text: they are never
-re-ordered on the way, and values stay hashable.
+JSON documents that the gateway only carries (schemas, arguments of tools) stay JSON text, so they are never re-ordered,
+and values stay hashable.
 """
 
 from typing import Literal
@@ -32,7 +31,7 @@ class ToolCall(Struct, frozen=True, tag="call"):
     name: str
     arguments: str  # JSON object text
     id: str = ""
-    signature: str = ""  # Gemini 3's proof of its thoughts; it must come back with the call, else it refuses
+    signature: str = ""  # Gemini 3's thought signature; the model refuses the call's return without it
 
 
 class ToolResult(Struct, frozen=True, tag="result"):
@@ -56,7 +55,7 @@ class Tool(Struct, frozen=True):
 
 
 class Prompt(Struct, frozen=True, omit_defaults=True):
-    """Everything that changes what a model answers, and nothing else: it is the ground of the cache key."""
+    """Everything that changes what a model answers, and nothing else: the cache key is made of it."""
 
     messages: tuple[Message, ...]
     system: str = ""
@@ -69,24 +68,24 @@ class Prompt(Struct, frozen=True, omit_defaults=True):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     json: bool = False  # the answer must be JSON
-    json_schema: str = ""  # ... of this schema (JSON Schema text)
+    json_schema: str = ""  # the JSON Schema of the answer, as text; empty: any JSON
     tools: tuple[Tool, ...] = ()
     tool_choice: str = ""  # "", auto, none, required, or a tool's name
     thinking_budget: int | None = None
     safety: str = ""  # Gemini safetySettings, JSON text, passed through
 
     def texts(self) -> tuple[str, ...]:
-        """All text that is charged as input, in order."""
-        found = [self.system] if self.system else []
+        """All text that counts as input, in order."""
+        texts = [self.system] if self.system else []
         for message in self.messages:
             for part in message.parts:
                 if isinstance(part, Text):
-                    found.append(part.text)
+                    texts.append(part.text)
                 elif isinstance(part, ToolCall):
-                    found.append(part.arguments)
+                    texts.append(part.arguments)
                 elif isinstance(part, ToolResult):
-                    found.append(part.content)
-        found.extend(tool.parameters + tool.description for tool in self.tools)
+                    texts.append(part.content)
+        texts.extend(tool.parameters + tool.description for tool in self.tools)
         if self.json_schema:
-            found.append(self.json_schema)
-        return tuple(found)
+            texts.append(self.json_schema)
+        return tuple(texts)

@@ -1,4 +1,4 @@
-"""What a client asks of a model. Everything that changes the answer, and nothing about who asks."""
+"""A request to a model: everything that changes the answer, and nothing about the caller."""
 
 from enum import StrEnum
 
@@ -20,4 +20,4 @@ class Request(Struct, frozen=True):
     model: str  # empty: the default model
     prompt: Prompt
     cache: CacheMode | None = None  # None: unspecified; then only deterministic requests are cached
-    max_age_s: float | None = None  # a cached answer may be this old at most; None: as long as it is fresh
+    max_age_s: float | None = None  # greatest age of a cached answer; None: as long as it is fresh

@@ -98,7 +98,7 @@ class Admission:
                 continue
             if not isinstance(decision, Refused):
                 return candidate, decision
-            self._dispatcher.telemetry.refused(candidate.target.name, decision.reason)
+            self._dispatcher.telemetry.record_refusal(candidate.target.name, decision.reason)
             refusals.append((candidate, decision))
         self.refused.extend(refusals)
         if not refusals:
@@ -123,17 +123,17 @@ class Admission:
                 counted = candidate.target.provider.count_tokens(self._prompt, self.time_left())
             except KnowalledgeError:
                 raise error from None
-            if counted >= estimate.need.input:
+            if counted >= estimate.cost.input:
                 raise
-            cost = TokenCost(max(1, counted), estimate.need.output)
-            candidate = replace(candidate, estimate=replace(estimate, need=cost))
+            cost = TokenCost(max(1, counted), estimate.cost.output)
+            candidate = replace(candidate, estimate=replace(estimate, cost=cost))
             return candidate, self._decide(candidate, patience_s, arrived)
 
     def _decide(self, candidate: Candidate, patience_s: float, arrived: int) -> Decision:
         dispatcher, context, target = self._dispatcher, self._context, candidate.target.name
         request = ReservationRequest(
             dispatcher.new_id(),  # never the request's own id, which a caller may have chosen
-            candidate.estimate.need,
+            candidate.estimate.cost,
             context.priority,
             context.principal.tenant,
             max(0.0, patience_s),

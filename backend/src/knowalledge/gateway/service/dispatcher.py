@@ -35,7 +35,7 @@ class Dispatcher(Struct, frozen=True):
         self, routes: ModelRoutes, context: RequestContext, prompt: Prompt, excluded: Collection[str]
     ) -> tuple[list[Candidate], float]:
         """A model's targets that may be called now, best first, and the seconds until one that rests may be."""
-        estimate = self.estimator.guess(routes.name, prompt, context.principal.tenant)
+        estimate = self.estimator.estimate(routes.name, prompt, context.principal.tenant)
         now = self.clock.monotonic()
         return candidates(routes, estimate, excluded, self.breakers, self.headroom, now)
 

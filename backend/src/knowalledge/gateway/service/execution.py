@@ -78,7 +78,7 @@ class RequestExecution:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         dispatcher, admission, started = self._dispatcher, self._admission, self._started
-        dispatcher.telemetry.request(
+        dispatcher.telemetry.record_request(
             record_of(
                 self._context,
                 self._model or dispatcher.catalog.label(self._request.model),
@@ -214,7 +214,7 @@ class RequestExecution:
         error: BaseException | None = None,
     ) -> None:
         dispatcher, trace, target = self._dispatcher, self._context.trace, call.target
-        dispatcher.telemetry.upstream(target.name, outcome, dispatcher.clock.monotonic() - call.began)
+        dispatcher.telemetry.record_attempt(target.name, outcome, dispatcher.clock.monotonic() - call.began)
         if trace.live:
             trace.tried(
                 call.began,

@@ -37,7 +37,7 @@ def record_of(
         usage=usage,
         cache=cache,
         waited_s=waited_s,
-        ending=queue_outcome,
+        queue_outcome=queue_outcome,
         first_token_s=first_token_s,
         error="" if error is None else error_code(error),
         trace=context.trace,

@@ -25,7 +25,7 @@ def settle_success(dispatcher: Dispatcher, call: ProviderCall, completion: Compl
         _learn(dispatcher, call, usage, complete=True)
     _settle(dispatcher, call, usage, trace)
     if completion.usage is None:
-        dispatcher.telemetry.uncounted(call.target.name)
+        dispatcher.telemetry.record_uncounted(call.target.name)
     dispatcher.breakers[call.target.name].record_success()
     return usage
 
@@ -65,14 +65,14 @@ def _settle_partial(dispatcher: Dispatcher, call: ProviderCall, progress: Progre
     else:
         _learn(dispatcher, call, usage, complete=False)
         if progress.text:  # more may have come after the last count
-            output = dispatcher.estimator.tokens(call.estimate, progress.text)
+            output = dispatcher.estimator.count_output(call.estimate, progress.text)
             usage = replace(usage, output=max(usage.output, output))
     _settle(dispatcher, call, usage, trace)
     return usage
 
 
 def _estimated(dispatcher: Dispatcher, call: ProviderCall, text: str) -> Usage:
-    return Usage(call.estimate.need.input, dispatcher.estimator.tokens(call.estimate, text))
+    return Usage(call.estimate.cost.input, dispatcher.estimator.count_output(call.estimate, text))
 
 
 def _learn(dispatcher: Dispatcher, call: ProviderCall, usage: Usage, complete: bool) -> None:
@@ -80,18 +80,18 @@ def _learn(dispatcher: Dispatcher, call: ProviderCall, usage: Usage, complete: b
 
 
 def _settle(dispatcher: Dispatcher, call: ProviderCall, usage: Usage, trace: Trace) -> None:
-    target, estimated, actual = call.target.name, call.estimate.need, TokenCost(usage.input, usage.generated)
+    target, estimated, actual = call.target.name, call.estimate.cost, TokenCost(usage.input, usage.generated)
     began = dispatcher.clock.monotonic() if trace.live else 0.0
     dispatcher.quota.settle(call.granted.reservation, actual)
     if trace.live:
         trace.settled(began, target, "settled", estimated, actual)
-    dispatcher.telemetry.settled(target, estimated, actual)
+    dispatcher.telemetry.record_settlement(target, estimated, actual)
 
 
 def _release(dispatcher: Dispatcher, call: ProviderCall, trace: Trace) -> None:
     began = dispatcher.clock.monotonic()
     dispatcher.quota.release(call.granted.reservation)
-    trace.settled(began, call.target.name, "released", call.estimate.need)
+    trace.settled(began, call.target.name, "released", call.estimate.cost)
 
 
 def _reject(dispatcher: Dispatcher, call: ProviderCall, error: ProviderRateLimited, trace: Trace) -> None:
@@ -104,4 +104,4 @@ def _reject(dispatcher: Dispatcher, call: ProviderCall, error: ProviderRateLimit
     finally:
         began = dispatcher.clock.monotonic()
         dispatcher.quota.release_rejected(call.granted.reservation)  # the provider does not count it
-        trace.settled(began, target, "refused", call.estimate.need)
+        trace.settled(began, target, "refused", call.estimate.cost)
