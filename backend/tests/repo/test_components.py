@@ -1,7 +1,12 @@
 """The picture of the components is the one that the import graph draws."""
 
+import re
+
 import pytest
 
+from knowalledge.quota.commands import ReservationOutcome
+from knowalledge.quota.domain.queue import QueueOutcome
+from knowalledge.quota.replica import State
 from tools import components
 from tools.components import reachable, reduced
 
@@ -36,3 +41,15 @@ def test_a_circle_is_drawn_with_all_its_arrows() -> None:
 def test_a_page_without_a_place_for_the_picture_is_an_error() -> None:
     with pytest.raises(ValueError, match="no line"):
         components.rendered("# Architecture\n")
+
+
+def test_the_diagrams_of_states_have_the_states_of_the_code() -> None:
+    reservation, replica = re.findall(
+        r"```mermaid\nstateDiagram-v2\n(.*?)```", components.PAGE.read_text(), re.S
+    )
+    assert set(re.findall(r"--> (\w+)", replica)) == {it.name.title() for it in State}
+    assert {it.name.title() for it in ReservationOutcome} <= set(re.findall(r"Held --> (\w+)", reservation))
+    left = re.search(r"Queued --> Left: (.+)", reservation)
+    assert left is not None
+    others = {it.value.replace("_", " ") for it in QueueOutcome} - {"granted"}
+    assert set(left[1].split(", ")) == others
