@@ -24,8 +24,6 @@ from knowalledge.net.redis.connection import RedisConnection, connect
 from knowalledge.observability import feature as observability
 from knowalledge.observability.logging import audit, configure
 from knowalledge.observability.metrics import PrometheusMetrics
-from knowalledge.observability.spans import TargetInfo
-from knowalledge.providers.registry import semconv_name
 from knowalledge.providers.targets import make_routes
 from knowalledge.quota import feature as quotas
 from knowalledge.topics import feature as topics
@@ -68,13 +66,7 @@ def build_capabilities(
     settings: Settings, redis: RedisConnection | None, web: WebContext, clock: Clock, metrics: Metrics
 ) -> tuple[Feature, ...]:
     """Every capability, in the order in which they are started; the middleware of the first sees a request first."""
-    tracing = observability.build_tracing(
-        settings.tracing,
-        {it.name: TargetInfo(semconv_name(it.spec.provider), it.spec.model) for it in settings.targets},
-        web.new_id,
-        clock,
-        metrics,
-    )
+    tracing = observability.build_tracing(settings.tracing, settings.targets, web.new_id, clock, metrics)
     windows = {it.name: it.windows for it in settings.targets}
     quota = quotas.build(windows, settings.queue, redis.commands if redis else None, clock, metrics)
     telemetry = GatewayTelemetry(metrics)
@@ -93,8 +85,7 @@ def build_capabilities(
     )
     gateway = gateways.build(ApiContext(web, cached, telemetry, settings.server.heartbeat))
     knowledge = topics.build(
-        settings.default.name,
-        tuple(it.name for it in settings.default.targets),
+        settings.default,
         direct,
         quota.store,
         caches,
@@ -106,12 +97,18 @@ def build_capabilities(
         timeout_s=settings.request.timeout,
     )
     prices = {it.name: it.price for it in settings.models if it.price}
-    cache = caching.build(caches, settings.cdn, prices, knowledge.popular, web, audit)
-    limited = (gateway, knowledge)
-    clients = identity.build(
-        settings.clients, web.tenant_header, limited, redis.pool if redis else None, clock.now
+    capabilities: tuple[Feature, ...] = (
+        tracing,
+        quota,
+        gateway,
+        knowledge,
+        caching.build(caches, settings.cdn, prices, knowledge.popular, web, audit),
     )
-    return tracing, quota, gateway, knowledge, cache, clients
+    pool = redis.pool if redis else None
+    return (
+        *capabilities,
+        identity.build(settings.clients, web.tenant_header, capabilities, pool, clock.now),
+    )
 
 
 def wsgi_name(header: str) -> str:

@@ -1,1 +1,1 @@
-"""The command line, and the generated reference pages."""
+"""The commands, `knowalledge doctor` and the generated reference pages among them."""

@@ -1,1 +1,1 @@
-"""What every part shares: errors, priorities, the caller's identity and the clock. It imports no other package."""
+"""What every part shares: errors, contexts, the clock, settings, metrics, features. It imports no other package."""

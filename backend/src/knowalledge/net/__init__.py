@@ -1,1 +1,1 @@
-"""Connections: the pooled HTTP client, the Redis client and its scripts, TLS, background tasks."""
+"""Connections: the pooled HTTP client, the Redis client and its scripts, TLS."""

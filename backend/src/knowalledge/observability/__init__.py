@@ -1,1 +1,1 @@
-"""Metrics, logs, traces, health checks and `knowalledge doctor`."""
+"""Metrics, logs, traces and health checks."""

@@ -1,6 +1,6 @@
 """Health, metrics and traces, as features."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from uuid import uuid4
 
 from knowalledge import __version__
@@ -12,6 +12,8 @@ from knowalledge.observability import tracing, web
 from knowalledge.observability.settings import TracingSettings
 from knowalledge.observability.spans import FLUSH_S, Exporter, SpanTracer, TargetInfo
 from knowalledge.observability.telemetry import SpanMetrics
+from knowalledge.providers.registry import semconv_name
+from knowalledge.providers.settings import TargetSettings
 
 
 def build_health(
@@ -37,7 +39,7 @@ def build_health(
 
 def build_tracing(
     settings: TracingSettings,
-    targets: Mapping[str, TargetInfo],
+    targets: Sequence[TargetSettings],
     new_id: Callable[[], str],
     clock: Clock,
     metrics: Metrics,
@@ -47,7 +49,8 @@ def build_tracing(
     if not settings.endpoint:
         return Feature()
     exporter = make_exporter(settings, counts)
-    tracer = SpanTracer(clock, settings.sample, targets, exporter.put)
+    infos = {it.name: TargetInfo(semconv_name(it.spec.provider), it.spec.model) for it in targets}
+    tracer = SpanTracer(clock, settings.sample, infos, exporter.put)
     return Feature(
         blueprints=(tracing.blueprint(new_id),),
         middleware=lambda inner: tracing.Traced(inner, tracer),

@@ -10,6 +10,7 @@ from knowalledge.caching.settings import CacheSettings
 from knowalledge.core.clock import Clock
 from knowalledge.core.feature import Feature, Task
 from knowalledge.net.redis.connection import RedisConnection
+from knowalledge.providers.settings import ModelSettings
 from knowalledge.quota.ports import QuotaStore
 from knowalledge.topics import prompt_files, web
 from knowalledge.topics.fast_path import FastPath, ParsedUrl, Policy
@@ -34,8 +35,7 @@ class TopicsFeature(Feature, frozen=True, kw_only=True):
 
 
 def build(
-    model: str,
-    targets: tuple[str, ...],
+    model: ModelSettings,
     gateway: Completes,
     quota: QuotaStore,
     caches: Caches,
@@ -47,14 +47,14 @@ def build(
     public: bool,
     timeout_s: float,
 ) -> TopicsFeature:
-    """``model`` answers, at ``targets``. ``public``: caches outside may share answers. ``timeout_s``: a request's."""
+    """``model`` answers. ``public``: caches outside may share answers. ``timeout_s``: the deadline of a request."""
     layers = caches.reads.layers
     topics = Topics(
         gateway,
         caches.reads,
         clock,
         prompt_files.load(),
-        model,
+        model.name,
         caches.metrics,
         lambda query: warming.record_query(query),
     )
@@ -63,7 +63,7 @@ def build(
         _popularity(redis, clock),
         clock,
         layers.lifetimes.life_s,
-        partial(has_spare, quota, targets),
+        partial(has_spare, quota, tuple(it.name for it in model.targets)),
         lambda: uuid4().hex,
     )
     policy = Policy(

@@ -1,1 +1,1 @@
-"""What all blueprints share: identity of a request, headers, and errors as responses."""
+"""The Flask application, and what blueprints share: identity, bodies, headers, errors as responses, the API's docs."""
