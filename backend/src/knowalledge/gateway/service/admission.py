@@ -30,7 +30,7 @@ from knowalledge.quota.ports import (
 
 # Of the time until its deadline a request may spend this share in queues; the rest is for the answer.
 WAIT_SHARE = 0.8
-# A waiting request's position is looked at this often, in seconds, and its caller told if it has changed.
+# A waiting request's position is read this often, in seconds, and yielded if it has changed.
 POSITION_EVERY_S = 1.0
 
 _Admitted = tuple[Candidate, Granted]

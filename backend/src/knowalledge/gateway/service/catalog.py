@@ -13,7 +13,7 @@ _COMPARED = 200
 
 
 class Target(Struct, frozen=True):
-    """One address at which a model can be asked, with its own quota. A lower ``tier`` is asked first."""
+    """One address at which a model can be called, with its own quota. A lower ``tier`` is called first."""
 
     name: str
     tier: int

@@ -95,8 +95,8 @@ class RequestExecution:
     def acquire(self) -> Generator[list[Event], None, ProviderCall]:
         """The next call of a provider, with its quota in hand; yields positions in queues.
 
-        The model's fallbacks are tried when none of its own targets can take the request in time. Raises what the
-        first model's targets said if no model can, or ``ProviderTimeout`` past the deadline.
+        The model's fallbacks are tried when none of its own targets can take the request in time. Raises the
+        error of the first model's targets if no model can, or ``ProviderTimeout`` past the deadline.
         """
         return self._acquire_traced() if self._context.trace.live else self._acquire()
 

@@ -1,4 +1,4 @@
-"""Google's own kind of schema (a subset of OpenAPI 3.0, types in capitals) as the JSON Schema that we carry.
+"""Google's kind of schema (a subset of OpenAPI 3.0, types in capitals) as JSON Schema.
 
 Source: ai.google.dev/api/caching#Schema. What only orders or illustrates is dropped; what constrains is kept.
 """
@@ -26,13 +26,13 @@ def _convert(schema: Any, where: str, depth: int) -> Any:
         raise InvalidRequest("the schema is nested too deeply", param=where)
     if not isinstance(schema, dict):
         return schema
-    found: dict[str, Any] = {}
+    converted: dict[str, Any] = {}
     kind = schema.get("type")
     if isinstance(kind, str) and kind != "TYPE_UNSPECIFIED":
         kind = kind.lower()
-        found["type"] = [kind, "null"] if schema.get("nullable") is True else kind
+        converted["type"] = [kind, "null"] if schema.get("nullable") is True else kind
     elif isinstance(kind, list):
-        found["type"] = [it.lower() if isinstance(it, str) else it for it in kind]
+        converted["type"] = [it.lower() if isinstance(it, str) else it for it in kind]
     for key, value in schema.items():
         if key in _DROPPED:
             continue
@@ -44,5 +44,5 @@ def _convert(schema: Any, where: str, depth: int) -> Any:
             value = _convert(value, where, depth + 1)
         elif key in _COUNTS and isinstance(value, str) and value.isdecimal() and len(value) < 19:
             value = int(value)
-        found[key] = value
-    return found
+        converted[key] = value
+    return converted

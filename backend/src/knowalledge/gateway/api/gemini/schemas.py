@@ -1,7 +1,7 @@
-"""The bodies of Gemini's dialect: what is asked, as values of ours; what is answered, as its clients read it.
+"""The bodies of Gemini's dialect: those of requests, then those of responses.
 
 Source: ai.google.dev/api/generate-content; Vertex AI shares these messages. As in Google's own JSON, names may be
-written in camelCase or in snake_case, and unknown fields are tolerated; a field that we know and cannot serve is
+written in camelCase or in snake_case, and unknown fields are ignored; a field that is known and not served is
 refused, because leaving it out would change the answer in silence.
 """
 
@@ -28,7 +28,7 @@ from knowalledge.web.bodies import decode
 
 T = TypeVar("T", bound=Struct)
 
-# -- asked -----------------------------------------------------------------------------------------------------------
+# -- requests --------------------------------------------------------------------------------------------------------
 
 
 class InlineData(Struct, rename="camel"):
@@ -280,7 +280,7 @@ def _camel_case(value: Any) -> Any:
     return renamed
 
 
-# -- answered --------------------------------------------------------------------------------------------------------
+# -- responses -----------------------------------------------------------------------------------------------------
 
 
 class AskedCall(Struct, frozen=True, omit_defaults=True):

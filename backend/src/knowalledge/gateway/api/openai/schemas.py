@@ -1,7 +1,7 @@
-"""The bodies of OpenAI's dialect: what is asked, as values of ours; what is answered, as its clients read it.
+"""The bodies of OpenAI's dialect: those of requests, then those of responses.
 
-Source: platform.openai.com/docs/api-reference/chat. Fields that we do not know are tolerated, as its servers do; a
-field that we know and cannot serve is refused, because leaving it out would change the answer in silence.
+Source: platform.openai.com/docs/api-reference/chat. Unknown fields are ignored, as OpenAI's servers do; a
+field that is known and not served is refused, because leaving it out would change the answer in silence.
 """
 
 from typing import Annotated, Any, Literal
@@ -24,7 +24,7 @@ from knowalledge.gateway.api.schemas import (
 )
 from knowalledge.web.bodies import decode
 
-# -- asked -----------------------------------------------------------------------------------------------------------
+# -- requests --------------------------------------------------------------------------------------------------------
 
 
 class TextPart(Struct, tag_field="type", tag="text"):
@@ -252,7 +252,7 @@ def read_embeddings(body: bytes) -> EmbeddingsBody:
     return embeddings
 
 
-# -- answered --------------------------------------------------------------------------------------------------------
+# -- responses -----------------------------------------------------------------------------------------------------
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
