@@ -12,23 +12,25 @@ from knowalledge.core.settings import Fault, setting
 class CacheSettings:
     """``cache.*``"""
 
-    browser_ttl: float = setting(duration_or_zero, 300.0, "Freshness of knowledge answers in browsers.")
-    cdn_ttl: float = setting(duration_or_zero, 1800.0, "Freshness of knowledge answers in a CDN.")
-    redis_ttl: float = setting(duration_or_zero, 3600.0, "Freshness of answers in Redis.")
+    browser_ttl: float = setting(
+        duration_or_zero, 300.0, "How long browsers may reuse an answer about a topic."
+    )
+    cdn_ttl: float = setting(duration_or_zero, 1800.0, "How long a CDN may reuse an answer about a topic.")
+    redis_ttl: float = setting(duration_or_zero, 3600.0, "How long an answer in Redis is fresh.")
     redis_bytes: int = setting(
         size_or_zero,
         128 * 1024**2,
-        "Memory for answers in Redis, all together; the quota in the same Redis must keep its room.",
+        "Memory for all answers in Redis; leave enough for the quota in the same Redis.",
     )
-    memory_ttl: float = setting(duration_or_zero, 600.0, "Freshness of answers in a worker's memory.")
-    memory_bytes: int = setting(size_or_zero, 64 * 1024**2, "Memory for answers, per worker.")
+    memory_ttl: float = setting(duration_or_zero, 600.0, "How long an answer in a worker's memory is fresh.")
+    memory_bytes: int = setting(size_or_zero, 64 * 1024**2, "Memory for answers in each worker.")
     stale_ttl: float = setting(
-        duration_or_zero, 3600.0, "How long past its life an answer may serve as a fallback."
+        duration_or_zero, 3600.0, "How long after it expired an answer may serve when no model can answer."
     )
     keep_warm: bool = setting(
         boolean,
         True,
-        "Whether popular topics are answered anew before their answer ends, with quota to spare.",
+        "Whether answers to popular questions are refreshed before they expire, with quota to spare.",
     )
 
 
@@ -39,16 +41,20 @@ class CdnSettings:
     kind: str = setting(
         one_of("none", "varnish", "cloudflare", "fastly"),
         "none",
-        "What keeps public answers outside, to be purged by tag.",
+        "The CDN in front, which is purged by tag.",
     )
-    url: str = setting(text, "", "Varnish: its addresses, commas between; others: in place of their own API.")
+    url: str = setting(
+        text,
+        "",
+        "Varnish: the address of each, separated by commas; others: an address in place of their API's own.",
+    )
     soft: bool = setting(
         boolean,
         False,
-        "Varnish, Fastly: what is purged still serves while it is fetched anew, or if that fails.",
+        "Varnish, Fastly: purged answers still serve as stale while they are fetched again, or if that fails.",
     )
-    zone: str = setting(text, "", "Cloudflare's zone, or Fastly's service.")
-    token: str = setting(text, "", "The key of the CDN's API.", secret=True)
+    zone: str = setting(text, "", "The id of Cloudflare's zone, or of Fastly's service.")
+    token: str = setting(text, "", "The token for the CDN's API.", secret=True)
 
     @property
     def urls(self) -> tuple[str, ...]:

@@ -26,14 +26,14 @@ MOST_WINDOWS = 16
 TARGET_KEYS = {
     "name": "Unique over all models; the label in answers, metrics and stats.",
     **providers.TARGET_KEYS,
-    "tier": "Lower tiers are asked first; default 0.",
+    "tier": "Lower tiers are tried first; default 0.",
     "quota": "What the provider allows: {rpm, tpm, rpd, tpd}, a list of windows, learn, or absent: unlimited. "
     f"tpm and tpd count input and output tokens{providers.QUOTA_NOTES}.",
 }
 MODEL_KEYS = {
-    "targets": "Where the model can be asked.",
-    "fallback": "Models to ask when no target can take it in time.",
-    "price": "USD for a million tokens, {input, output}: what the caches save is told in money.",
+    "targets": "The endpoints that serve the model.",
+    "fallback": "Other models, when no target can take a request in time.",
+    "price": "USD per million tokens, {input, output}; with it, cache statistics show the money saved.",
 }
 WINDOW_KEYS = ("count", "limit", "window", "resets_at")
 

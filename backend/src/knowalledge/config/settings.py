@@ -40,11 +40,13 @@ class Settings:
     redis_url: str = setting(
         redis_address,
         "",
-        "The Redis that replicas share (also redis+sentinel://, redis+cluster://); empty: everything in process.",
+        "The Redis that replicas share (also redis+sentinel://, redis+cluster://); empty: state stays in process.",
         secret=True,
     )
     redis: RedisSettings
-    default_model: str = setting(text, "", "The model of requests that name none; empty: the first one.")
+    default_model: str = setting(
+        text, "", "The model of requests that name none; empty: the first of `models`."
+    )
     request: RequestSettings
     provider: ProviderSettings
     server: ServerSettings

@@ -10,5 +10,5 @@ from knowalledge.core.settings import setting
 class RequestSettings:
     """``request.*``"""
 
-    timeout: float = setting(duration, 60.0, "The patience for one request when the caller names none.")
-    max_timeout: float = setting(duration, 600.0, "The longest patience that a caller may name.")
+    timeout: float = setting(duration, 60.0, "The deadline of a request that names none.")
+    max_timeout: float = setting(duration, 600.0, "The longest deadline that a request may name.")

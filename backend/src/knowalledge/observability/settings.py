@@ -28,5 +28,5 @@ class LogSettings:
     """``log.*``"""
 
     level: str = setting(
-        one_of("debug", "info", "warning", "error"), "info", "The least level that is logged."
+        one_of("debug", "info", "warning", "error"), "info", "The lowest level that is logged."
     )

@@ -12,16 +12,18 @@ from knowalledge.core.settings import setting
 class QueueSettings:
     """``queue.*``"""
 
-    capacity: int = setting(non_negative, 100, "Places in the waiting room of one quota.")
-    timeout: float = setting(duration_or_zero, 30.0, "The longest wait for quota.")
+    capacity: int = setting(non_negative, 100, "The most requests that wait for one target's quota.")
+    timeout: float = setting(duration_or_zero, 30.0, "The longest time that a request waits for quota.")
     aging: float = setting(
-        duration, 15.0, "A lower level that waited this long gets one grant in twenty, if it had no other."
+        duration,
+        15.0,
+        "A lower priority that waited this long gets at least one grant in twenty.",
     )
     holdback: Mapping[Priority, float] = setting(
         fractions,
         {Priority.LOW: 0.998},
-        "The share of each limit that a level may use; it is also paced, so that the urgent always find room.",
+        "The fraction of each limit that a priority may use, evenly paced; higher priorities keep the rest.",
     )
     max_level_anonymous: Priority = setting(
-        level, Priority.HIGH, "The most urgent level of an anonymous caller."
+        level, Priority.HIGH, "The highest priority that an anonymous caller may claim."
     )

@@ -12,9 +12,7 @@ class ServerSettings:
 
     max_body: int = setting(size, 8 * 1024**2, "The largest request body.")
     heartbeat: float = setting(
-        duration, 15.0, "A silent stream gets a comment this often: proxies keep it open."
+        duration, 15.0, "A silent stream sends a comment this often, so that proxies keep it open."
     )
-    drain: float = setting(
-        duration_or_zero, 30.0, "Running streams may take this long to finish after SIGTERM."
-    )
-    connections: int = setting(positive, 4000, "Concurrent connections of one worker.")
+    drain: float = setting(duration_or_zero, 30.0, "After SIGTERM running requests have this long to finish.")
+    connections: int = setting(positive, 4000, "The most connections that one worker serves at a time.")
