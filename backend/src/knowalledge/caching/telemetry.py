@@ -8,41 +8,41 @@ LOOKUPS = Metric(
     "knowalledge_cache_lookups_total",
     "counter",
     ("layer", "result"),
-    "Looks at a cache layer (memory, redis), and answers that a flight shared or that were stale.",
+    "Lookups in a cache layer, and answers that were stale or shared with another request (layer flight).",
 )
 SAVED_TOKENS = Metric(
     "knowalledge_cache_saved_tokens_total",
     "counter",
     ("layer", "model", "kind"),
-    "Tokens that were not spent because a layer answered: memory, redis, or flight (another's, or a stale answer).",
+    "Tokens that were not spent because a layer answered; flight: another request's answer, or a stale one.",
 )
 # Of a worker's own memory, so the workers' values add up.
 ENTRIES = Metric(
     "knowalledge_cache_entries",
     "gauge",
     ("layer",),
-    "Entries that a layer holds.",
+    "Entries in a layer of this replica.",
     sum_over_workers=True,
 )
 BYTES = Metric(
-    "knowalledge_cache_bytes", "gauge", ("layer",), "Bytes that a layer holds.", sum_over_workers=True
+    "knowalledge_cache_bytes", "gauge", ("layer",), "Bytes in a layer of this replica.", sum_over_workers=True
 )
 EVICTIONS = Metric(
     "knowalledge_cache_evictions",
     "gauge",
     ("layer",),
-    "Entries that a layer let go for want of room.",
+    "Entries that a layer of this replica evicted to make room.",
     sum_over_workers=True,
 )
 SHARED_ENTRIES = Metric(
-    "knowalledge_cache_shared_entries", "gauge", (), "Entries in Redis, the same for all replicas."
+    "knowalledge_cache_shared_entries", "gauge", (), "Entries in Redis, shared by all replicas."
 )
-SHARED_BYTES = Metric("knowalledge_cache_shared_bytes", "gauge", (), "Bytes that they take there.")
+SHARED_BYTES = Metric("knowalledge_cache_shared_bytes", "gauge", (), "Bytes of the entries in Redis.")
 SHARED_EVICTIONS = Metric(
     "knowalledge_cache_shared_evictions",
     "gauge",
     (),
-    "Entries that Redis let go for want of room, since it began.",
+    "Entries evicted from Redis to make room, since its data began.",
 )
 
 

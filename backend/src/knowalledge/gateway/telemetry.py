@@ -1,4 +1,4 @@
-"""Metrics, and the log line, of requests to models."""
+"""Metrics of requests to models, and their line in the log."""
 
 import logging
 
@@ -14,61 +14,70 @@ REQUESTS = Metric(
     "knowalledge_requests_total",
     "counter",
     ("model", "outcome", "priority"),
-    "Requests by how they ended.",
+    "Requests, by outcome.",
 )
 SECONDS = Metric(
-    "knowalledge_request_seconds", "histogram", ("model",), "Time from a request's arrival to its end."
+    "knowalledge_request_seconds",
+    "histogram",
+    ("model",),
+    "Time from the arrival of a request to its end, in seconds.",
 )
 FIRST_TOKEN = Metric(
     "knowalledge_first_token_seconds",
     "histogram",
     ("model",),
-    "Time from a stream's arrival to its first token.",
+    "Time from the arrival of a streamed request to its first token, in seconds.",
 )
 UPSTREAM_CALLS = Metric(
     "knowalledge_upstream_calls_total",
     "counter",
     ("target", "outcome"),
-    "Calls to providers by how they ended.",
+    "Calls to providers, by outcome.",
 )
 UPSTREAM_SECONDS = Metric(
-    "knowalledge_upstream_seconds", "histogram", ("target",), "Time that a provider took for a call."
+    "knowalledge_upstream_seconds",
+    "histogram",
+    ("target",),
+    "Time that a call to a provider took, in seconds.",
 )
 TOKENS = Metric(
-    "knowalledge_tokens_total", "counter", ("model", "kind"), "Tokens as the provider counted them."
+    "knowalledge_tokens_total", "counter", ("model", "kind"), "Tokens, as the provider counted them."
 )
 REFUSED = Metric(
     "knowalledge_quota_refused_total",
     "counter",
     ("target", "reason"),
-    "Requests to which a target's quota gave neither a grant nor a place.",
+    "Requests that a target's quota neither granted nor queued.",
 )
 SETTLED = Metric(
-    "knowalledge_quota_settled_total", "counter", ("target",), "Reservations settled by what was used."
+    "knowalledge_quota_settled_total",
+    "counter",
+    ("target",),
+    "Reservations that were settled with the actual usage.",
 )
 ESTIMATE_ERROR = Metric(
     "knowalledge_estimate_error_tokens_total",
     "counter",
     ("target", "kind", "direction"),
-    "Tokens by which estimates were over or under the truth.",
+    "Tokens by which estimates were above or below the actual usage.",
 )
 UNCOUNTED = Metric(
     "knowalledge_uncounted_answers_total",
     "counter",
     ("target",),
-    "Answers whose tokens the provider did not count, or counted absurdly, so that the estimate stands.",
+    "Answers without a plausible token count from the provider, so that the estimate was charged.",
 )
 QUEUE_WAIT = Metric(
     "knowalledge_queue_wait_seconds",
     "histogram",
     ("priority",),
-    "Time that requests spent in the waiting room, of those that were in it.",
+    "Time in the queue, of requests that were queued, in seconds.",
 )
 QUEUE_LEFT = Metric(
     "knowalledge_queue_left_total",
     "counter",
     ("priority", "ending"),
-    "Waiters by how they left the waiting room.",
+    "Requests that left the queue, by outcome.",
 )
 
 # Outcomes that are logged at debug; all others at info.

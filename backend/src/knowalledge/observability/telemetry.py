@@ -6,7 +6,7 @@ SPANS = Metric(
     "knowalledge_trace_spans_total",
     "counter",
     ("result",),
-    "Spans that were sent, dropped for want of room while their store was away, or rejected by it.",
+    "Spans that were sent, dropped while the collector was unavailable, or rejected by it.",
 )
 
 

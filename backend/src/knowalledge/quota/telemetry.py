@@ -7,35 +7,38 @@ from knowalledge.quota.domain.window import WindowStatus
 from knowalledge.quota.ports import QueueStats
 
 USED = Metric(
-    "knowalledge_quota_used", "gauge", ("target", "window"), "What of a window is charged or held now."
+    "knowalledge_quota_used", "gauge", ("target", "window"), "What is charged or held in a window now."
 )
 LIMIT = Metric(
     "knowalledge_quota_limit",
     "gauge",
     ("target", "window"),
-    "What a window allows: its own limit, or what was learnt of it.",
+    "The limit of a window, as configured or learnt.",
 )
 RESERVED = Metric(
     "knowalledge_quota_reserved",
     "gauge",
     ("target", "window"),
-    "What of a window is held for answers that are not complete.",
+    "The part of a window that running requests hold.",
 )
 RESETS = Metric(
     "knowalledge_quota_resets_seconds",
     "gauge",
     ("target", "window"),
-    "Time until everything that a window counts now is out of it.",
+    "Time until all that a window counts now has left it, in seconds.",
 )
 DEGRADED = Metric(
     "knowalledge_quota_degraded",
     "gauge",
     (),
-    "1 while this replica spends its part of the quota alone because Redis is gone.",
+    "1 while this replica spends its share of the quota alone because Redis is unavailable.",
 )
-DEPTH = Metric("knowalledge_queue_depth", "gauge", ("target", "priority"), "Requests waiting for quota now.")
+DEPTH = Metric("knowalledge_queue_depth", "gauge", ("target", "priority"), "Requests in the queue now.")
 ETA = Metric(
-    "knowalledge_queue_eta_seconds", "gauge", ("target", "priority"), "A newcomer's time to its turn."
+    "knowalledge_queue_eta_seconds",
+    "gauge",
+    ("target", "priority"),
+    "Expected wait of a request that is queued now, in seconds.",
 )
 
 

@@ -6,7 +6,7 @@ RESPONSES = Metric(
     "knowalledge_http_responses_total",
     "counter",
     ("route", "status"),
-    "HTTP answers by route and status.",
+    "HTTP responses, by route and status.",
 )
 
 
