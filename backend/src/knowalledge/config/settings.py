@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from knowalledge.caching.settings import CacheSettings, CdnSettings
-from knowalledge.config.models import embedded, models_of
+from knowalledge.config.models import embedded_model, parse_models
 from knowalledge.config.sources import PREFIX, Layer, from_document, from_environment, read_document
 from knowalledge.core.parsers import text
 from knowalledge.core.settings import Fault, Setting, compose, declared_in, nearest, setting
@@ -86,7 +86,7 @@ class Settings:
             (path, dict(from_document(document, SETTINGS, faults))),
         )
         chosen = {it.key: _choose(it, layers, faults) for it in SETTINGS}
-        models = models_of(document.get("models"), faults) if "models" in document else embedded()
+        models = parse_models(document.get("models"), faults) if "models" in document else embedded_model()
         origins = {key: origin for key, (_, origin) in chosen.items()}
         origins["models"] = path if "models" in document else "default"
         values = {key: value for key, (value, _) in chosen.items()}
