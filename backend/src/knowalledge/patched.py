@@ -4,11 +4,11 @@ from importlib import metadata
 
 from gevent import monkey
 
-# For each module that it patches, gevent looks for plug-ins twice, and each look reads what every installed
-# distribution says of itself: a good part of the time that the command needs to start. One look finds the same.
-_every_time = metadata.entry_points
+# For each module that gevent patches it looks for plug-ins twice, and each look reads the metadata of every installed
+# distribution: a good part of the command's start. One look gives the same.
+_entry_points = metadata.entry_points
 metadata.entry_points = metadata.entry_points().select
 try:
     monkey.patch_all()
 finally:
-    metadata.entry_points = _every_time
+    metadata.entry_points = _entry_points

@@ -1,4 +1,4 @@
-"""gunicorn with gevent workers: one process a worker, greenlets within, and an end that cuts nothing short."""
+"""gunicorn with gevent workers: a process per worker, a greenlet per connection, and a drain that ends no response."""
 
 import gc
 import os
@@ -18,20 +18,20 @@ from knowalledge.gateway.api.streaming import HUB_WRITE
 from knowalledge.net.wsgi_head import RequestHead
 from knowalledge.observability.metrics import FOLDER_VARIABLE, forget_worker
 
-KEEPALIVE_S = 75.0  # an idle connection is dropped after this; proxies in front must drop theirs sooner
-HEADERS_S = 10.0  # a request's headers must have arrived after this
-TOGETHER = 64 * 1024  # a body up to this size is copied behind its head: one send is dearer than that copy
-FRESH_S = 1.0  # when draining: a connection that has not asked anything yet may still do so within this
+KEEPALIVE_S = 75.0  # an idle connection is closed after this; proxies in front must close theirs sooner
+HEADERS_S = 10.0  # a request's headers must arrive within this
+MAX_JOINED = 64 * 1024  # bytes of a body that is copied behind its head: a second send would cost more
+FIRST_REQUEST_S = 1.0  # when draining: a new connection may still send its first request within this
 
 
 class Handler(PyWSGIHandler):  # type: ignore[misc]
-    """A connection: bounded while it is silent, and closed after its answer once the server drains."""
+    """A connection. Its silence is bounded, and once the server drains it closes after the running response."""
 
     MessageClass = RequestHead
-    asked = False  # at least one request has come
+    has_served = False  # whether a request has been read
 
     def handle(self) -> None:
-        # One timer of each kind a connection, not a new one for each of its requests.
+        # One timer of each kind per connection, not per request.
         timer, self._self = gevent.get_hub().loop.timer, gevent.getcurrent()
         self._idle, self._slow = timer(0.0, KEEPALIVE_S), timer(0.0, HEADERS_S)
         try:
@@ -42,14 +42,14 @@ class Handler(PyWSGIHandler):  # type: ignore[misc]
 
     def read_requestline(self) -> Any:
         self.server.idle.add(self)
-        # TimeoutError is an OSError, which the caller takes as the end of the connection.
+        # The caller takes an OSError such as TimeoutError as the end of the connection.
         self._idle.again(self._late, TimeoutError, "the connection was idle")
         try:
             return super().read_requestline()
         finally:
             self._idle.stop()
             self.server.idle.discard(self)
-            self.asked = True
+            self.has_served = True
 
     def read_request(self, raw_requestline: str) -> Any:
         self._slow.again(self._late, ValueError, "the headers took too long")
@@ -59,31 +59,31 @@ class Handler(PyWSGIHandler):  # type: ignore[misc]
             self._slow.stop()
 
     def _late(self, kind: type[Exception], why: str) -> None:
-        """In the hub."""
+        """Called in the hub: raise in the connection's greenlet."""
         self._self.throw(kind(why))
 
     def get_environ(self) -> Any:
-        found = super().get_environ()
-        found[HUB_WRITE] = self.aside
-        return found
+        environ = super().get_environ()
+        environ[HUB_WRITE] = self.write_from_hub
+        return environ
 
-    def aside(self, data: bytes) -> None:
-        """Write a small piece of the body from the hub, while the application is silent.
+    def write_from_hub(self, data: bytes) -> None:
+        """Write a small piece of the body from the hub, while the application writes nothing.
 
-        Nothing if there is no body yet, or the client is too slow to take it at once.
+        Does nothing if no body has begun, or if the socket's buffer is full.
         """
         if not self.headers_sent:
             return
         framed = b"%x\r\n%b\r\n" % (len(data), data) if self.response_use_chunked else data
         try:
             if self.socket.send(framed, 0, timeout=0.0) < len(framed):
-                self.socket.shutdown(socket.SHUT_RDWR)  # half a piece cannot be taken back
+                self.socket.shutdown(socket.SHUT_RDWR)  # a part of a piece cannot be taken back
         except (AttributeError, OSError):
             pass  # the connection has ended by itself
 
     def _headers(self) -> Iterator[tuple[str, str]]:
-        found: Iterator[tuple[str, str]] = self.headers.environ()
-        return found
+        headers: Iterator[tuple[str, str]] = self.headers.environ()
+        return headers
 
     def start_response(self, status: str, headers: Any, exc_info: Any = None) -> Any:
         if self.server.draining:
@@ -92,7 +92,7 @@ class Handler(PyWSGIHandler):  # type: ignore[misc]
 
     def handle_one_request(self) -> Any:
         more = super().handle_one_request()
-        # An answer that began before the drain did not say Connection: close; its connection ends all the same.
+        # A response that began before the drain did not say Connection: close; its connection ends all the same.
         return None if more is True and self.server.draining else more
 
     def _write(self, data: bytes) -> None:
@@ -100,12 +100,12 @@ class Handler(PyWSGIHandler):  # type: ignore[misc]
             self._sendall(b"%x\r\n%b\r\n" % (len(data), data) if self.response_use_chunked else data)
 
     def _write_with_headers(self, data: bytes) -> None:
-        # In one send with the body, or what there is of it; gevent's own takes two, and wakes the client twice.
+        # One send with the body, or its beginning; gevent's own method sends twice, and wakes the client twice.
         self.headers_sent = True
         self.finalize_headers()
         lines = b"".join(b"%b: %b\r\n" % pair for pair in self.response_headers)
         head = b"HTTP/1.1 %b\r\n%b\r\n" % (self.status, lines)
-        if len(data) > TOGETHER:
+        if len(data) > MAX_JOINED:
             self._sendall(head)
             self._write(data)
         elif self.response_use_chunked and data:
@@ -114,20 +114,20 @@ class Handler(PyWSGIHandler):  # type: ignore[misc]
             self._sendall(head + data)
 
     def _sendall(self, data: bytes) -> None:
-        # gevent's sendall asks the kernel for the size of its buffer at every call; nearly always one send is all.
+        # gevent's sendall asks the kernel for its buffer's size at every call; nearly always one send is enough.
         try:
             sent = self.socket.send(data)
         except OSError:
-            sent = 0  # it will say so again, to the one who knows what to do
+            sent = 0  # the next send raises the same error, where gevent handles it
         if sent < len(data):
             super()._sendall(data[sent:])
         self.response_length += sent
 
     def log_request(self) -> None:
-        """Nothing: telemetry writes one record a request."""
+        """Nothing: the telemetry logs requests."""
 
     def leave(self) -> None:
-        """End the wait for a request. One that has arrived already is still read and answered."""
+        """End the wait for a request. One that has arrived is still read and served."""
         try:
             self.socket.shutdown(socket.SHUT_RD)
         except (AttributeError, OSError):
@@ -135,7 +135,7 @@ class Handler(PyWSGIHandler):  # type: ignore[misc]
 
 
 class DrainingServer(PyWSGIServer):  # type: ignore[misc]
-    """When it closes, idle connections end, running answers finish, and every connection ends after its answer."""
+    """When it closes, idle connections end, running responses finish, and each connection ends after its response."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.draining = False
@@ -148,9 +148,9 @@ class DrainingServer(PyWSGIServer):  # type: ignore[misc]
             return
         self.draining = True
         for handler in list(self.idle):
-            if handler.asked:
+            if handler.has_served:
                 handler.leave()
-        gevent.spawn_later(FRESH_S, self._leave_all)
+        gevent.spawn_later(FIRST_REQUEST_S, self._leave_all)
 
     def _leave_all(self) -> None:
         for handler in list(self.idle):
@@ -158,9 +158,9 @@ class DrainingServer(PyWSGIServer):  # type: ignore[misc]
 
 
 class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
-    """gunicorn's gevent worker, which tells the application of its end, and whose connections drain.
+    """gunicorn's gevent worker, whose connections drain and whose features start, drain and stop.
 
-    gevent's own WSGI server parses and writes for about a third less than gunicorn's.
+    gevent's own WSGI server takes about a third less processor time to parse and write than gunicorn's.
     """
 
     wsgi_handler = Handler
@@ -175,21 +175,21 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
         super().handle_exit(sig, frame)
 
     def _drain(self) -> None:
-        # First the door, at once: whoever is refused from here on must not be able to come back to this replica.
+        # Stop accepting first: a request that is refused from here on must not come back to this replica.
         for server in self._servers:
             server.close()
         self.wsgi.extensions["knowalledge"].drain()
 
     def run(self) -> None:
         self._servers: list[DrainingServer] = []
-        gevent.config.track_greenlet_tree = False  # a walk up the stack for each greenlet, which nobody reads
+        gevent.config.track_greenlet_tree = False  # else gevent walks up the stack for each new greenlet
         life = self.wsgi.extensions["knowalledge"]
         life.start()
-        # What start-up made stays for good: a full collection that looks at it holds the hub for 50 ms and more.
+        # Objects of the start-up live on: a full collection that visits them holds the hub for 50 ms and more.
         gc.collect()
         gc.freeze()
-        # Nearly all is freed by its count; what a full collection looks at are the requests that are in flight, and
-        # with a thousand of them it holds the hub for tens of milliseconds.
+        # Reference counts free nearly everything. A full collection visits the requests in flight: with a thousand of
+        # them it holds the hub for tens of milliseconds.
         gc.set_threshold(2_000, 5, 1_000)
         super().run()
         life.stop()
@@ -214,7 +214,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "timeout": 60,
             "loglevel": "warning",
             "worker_tmp_dir": tempfile.gettempdir(),
-            "control_socket_disable": True,  # nobody speaks to it, and a read-only root has no place for it
+            "control_socket_disable": True,  # unused, and a read-only root has no place for it
             "when_ready": self._ready,
             "child_exit": self._forget,
         }.items():

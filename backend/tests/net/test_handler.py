@@ -10,10 +10,10 @@ from gevent.socket import SHUT_WR, create_connection, socket
 
 import knowalledge.server
 from knowalledge.gateway.api.streaming import HUB_WRITE
-from knowalledge.server import TOGETHER, DrainingServer, Handler
+from knowalledge.server import MAX_JOINED, DrainingServer, Handler
 
 S, SHORT = 20.0, 0.2
-BIG = b"x" * (TOGETHER + 1)
+BIG = b"x" * (MAX_JOINED + 1)
 
 
 class Noting(Handler):
@@ -168,7 +168,7 @@ def test_half_a_piece_ends_the_connection() -> None:
 
     handler = Handler.__new__(Handler)
     handler.headers_sent, handler.response_use_chunked, handler.socket = True, True, Narrow()
-    handler.aside(b"beat")
+    handler.write_from_hub(b"beat")
     assert handler.socket.shut == 1
 
 

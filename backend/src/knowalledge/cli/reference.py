@@ -59,11 +59,11 @@ def configuration() -> Iterator[str]:
     yield from ("", "## models", "")
     yield "`models:` maps each name that clients may ask for to"
     yield from ("", "| key | |", "| --- | --- |")
-    for key, why in MODEL_KEYS.items():
-        yield f"| `{key}` | {why} |"
+    for key, description in MODEL_KEYS.items():
+        yield f"| `{key}` | {description} |"
     yield from ("", "and each target has", "", "| key | |", "| --- | --- |")
-    for key, why in TARGET_KEYS.items():
-        yield f"| `{key}` | {why} |"
+    for key, description in TARGET_KEYS.items():
+        yield f"| `{key}` | {description} |"
 
 
 def _default(value: object) -> str:
@@ -75,7 +75,7 @@ def _default(value: object) -> str:
 
 
 def metrics() -> Iterator[str]:
-    """Every series."""
+    """Every metric."""
     yield from ("# Metrics", MADE, "")
     yield from (
         "`GET /metrics` serves them in Prometheus' text format, over all workers of a process.",
@@ -95,10 +95,10 @@ def metrics() -> Iterator[str]:
         yield from ("", f"`{title}` is one of {', '.join(f'`{it.value}`' for it in values)}.")
 
 
-def _kinds(of: type[errors.KnowalledgeError]) -> Iterator[type[errors.KnowalledgeError]]:
+def _kinds(base: type[errors.KnowalledgeError]) -> Iterator[type[errors.KnowalledgeError]]:
     """A class of errors and its subclasses, those of other modules included; tests' own are not ours."""
-    yield of
-    for kind in of.__subclasses__():
+    yield base
+    for kind in base.__subclasses__():
         if kind.__module__.startswith("knowalledge."):
             yield from _kinds(kind)
 
@@ -114,8 +114,8 @@ def failures() -> Iterator[str]:
     yield from ("", "| code | status | |", "| --- | --- | --- |")
     for kind in _kinds(errors.KnowalledgeError):
         status = status_of_kind(kind)
-        said = (kind.__doc__ or "").strip().partition("\n")[0] if "__doc__" in vars(kind) else ""
-        yield f"| `{kind.code}` | {status} {TITLES.get(status, '')} | {said} |"
+        summary = (kind.__doc__ or "").strip().partition("\n")[0] if "__doc__" in vars(kind) else ""
+        yield f"| `{kind.code}` | {status} {TITLES.get(status, '')} | {summary} |"
 
 
 def commands(main: click.Context) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on standard error. Never a prompt, an answer or a secret."""
+"""Structured logs: one JSON object per line on standard error. Never a prompt, an answer or a secret."""
 
 import logging
 import sys
@@ -15,7 +15,7 @@ def _render(_: Any, __: str, event: Any) -> bytes:
 
 
 def configure(level: str) -> None:
-    """Set up structlog once per process."""
+    """Set up structlog, once per process. ``level`` is debug, info, warning or error."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -29,5 +29,5 @@ def configure(level: str) -> None:
 
 
 def audit(event: str, fields: dict[str, object]) -> None:
-    """One line for what an operator did."""
+    """Log what an operator did, for the audit trail."""
     structlog.get_logger().warning(event, audit=True, **fields)
