@@ -1,4 +1,4 @@
-"""Stands in for Jaeger where its image cannot be had: takes OTLP/HTTP in JSON on 4318, answers Jaeger's query on 16686.
+"""Stands in for Jaeger where its image cannot be had: takes OTLP over HTTP on 4318, answers Jaeger's query on 16686.
 
 `/api/traces/ID` answers in Jaeger's shape, as much of it as names the spans and their parents; `/` is a plain page.
 Keeps the last 500 traces. What it cannot prove: Jaeger's own parsing, its storage, its pictures.
@@ -6,7 +6,9 @@ Keeps the last 500 traces. What it cannot prove: Jaeger's own parsing, its stora
 
 import html
 import json
+import struct
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -15,13 +17,54 @@ traces: dict[str, dict[str, dict[str, Any]]] = {}
 lock = threading.Lock()
 
 
-def keep(batch: Any) -> None:
-    """Every span of an ExportTraceServiceRequest, by its trace; KeyError or TypeError if it is not one."""
+def fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    """Number and value of each field of a protobuf message. IndexError, ValueError or struct.error if it is none."""
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    while at < len(data):
+        number, kind = divmod(varint(), 8)
+        if kind == 0:
+            yield number, varint()
+        elif kind in (1, 5):
+            size, form = (8, "<Q") if kind == 1 else (4, "<I")
+            yield number, struct.unpack(form, data[at : at + size])[0]
+            at += size
+        elif kind == 2:
+            size = varint()
+            if at + size > len(data):
+                raise ValueError("a field ends behind its message")
+            yield number, data[at : at + size]
+            at += size
+        else:
+            raise ValueError(f"wire type {kind}")
+
+
+def inside(data: bytes, number: int) -> Iterator[bytes]:
+    """The messages in a field."""
+    return (value for found, value in fields(data) if found == number)
+
+
+def keep(batch: bytes) -> None:
+    """Every span of an ExportTraceServiceRequest, by its trace; an error as of ``fields`` or KeyError if it is none."""
     with lock:
-        for resource in batch["resourceSpans"]:
-            for scope in resource["scopeSpans"]:
-                for span in scope["spans"]:
-                    traces.setdefault(span["traceId"], {})[span["spanId"]] = span
+        for resource in inside(batch, 1):
+            for scope in inside(resource, 2):
+                for message in inside(scope, 2):
+                    known = dict(fields(message))
+                    span = {"spanId": known[2].hex(), "parentSpanId": known.get(4, b"").hex()}
+                    span |= {"name": known[5].decode(), "began": known[7], "ended": known[8]}
+                    traces.setdefault(known[1].hex(), {})[span["spanId"]] = span
         while len(traces) > KEPT:
             del traces[next(iter(traces))]
 
@@ -30,8 +73,8 @@ def jaegers(trace: str) -> dict[str, Any]:
     """A trace as Jaeger's query API tells it; times in microseconds."""
     spans = []
     for span in traces[trace].values():
-        began, ended = (int(span[key]) // 1000 for key in ("startTimeUnixNano", "endTimeUnixNano"))
-        parent = span.get("parentSpanId")
+        began, ended = span["began"] // 1000, span["ended"] // 1000
+        parent = span["parentSpanId"]
         spans.append(
             {
                 "traceID": trace,
@@ -77,15 +120,15 @@ class Receiver(Quiet):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.path != "/v1/traces" or self.headers.get("Content-Type") != "application/json":
+        if self.path != "/v1/traces" or self.headers.get("Content-Type") != "application/x-protobuf":
             self.say(415, "application/json", "{}")
             return
         try:
-            keep(json.loads(body))
-        except (ValueError, KeyError, TypeError) as error:
+            keep(body)
+        except (ValueError, KeyError, IndexError, AttributeError, struct.error) as error:
             self.say(400, "application/json", json.dumps({"message": repr(error)}))
             return
-        self.say(200, "application/json", "{}")
+        self.say(200, "application/x-protobuf", "")
 
 
 class Query(Quiet):

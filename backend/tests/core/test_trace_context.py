@@ -48,10 +48,10 @@ def test_a_context_that_is_malformed_is_no_context(field: str) -> None:
 
 
 def test_a_share_of_the_traces_is_drawn_and_everybody_draws_the_same() -> None:
-    ids = [f"{'f' * 18}{number:014x}" for number in range(0, 16**14, 16**14 // 1000)]
+    ids = [int(f"{'f' * 18}{number:014x}", 16) for number in range(0, 16**14, 16**14 // 1000)]
     assert sum(is_sampled(it, 0.25) for it in ids) == pytest.approx(250, abs=1)
     assert not any(is_sampled(it, 0) for it in ids)
-    assert all(is_sampled(it, 1) for it in [*ids, "f" * 32])
+    assert all(is_sampled(it, 1) for it in [*ids, 2**128 - 1])
 
 
 def test_nobody_listening_is_told_nothing_and_has_no_id() -> None:

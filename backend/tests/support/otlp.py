@@ -1,15 +1,12 @@
 """A store of traces for tests: takes OTLP over HTTP and reads it as strictly as OpenTelemetry's own schema does."""
 
-import json
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
-from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 
@@ -29,15 +26,10 @@ class Seen(NamedTuple):
 
 def spans_of(body: bytes) -> list[Seen]:
     """What a message says. Raises for whatever the schema does not know."""
-    document = json.loads(body)
-    for resource in document["resourceSpans"]:
-        for scope in resource["scopeSpans"]:
-            for span in scope["spans"]:
-                # The one thing in which OTLP's JSON differs from protobuf's: ids are hex, not base64.
-                for key in ("traceId", "spanId", "parentSpanId"):
-                    if key in span:
-                        span[key] = b64encode(bytes.fromhex(span[key])).decode()
-    read = json_format.ParseDict(document, ExportTraceServiceRequest())
+    read = ExportTraceServiceRequest.FromString(body)
+    size = read.ByteSize()
+    read.DiscardUnknownFields()
+    assert read.ByteSize() == size
     found = []
     for resource in read.resource_spans:
         assert {it.key: it.value.string_value for it in resource.resource.attributes}["service.name"]
@@ -79,8 +71,14 @@ class Store(ThreadingHTTPServer):
         self.held = threading.Event()
         self.held.set()
         self.asked = 0
+        self.reply = b""
         self.taken: list[bytes] = []
+        self.heads: list[dict[str, str]] = []
         self.paths: set[str] = set()
+        self.connections: set[Any] = set()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes in the middle of something is none."""
 
     @property
     def url(self) -> str:
@@ -92,10 +90,14 @@ class Store(ThreadingHTTPServer):
 
     def wait(self, enough: Callable[[list[Seen]], object]) -> list[Seen]:
         """The spans, as soon as they are enough."""
+        self.until(lambda: enough(self.spans))
+        return self.spans
+
+    def until(self, it_is_so: Callable[[], object]) -> None:
+        """Return as soon as it is so."""
         for _ in range(400):
-            found = self.spans
-            if enough(found):
-                return found
+            if it_is_so():
+                return
             time.sleep(0.05)
         raise AssertionError(f"never came: have {[it.name for it in self.spans]}")
 
@@ -126,14 +128,16 @@ class _Handler(BaseHTTPRequestHandler):
         store.asked += 1
         store.held.wait(30)
         if store.status == 200:
-            assert self.headers["content-type"] == "application/json"
+            assert self.headers["content-type"] == "application/x-protobuf"
             store.paths.add(self.path)
+            store.heads.append(dict(self.headers))
+            store.connections.add(self.client_address)
             store.taken.append(body)
         try:
             self.send_response(store.status)
-            self.send_header("content-length", "2")
+            self.send_header("content-length", str(len(store.reply)))
             self.end_headers()
-            self.wfile.write(b"{}")
+            self.wfile.write(store.reply)
         except ConnectionError:
             self.close_connection = True  # it did not wait
 

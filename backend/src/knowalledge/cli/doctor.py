@@ -17,7 +17,6 @@ from knowalledge.config.settings import Settings
 from knowalledge.core.clock import Clock, SystemClock
 from knowalledge.core.errors import KnowalledgeError, Unavailable
 from knowalledge.net.redis.client import any_node, make_client
-from knowalledge.observability.spans import Exporter
 from knowalledge.providers.settings import TargetSettings
 from knowalledge.providers.targets import make_provider
 
@@ -109,10 +108,12 @@ def _version_and_policy(redis: Redis) -> tuple[str, str]:
 def _tracing(settings: Settings, clock: Clock, timeout: float) -> Iterator[Finding]:
     if not settings.tracing.endpoint:
         return
+    from knowalledge.observability.otlp import Collector  # noqa: PLC0415 - only who traces pays for the SDK
+
     began = clock.monotonic()
     timeout = min(timeout, settings.tracing.timeout)
     try:
-        Exporter(settings.tracing.endpoint, timeout, {"service.name": "knowalledge"}, lambda *_: None).ping()
+        Collector(settings.tracing.endpoint, timeout).ping()
     except Unavailable as error:
         yield Finding("tracing", False, error.message)
     else:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # these modules' values carry a trace
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
 _SAMPLED = 0x01
 # The ratio is taken of the low 56 bits of a trace's id, which the W3C asks to be random, so that all who see it agree.
-_DIGITS = 14
+_RANDOM = 2**56
 
 
 class Parent(Struct, frozen=True):
@@ -43,9 +43,9 @@ def parent_of(traceparent: str) -> Parent | None:
     return Parent(trace_id, span_id, bool(int(flags, 16) & _SAMPLED))
 
 
-def is_sampled(trace_id: str, share: float) -> bool:
+def is_sampled(trace_id: int, share: float) -> bool:
     """Whether this share of all traces, 0 to 1, has this one in it."""
-    return int(trace_id[-_DIGITS:], 16) < share * 16.0**_DIGITS
+    return trace_id % _RANDOM < share * _RANDOM
 
 
 class Trace(Protocol):

@@ -1,19 +1,23 @@
 """Health, metrics and traces, as features."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from knowalledge import __version__
 from knowalledge.core.clock import Clock
-from knowalledge.core.feature import Feature, Task
+from knowalledge.core.feature import Feature
 from knowalledge.core.health import Dependency
 from knowalledge.core.metrics import Metrics
 from knowalledge.observability import tracing, web
 from knowalledge.observability.settings import TracingSettings
-from knowalledge.observability.spans import FLUSH_S, Exporter, SpanTracer, TargetInfo
+from knowalledge.observability.spans import Attributes, SpanTracer, TargetInfo
 from knowalledge.observability.telemetry import SpanMetrics
 from knowalledge.providers.registry import semconv_name
 from knowalledge.providers.settings import TargetSettings
+
+if TYPE_CHECKING:
+    from knowalledge.observability.otlp import Exporter
 
 
 def build_health(
@@ -52,16 +56,17 @@ def build_tracing(
     infos = {it.name: TargetInfo(semconv_name(it.spec.provider), it.spec.model) for it in targets}
     tracer = SpanTracer(clock, settings.sample, infos, exporter.put)
     return Feature(
-        blueprints=(tracing.blueprint(new_id),),
-        middleware=lambda inner: tracing.Traced(inner, tracer),
-        tasks=(Task(FLUSH_S, exporter.flush),),
+        middleware=lambda inner: tracing.Traced(inner, tracer, new_id),
+        start=exporter.start,
         stop=exporter.close,
     )
 
 
-def make_exporter(settings: TracingSettings, counts: SpanMetrics) -> Exporter:
+def make_exporter(settings: TracingSettings, counts: SpanMetrics) -> "Exporter":
     """What sends spans to the collector."""
-    resource = {
+    from knowalledge.observability.otlp import Exporter  # noqa: PLC0415 - only who traces pays for the SDK
+
+    resource: Attributes = {
         "service.name": "knowalledge",
         "service.version": __version__,
         "service.instance.id": uuid4().hex,

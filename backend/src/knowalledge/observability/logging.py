@@ -26,6 +26,8 @@ def configure(level: str) -> None:
         logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
         cache_logger_on_first_use=True,
     )
+    # Its SDK has a line for each message that fails and each span that is dropped; otlp.py logs changes of state.
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
 
 
 def audit(event: str, fields: dict[str, object]) -> None:

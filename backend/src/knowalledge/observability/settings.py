@@ -13,7 +13,7 @@ class TracingSettings:
     endpoint: str = setting(
         http_address,
         "",
-        "Where spans go, by OTLP over HTTP in JSON, such as http://collector:4318; empty: nothing is traced.",
+        "Where spans go, by OTLP over HTTP in protobuf, such as http://collector:4318; empty: nothing is traced.",
     )
     sample: float = setting(
         fraction,

@@ -1,9 +1,7 @@
 """A request's trace, from its arrival to its last byte. Without a tracer nothing of this is on any request's way."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
-
-from flask import Blueprint, Response, request
+from typing import TYPE_CHECKING, Any
 
 from knowalledge.core.trace_context import RequestTrace, Tracer
 from knowalledge.web import request_identity as identity
@@ -16,28 +14,11 @@ from knowalledge.web.trace import TRACE
 _UNTOLD = ("/api/health", "/api/ready", "/api/metrics", "/metrics")
 
 
-def blueprint(new_id: Callable[[], str]) -> Blueprint:
-    """Tells each traced request's trace its route and status."""
-    routes = Blueprint("tracing", __name__)
-
-    @routes.after_app_request
-    def answered(response: Response) -> Response:
-        found: RequestTrace | None = request.environ.get(TRACE)
-        if found is not None:
-            rule = request.url_rule
-            found.answered(
-                rule.rule if rule else "", response.status_code, identity.request_id(request.environ, new_id)
-            )
-        return response
-
-    return routes
-
-
 class Traced:
     """WSGI middleware: the trace begins with the request and ends when its body is closed."""
 
-    def __init__(self, inner: "WSGIApplication", tracer: Tracer) -> None:
-        self._inner, self._tracer = inner, tracer
+    def __init__(self, inner: "WSGIApplication", tracer: Tracer, new_id: Callable[[], str]) -> None:
+        self._inner, self._tracer, self._new_id = inner, tracer, new_id
 
     def __call__(self, environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
         if environ["PATH_INFO"].startswith(_UNTOLD):
@@ -45,9 +26,22 @@ class Traced:
         found = self._tracer.begin(environ["REQUEST_METHOD"], environ.get("HTTP_TRACEPARENT"))
         if found is None:
             return self._inner(environ, start)
+        return self._traced(environ, start, found)
+
+    def _traced(
+        self, environ: "WSGIEnvironment", start: "StartResponse", found: RequestTrace
+    ) -> Iterable[bytes]:
         environ[TRACE] = found
+
+        def answered(status: str, *more: Any) -> Any:
+            request = environ.get("werkzeug.request")  # Flask's; none if a middleware has answered
+            rule = request and request.url_rule
+            request_id = identity.request_id(environ, self._new_id)
+            found.answered(rule.rule if rule else "", int(status[:3]), request_id)
+            return start(status, *more)
+
         try:
-            body = self._inner(environ, start)
+            body = self._inner(environ, answered)
         except BaseException as error:  # a trace that has begun ends, whatever ends its request
             found.ended(type(error).__name__)
             raise
