@@ -2,7 +2,7 @@
 
 Zhang et al., "SIEVE is Simpler than LRU" (NSDI 2024). One queue in order of arrival and a hand that walks from the
 oldest to the newest: an entry used since the hand last passed is spared once, and the first one that was not is
-evicted. A hit sets one bit and moves nothing. Chosen by replaying traces: see ``docs/adr/0005-cache-eviction.md``.
+evicted. A hit sets one bit and moves nothing. Chosen by replaying traces: see ``docs/adr/0004-cache-eviction.md``.
 """
 
 from collections.abc import Hashable, Iterator

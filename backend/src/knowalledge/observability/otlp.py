@@ -2,7 +2,7 @@
 
 Imported only where ``tracing.endpoint`` is set: the SDK and what it needs take 3 MB and 0.15 s. Every option is given,
 so that no ``OTEL_*`` variable has a say; a change of state is logged once, in place of the SDK's own lines.
-What is made differently, and at what price: docs/adr/0015.
+What is made differently, and at what price: docs/adr/0011.
 """
 
 import threading

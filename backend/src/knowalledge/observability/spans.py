@@ -1,7 +1,7 @@
 """Every span and attribute, once. ``otlp.py`` sends them.
 
 Attributes are those of OpenTelemetry's semantic conventions (http, gen_ai, error) where they have one, else
-``knowalledge.*``. A request that is not traced makes no object here, and none of OpenTelemetry's SDK: docs/adr/0015.
+``knowalledge.*``. A request that is not traced makes no object here, and none of OpenTelemetry's SDK: docs/adr/0011.
 """
 
 from collections.abc import Callable, Mapping
