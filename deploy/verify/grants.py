@@ -18,10 +18,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from knowalledge.core.clock import SystemClock
 from knowalledge.core.context import Priority
+from knowalledge.quota.commands import EndedReservation, LocalUsage, ReservationOutcome
 from knowalledge.quota.domain.queue import QueueRules
 from knowalledge.quota.domain.window import Count, TokenCost, Window
 from knowalledge.quota.ports import Granted, ReservationRequest
-from knowalledge.quota.redis import EndedReservation, LocalUsage, RedisQuotaStore, ReservationOutcome
+from knowalledge.quota.redis import RedisQuotaStore
 
 SECONDS = 5.0
 PROCESSES = 3
