@@ -58,7 +58,13 @@ def measure(port: int, server: psutil.Process, per_minute: int, times: int) -> d
         client = MultiplexedClient(f"redis://127.0.0.1:{port}/0", 5.0, redis.pubsub)
         windows = {TARGET: WINDOWS}
         shared = RedisQuotaStore(
-            client, windows, rules, clock, "bench", moment=lambda: str(int(clock.now() * SECOND)), pumps=False
+            client,
+            windows,
+            rules,
+            clock,
+            "bench",
+            redis_now=lambda: str(int(clock.now() * SECOND)),
+            auto_dispatch=False,
         )
         store = ReplicaQuotaStore(shared, MemoryQuotaStore(windows, rules, clock), windows, clock)
 

@@ -74,8 +74,8 @@ class Replicas:
                 RULES,
                 SystemClock(),
                 f"replica-{index}",
-                moment=lambda: str(self.now),
-                pumps=False,
+                redis_now=lambda: str(self.now),
+                auto_dispatch=False,
             )
             for index in range(REPLICAS)
         ]
@@ -93,7 +93,7 @@ class Replicas:
         self.outcomes: Counter[str] = Counter()
 
     def reserve(self, store: RedisQuotaStore, waiter: Waiter) -> None:
-        request = ReservationRequest(waiter.id, waiter.need, waiter.level, waiter.tenant, FOREVER_S)
+        request = ReservationRequest(waiter.id, waiter.cost, waiter.level, waiter.tenant, FOREVER_S)
         decision = store.reserve(TARGET, request)
         match decision:
             case Granted(reservation):
@@ -143,8 +143,8 @@ def main(port: int, operations: int) -> None:
         store, kind = rng.choice(replicas.stores), rng.random()
         if kind < 0.5:
             level, tenant = Priority(rng.randrange(4)), rng.choice("abc")
-            need = TokenCost(rng.randrange(1, 40), rng.randrange(20))
-            replicas.reserve(store, Waiter(f"{number:07}", level, tenant, need, replicas.now))
+            cost = TokenCost(rng.randrange(1, 40), rng.randrange(20))
+            replicas.reserve(store, Waiter(f"{number:07}", level, tenant, cost, replicas.now))
             requests += 1
         elif kind < 0.6 and replicas.waiting:
             replicas.cancel(rng.choice(list(replicas.waiting)))

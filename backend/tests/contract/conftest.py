@@ -106,6 +106,6 @@ def empty(request: pytest.FixtureRequest) -> Redis:
 def make(request: pytest.FixtureRequest, clock: ManualClock) -> Make:
     """Both adapters, and the one over Redis wherever Redis may be."""
     if request.param == "memory":
-        return lambda *windows: MemoryQuotaStore({"t": windows}, RULES, clock, pumps=False)
+        return lambda *windows: MemoryQuotaStore({"t": windows}, RULES, clock, auto_dispatch=False)
     redis = emptied(request, request.param)
     return lambda *windows: redis_store(redis, clock, *windows)

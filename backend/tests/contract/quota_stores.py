@@ -25,7 +25,7 @@ WINDOWS = (
 OPEN = Gate()
 LEARNT = Window("learnt", Count.REQUESTS, 4, 60, learn=True)
 RULES = QueueRules(
-    capacity=3, aging_s=5.0, weights={"heavy": 2.0}, lanes={Priority.LOW: LevelPolicy(0.9, 0.1)}
+    capacity=3, aging_s=5.0, weights={"heavy": 2.0}, policies={Priority.LOW: LevelPolicy(0.9, 0.1)}
 )
 
 
@@ -49,8 +49,8 @@ def not_joined(
         rules,
         clock,
         replica,
-        moment=lambda: str(int(clock.now() * SECOND)),
-        pumps=False,
+        redis_now=lambda: str(int(clock.now() * SECOND)),
+        auto_dispatch=False,
     )
 
 
@@ -86,7 +86,7 @@ def pump(store: Store) -> float:
     """What the store's own greenlets do when their time comes."""
     wait = store.dispatch("t")
     if isinstance(store, RedisQuotaStore):
-        store.beat("t")  # finds the grants whose messages nobody listens for in these tests
+        store.heartbeat("t")  # finds the grants whose messages nobody listens for in these tests
     return wait
 
 

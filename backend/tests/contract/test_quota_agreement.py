@@ -71,7 +71,7 @@ class Pair:
         self.clock = ManualClock()
         self.clock.time = start
         self.stores: tuple[Store, Store] = (
-            MemoryQuotaStore({"t": windows}, RULES, self.clock, pumps=False),
+            MemoryQuotaStore({"t": windows}, RULES, self.clock, auto_dispatch=False),
             redis_store(redis, self.clock, *windows),
         )
         self.live: list[tuple[Reservation, Reservation]] = []

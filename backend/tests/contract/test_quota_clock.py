@@ -65,15 +65,15 @@ def test_the_lease_of_a_dead_replica_ends_on_time_though_the_clock_is_set_back(
 ) -> None:
     dead = redis_store(redis_client, clock, WINDOWS[1])
     take(dead, TokenCost(100, 300))
-    dead.beat("t")
+    dead.heartbeat("t")
     living = RedisQuotaStore(
-        redis_client, {"t": WINDOWS[1:2]}, RULES, clock, "b", moment=lambda: str(int(clock.now() * SECOND))
+        redis_client, {"t": WINDOWS[1:2]}, RULES, clock, "b", redis_now=lambda: str(int(clock.now() * SECOND))
     )
     living.join("t", lambda _: LocalUsage(({},), (0,), (1000,), (), ()), 0)
     clock.sleep(1 - hours * 3600)
-    assert living.beat("t").replicas == 2
+    assert living.heartbeat("t").replicas == 2
     clock.sleep(5)
-    pulse = living.beat("t")
+    pulse = living.heartbeat("t")
     assert (pulse.replicas, [(it.used, it.held) for it in pulse.window_status]) == (1, [(400, 0)])
 
 

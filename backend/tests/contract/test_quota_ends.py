@@ -111,7 +111,7 @@ def test_ends_in_one_call_leave_the_very_state_that_they_leave_one_by_one(
 class Waits(MemoryQuotaStore):
     """The arithmetic, which grants nothing at an end: ``dispatch`` comes when all of them have ended."""
 
-    def _freed(self, target: str) -> None: ...
+    def _dispatch_if_waiting(self, target: str) -> None: ...
 
 
 @examples(80)
@@ -123,7 +123,7 @@ def test_whoever_waits_takes_the_room_of_all_that_ended_in_one_call(
 ) -> None:
     redis_client.flushdb()
     clock = ManualClock()
-    alone = Waits({"t": windows}, RULES, clock, pumps=False)
+    alone = Waits({"t": windows}, RULES, clock, auto_dispatch=False)
     shared = redis_store(redis_client, clock, *windows)
     live: list[Reservation] = []
     waiting: list[tuple[Ticket, Ticket]] = []
@@ -178,7 +178,7 @@ def test_nothing_is_granted_that_what_ends_in_the_same_call_has_spent(
             EndedReservation(settled, ReservationOutcome.SETTLED, TokenCost(100, 700)),
         ],
     )
-    store.beat("t")
+    store.heartbeat("t")
     assert waits.wait(0) is None
     assert store.window_status("t")[0].used == 800
 

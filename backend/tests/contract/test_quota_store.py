@@ -173,12 +173,12 @@ def test_of_the_gates_that_replicas_bring_to_an_empty_state_the_latest_stands_to
     for store in stores:
         refusal = refused(reserve(store, ONE))
         assert (refusal.wait_s, refusal.window) == (33.0, "rpd")
-        assert store.beat("t").gate == Gate(33 * SECOND, "rpd")
+        assert store.heartbeat("t").gate == Gate(33 * SECOND, "rpd")
     clock.sleep(32.999)
     refused(reserve(stores[0], ONE))
     clock.sleep(0.001)
     take(stores[0], ONE)
-    assert stores[0].beat("t").gate == OPEN
+    assert stores[0].heartbeat("t").gate == OPEN
 
 
 def test_a_gate_that_is_brought_later_is_counted_from_then_and_does_not_add_up(
@@ -206,4 +206,4 @@ def test_the_pause_of_a_join_and_a_gate_do_not_shorten_each_other_and_the_pause_
     join(store, WINDOWS, brought, pause_s=2.5)
     refusal = refused(reserve(store, ONE))
     assert (refusal.wait_s, refusal.window) == (waits_s, window)
-    assert store.beat("t").gate == told
+    assert store.heartbeat("t").gate == told

@@ -66,8 +66,8 @@ class Replicas:
                 RULES,
                 self.clock,
                 name,
-                moment=lambda: str(int(self.clock.now() * SECOND)),
-                pumps=False,
+                redis_now=lambda: str(int(self.clock.now() * SECOND)),
+                auto_dispatch=False,
                 scripts=version,
             )
             for name, version in zip("ab", versions, strict=True)
@@ -133,7 +133,7 @@ class Replicas:
 
     def hear(self) -> None:
         for store in self.stores:
-            beat = store.beat("t")
+            beat = store.heartbeat("t")
             self.log.append((beat.clock_us, beat.replicas, beat.gate, beat.window_status))
         for store, ticket in list(self.waiting):
             result = ticket.wait(0)
@@ -221,7 +221,7 @@ def test_a_waiter_of_one_version_is_granted_by_a_release_of_the_other(pair: Repl
     decision = second.reserve("t", ReservationRequest("2", TokenCost(400, 0), patience_s=100.0))
     assert isinstance(decision, Queued)
     first.release(held)
-    second.beat("t")
+    second.heartbeat("t")
     assert isinstance(decision.ticket.wait(0), Granted)
     assert [it.used for it in first.window_status("t")] == [1, 400]
 
@@ -230,6 +230,6 @@ def test_what_a_dead_replica_of_one_version_held_the_other_sweeps(pair: Replicas
     dead, living = pair.stores
     granted(dead.reserve("t", ReservationRequest("1", TokenCost(100, 600))))
     pair.clock.sleep(5.0)
-    beat = living.beat("t")
+    beat = living.heartbeat("t")
     assert beat.replicas == 1
     assert [(it.used, it.held) for it in beat.window_status] == [(1, 0), (700, 0)]

@@ -82,7 +82,7 @@ def test_a_full_room_sheds_the_newest_of_the_lowest_level_below_the_newcomer(mak
     old, new = enter(store, Priority.LOW), enter(store, Priority.LOW)
     enter(store, Priority.CRITICAL)
     if isinstance(store, RedisQuotaStore):
-        store.beat("t")
+        store.heartbeat("t")
     assert new.wait(0) is not None
     assert old.wait(0) is None
 
@@ -101,7 +101,7 @@ def test_a_room_full_of_one_tenant_makes_room_for_another_until_both_have_as_muc
     old, _, new = [enter(store, tenant="a") for _ in range(3)]
     enter(store, tenant="b")
     if isinstance(store, RedisQuotaStore):
-        store.beat("t")
+        store.heartbeat("t")
     assert new.wait(0) is not None
     assert old.wait(0) is None
     for tenant in ("b", "a"):
@@ -234,6 +234,6 @@ def test_stats_tell_by_tenant_who_waits_how_long_a_newcomer_would_and_how_others
 def test_shutting_down_hands_every_place_back(make: Make) -> None:
     store, _ = full(make)
     tickets = [enter(store), enter(store)]
-    store.shut()
+    store.shut_down()
     assert [it.wait(0) for it in tickets] == [Dequeued(QueueOutcome.SHUTTING_DOWN)] * 2
     assert store.queue_stats("t")[Priority.HIGH].waiting == 0

@@ -383,7 +383,7 @@ def test_a_replica_that_ends_sends_its_waiters_away() -> None:
     harness.ask()
     waiting = gevent.spawn(harness.ask)
     gevent.sleep(0.05)
-    harness.quota.shut()
+    harness.quota.shut_down()
     with pytest.raises(errors.ShuttingDown):
         waiting.get(timeout=5)
 

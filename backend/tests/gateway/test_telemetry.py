@@ -33,12 +33,12 @@ def test_a_provider_that_does_not_count_is_written_of_once_a_target_and_counted_
 
 def test_a_clock_of_redis_that_steps_back_is_written_of_once_a_step(clock: ManualClock) -> None:
     windows = {"t": (Window("rpm", Count.REQUESTS, 4, 60),)}
-    mirror = MemoryQuotaStore(windows, QueueRules(), clock, pumps=False)
-    shared = RedisQuotaStore(None, windows, QueueRules(), clock, "a", pumps=False)  # type: ignore[arg-type]
+    mirror = MemoryQuotaStore(windows, QueueRules(), clock, auto_dispatch=False)
+    shared = RedisQuotaStore(None, windows, QueueRules(), clock, "a", auto_dispatch=False)  # type: ignore[arg-type]
     with capture_logs() as lines:
         store = ReplicaQuotaStore(shared, mirror, windows, clock)
         for second in (5000, 5002, 5001.5, 1400, 1402):
-            store._heard_clock(int(second * SECOND))
+            store._record_redis_clock(int(second * SECOND))
     assert [line["seconds"] for line in lines] == [3601]
     assert mirror.skew_us == int((1402 - clock.now()) * SECOND)
 

@@ -37,7 +37,7 @@ def test_the_quota_is_kept_wherever_redis_is(kind: str, request: pytest.FixtureR
         wait_ready(redis)
         any_node(redis).flushall()
         stores = [
-            RedisQuotaStore(redis, {"t": (WINDOW,)}, QueueRules(), SystemClock(), name, pumps=False)
+            RedisQuotaStore(redis, {"t": (WINDOW,)}, QueueRules(), SystemClock(), name, auto_dispatch=False)
             for name in "ab"
         ]
         for store in stores:

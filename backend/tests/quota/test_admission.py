@@ -22,9 +22,9 @@ ONE = TokenCost(1, 0)
 
 
 def waiter(
-    number: int, level: Priority = Priority.MEDIUM, tenant: str = "", need: TokenCost = ONE, at: float = 0
+    number: int, level: Priority = Priority.MEDIUM, tenant: str = "", cost: TokenCost = ONE, at: float = 0
 ) -> Waiter:
-    return Waiter(f"{number:07}", level, tenant, need, int(at * SECOND))
+    return Waiter(f"{number:07}", level, tenant, cost, int(at * SECOND))
 
 
 def served(room: WaitQueue, number: int, now: float = 0) -> list[str]:
@@ -32,7 +32,7 @@ def served(room: WaitQueue, number: int, now: float = 0) -> list[str]:
     for _ in range(number):
         head = room.next(int(now * SECOND))
         assert head is not None
-        room.served(int(now * SECOND), head)
+        room.record_grant(int(now * SECOND), head)
         found.append(head.tenant)
     return found
 
@@ -40,9 +40,9 @@ def served(room: WaitQueue, number: int, now: float = 0) -> list[str]:
 def test_tenants_get_equal_tokens_while_both_have_work() -> None:
     room = WaitQueue(QueueRules(capacity=10_000))
     for number in range(1000):
-        room.enter(waiter(number, tenant="many", need=TokenCost(10, 0), at=number))
+        room.enter(waiter(number, tenant="many", cost=TokenCost(10, 0), at=number))
     for number in range(1000, 1100):
-        room.enter(waiter(number, tenant="few", need=TokenCost(30, 0), at=number))
+        room.enter(waiter(number, tenant="few", cost=TokenCost(30, 0), at=number))
     tokens: Counter[str] = Counter()
     for tenant in served(room, 300):
         tokens[tenant] += 10 if tenant == "many" else 30
@@ -52,7 +52,7 @@ def test_tenants_get_equal_tokens_while_both_have_work() -> None:
 def test_a_weight_of_two_is_served_twice_the_tokens() -> None:
     room = WaitQueue(QueueRules(capacity=1000, weights={"paying": 2.0}))
     for number in range(600):
-        room.enter(waiter(number, tenant=("paying", "free")[number % 2], need=TokenCost(10, 0)))
+        room.enter(waiter(number, tenant=("paying", "free")[number % 2], cost=TokenCost(10, 0)))
     assert Counter(served(room, 90)) == {"paying": 60, "free": 30}
 
 
@@ -61,10 +61,10 @@ def test_a_tenant_that_comes_back_has_no_credit_for_having_been_away() -> None:
     room.enter(waiter(0, tenant="away"))
     served(room, 1)
     for number in range(1, 101):
-        room.enter(waiter(number, tenant="busy", need=TokenCost(100, 0)))
+        room.enter(waiter(number, tenant="busy", cost=TokenCost(100, 0)))
     served(room, 50)
     for number in range(200, 300):
-        room.enter(waiter(number, tenant="away", need=TokenCost(100, 0)))
+        room.enter(waiter(number, tenant="away", cost=TokenCost(100, 0)))
     assert Counter(served(room, 20)) == {"away": 10, "busy": 10}
 
 
@@ -93,10 +93,10 @@ def test_no_inversion_within_a_tenant_and_level_over_a_hundred_thousand_operatio
         elif kind < 0.7 and arrived:
             key = draw.choice(list(arrived))
             del arrived[key]
-            assert desk.room.leave(key, QueueOutcome.CANCELLED) is not None
+            assert desk.queue.leave(key, QueueOutcome.CANCELLED) is not None
         elif live:
             entry = live.pop(draw.randrange(len(live)))
-            desk.ledger.settle(at, entry, entry.need)
+            desk.ledger.settle(at, entry, entry.cost)
         for it, entry in desk.dispatch(at)[0]:
             del arrived[it.id]
             log.append(it)
@@ -108,9 +108,9 @@ def test_no_inversion_within_a_tenant_and_level_over_a_hundred_thousand_operatio
 @pytest.mark.parametrize("level", [Priority.MEDIUM, Priority.LOW])
 def test_the_time_told_on_entering_is_the_time_waited_though_answers_give_back_half(level: Priority) -> None:
     """Twice as much is asked for as there is; a hundred tokens of output are held for an answer of forty."""
-    lanes = {Priority.LOW: LevelPolicy(0.998, 1 / 24)}
+    policies = {Priority.LOW: LevelPolicy(0.998, 1 / 24)}
     desk = AdmissionController(
-        (Window("tpm", Count.TOKENS, 6000, 60),), QueueRules(capacity=1000, lanes=lanes)
+        (Window("tpm", Count.TOKENS, 6000, 60),), QueueRules(capacity=1000, policies=policies)
     )
     told: dict[str, float] = {}
     live: list[tuple[int, Charge]] = []
@@ -160,12 +160,12 @@ class RoomMachine(RuleBasedStateMachine):
     @rule(
         level=st.sampled_from(Priority),
         tenant=st.sampled_from("ab"),
-        need=st.builds(TokenCost, st.integers(1, 300), st.integers(0, 150)),
+        cost=st.builds(TokenCost, st.integers(1, 300), st.integers(0, 150)),
         patience=st.sampled_from([0.0, 10.0, 1000.0]),
     )
-    def ask(self, level: Priority, tenant: str, need: TokenCost, patience: float) -> None:
+    def ask(self, level: Priority, tenant: str, cost: TokenCost, patience: float) -> None:
         self.number += 1
-        it = Waiter(f"{self.number:05}", level, tenant, need, self.now)
+        it = Waiter(f"{self.number:05}", level, tenant, cost, self.now)
         reply = self.desk.admit(self.at(), it, patience)
         if isinstance(reply, Admitted):
             self.ended[it.id] += 1
@@ -182,7 +182,7 @@ class RoomMachine(RuleBasedStateMachine):
     def may_be_shed_for(self, newcomer: Waiter, shed: Waiter) -> None:
         """The newest of the lowest level below the newcomer, else the newest of whoever has more of its level."""
         others = [*self.waiting.values(), shed]
-        assert len(others) == self.desk.room.rules.capacity
+        assert len(others) == self.desk.queue.rules.capacity
         if shed.level > newcomer.level:
             assert shed == max(
                 (it for it in others if it.level == max(o.level for o in others)), key=lambda it: it.id
@@ -197,8 +197,8 @@ class RoomMachine(RuleBasedStateMachine):
     @rule(data=st.data(), ending=st.sampled_from(QueueOutcome))
     def leave(self, data: st.DataObject, ending: QueueOutcome) -> None:
         key = data.draw(st.sampled_from(sorted(self.waiting)))
-        assert self.desk.room.leave(key, ending) is not None
-        assert self.desk.room.leave(key, ending) is None
+        assert self.desk.queue.leave(key, ending) is not None
+        assert self.desk.queue.leave(key, ending) is None
         del self.waiting[key]
         self.ended[key] += 1
 
@@ -206,7 +206,7 @@ class RoomMachine(RuleBasedStateMachine):
     @rule(more=st.integers(0, 50))
     def complete(self, more: int) -> None:
         entry = self.live.pop()
-        self.desk.ledger.settle(self.at(), entry, TokenCost(entry.need.input, min(entry.need.output, more)))
+        self.desk.ledger.settle(self.at(), entry, TokenCost(entry.cost.input, min(entry.cost.output, more)))
 
     @rule()
     def dispatch(self) -> None:
@@ -220,12 +220,12 @@ class RoomMachine(RuleBasedStateMachine):
     @invariant()
     def everybody_waits_or_has_ended_once(self) -> None:
         if hasattr(self, "desk"):
-            assert set(self.desk.room.positions()) == set(self.waiting)
-            assert len(self.desk.room) == len(self.waiting) <= self.desk.room.rules.capacity
+            assert set(self.desk.queue.positions()) == set(self.waiting)
+            assert len(self.desk.queue) == len(self.waiting) <= self.desk.queue.rules.capacity
             assert all(count == 1 for count in self.ended.values())
             assert not self.waiting.keys() & set(self.ended)
             assert len(self.waiting) + len(self.ended) == self.number
-            assert sorted(self.desk.room.positions().values()) == list(range(1, len(self.waiting) + 1))
+            assert sorted(self.desk.queue.positions().values()) == list(range(1, len(self.waiting) + 1))
 
 
 TestNobodyIsLostOrServedTwice = RoomMachine.TestCase

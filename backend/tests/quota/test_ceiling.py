@@ -9,8 +9,16 @@ import pytest
 from msgspec import Struct
 
 from knowalledge.quota.domain.calendar import moment_of
-from knowalledge.quota.domain.ceiling import CLIMB, CUT, PROBE_S, REPEAT_S, STEP_S, VERIFY_S, Ceiling
-from knowalledge.quota.domain.ledger import Charge, Ledger
+from knowalledge.quota.domain.ceiling import (
+    CLIMB_FACTOR,
+    CUT_FACTOR,
+    PROBE_S,
+    REPEAT_S,
+    STEP_S,
+    VERIFY_S,
+    Ceiling,
+)
+from knowalledge.quota.domain.ledger import Charge, Ledger, Shortage
 from knowalledge.quota.domain.window import (
     SECOND,
     Count,
@@ -37,14 +45,14 @@ def at(seconds: float) -> Moment:
 def found(limit: int, now: float = 1000.0) -> Ceiling:
     """A ceiling that was cut to the limit at a moment."""
     ceiling = Ceiling(limit + 1)
-    ceiling.refused(us(now), us(now), limit)
+    ceiling.reject(us(now), us(now), limit)
     return ceiling
 
 
 def press(ceiling: Ceiling, now: float) -> int:
     """By how much it gives way."""
     before = ceiling.limit
-    ceiling.pressed(us(now))
+    ceiling.probe(us(now))
     return ceiling.limit - before
 
 
@@ -53,7 +61,7 @@ def test_a_probe_is_one_request_more_and_a_refused_one_gives_its_place_back() ->
     assert press(ceiling, 1000 + PROBE_S - 0.1) == 0
     assert press(ceiling, 1000 + PROBE_S) == 1
     assert press(ceiling, 1000 + PROBE_S + 0.1) == 0
-    ceiling.refused(us(1000 + PROBE_S + 0.2), us(1000 + PROBE_S), 40)
+    ceiling.reject(us(1000 + PROBE_S + 0.2), us(1000 + PROBE_S), 40)
     assert ceiling.limit == 40
     assert press(ceiling, 1000 + 2 * PROBE_S) == 0
 
@@ -68,7 +76,7 @@ def test_steps_double_from_an_accepted_probe_on_and_the_refused_one_is_taken_bac
         now += STEP_S
     assert steps == [1, 2, 4, 8, 16]
     assert ceiling.climbing
-    ceiling.refused(us(now), us(now - 0.1), 60)
+    ceiling.reject(us(now), us(now - 0.1), 60)
     assert ceiling.limit == 60
     assert not ceiling.climbing
 
@@ -76,17 +84,17 @@ def test_steps_double_from_an_accepted_probe_on_and_the_refused_one_is_taken_bac
 def test_what_was_accepted_before_a_step_is_not_taken_back_though_places_came_free_meanwhile() -> None:
     ceiling = found(40)
     press(ceiling, 1000 + PROBE_S)
-    ceiling.refused(us(1001 + PROBE_S), us(1000 + PROBE_S), 38)
+    ceiling.reject(us(1001 + PROBE_S), us(1000 + PROBE_S), 38)
     assert ceiling.limit == 40
 
 
 def test_refusals_that_go_on_cut_a_tenth_each_and_those_on_their_way_do_not() -> None:
     ceiling = Ceiling(100)
-    ceiling.refused(us(1000), us(999), 99)
-    ceiling.refused(us(1000.1), us(999.1), 98)  # it was on its way
+    ceiling.reject(us(1000), us(999), 99)
+    ceiling.reject(us(1000.1), us(999.1), 98)  # it was on its way
     assert ceiling.limit == 98
-    ceiling.refused(us(1001), us(1000.9), 97)
-    assert ceiling.limit == int(97 * CUT)
+    ceiling.reject(us(1001), us(1000.9), 97)
+    assert ceiling.limit == int(97 * CUT_FACTOR)
 
 
 @pytest.mark.parametrize("later", [REPEAT_S + 1.0, 1.0])
@@ -96,23 +104,23 @@ def test_a_refusal_long_after_another_or_soon_after_a_probe_is_no_sign_of_a_lowe
     if later < REPEAT_S:
         now += PROBE_S
         press(ceiling, now)
-        ceiling.refused(us(now), us(now), 100)
-    ceiling.refused(us(now + later), us(now + later), 99)
+        ceiling.reject(us(now), us(now), 100)
+    ceiling.reject(us(now + later), us(now + later), 99)
     assert ceiling.limit == 99
 
 
 def test_a_ceiling_never_comes_down_to_nothing() -> None:
     ceiling = Ceiling(2)
     for second in range(30):
-        ceiling.refused(us(1000 + second), us(1000 + second), 0)
+        ceiling.reject(us(1000 + second), us(1000 + second), 0)
     assert ceiling.limit == 1
 
 
 def test_what_another_has_found_is_not_probed_at_once_and_what_is_known_already_changes_nothing() -> None:
     ceiling = Ceiling(60)
-    ceiling.learnt(us(1000), 60)
+    ceiling.adopt(us(1000), 60)
     assert ceiling.climbing
-    ceiling.learnt(us(1000), 90)
+    ceiling.adopt(us(1000), 90)
     assert (ceiling.limit, ceiling.climbing, press(ceiling, 1001)) == (90, False, 0)
 
 
@@ -125,30 +133,31 @@ def ledger_of(limit: int, now: float) -> Ledger:
 
 def test_a_window_that_is_held_back_by_the_pace_alone_is_not_probed() -> None:
     ledger = ledger_of(20, 1000.0)
-    granted = [ledger.reserve(at(1000.0), ONE).entry is not None for _ in range(4)]
+    granted = [isinstance(ledger.reserve(at(1000.0), ONE), Charge) for _ in range(4)]
     assert granted == [True, True, False, False]
-    assert ledger.levels(at(1000.0))[0].limit == 20
+    assert ledger.window_status(at(1000.0))[0].limit == 20
 
 
 def test_a_full_window_is_probed_by_one_request_as_soon_as_the_pace_allows() -> None:
     ledger = ledger_of(20, 1000.0)
     for _ in range(20):
         ledger.charge(at(990.0), ONE)
-    ledger.rings[0].line = 2.0
+    ledger.rings[0].pace_debt = 2.0
     granted = []
     for tenth in range(20):
-        granted.append(ledger.reserve(at(1000.0 + tenth / 10), ONE).entry is not None)
+        granted.append(isinstance(ledger.reserve(at(1000.0 + tenth / 10), ONE), Charge))
     assert granted.count(True) == 1
     assert True in granted[:11]
-    assert ledger.levels(at(1002.0))[0].limit == 21
+    assert ledger.window_status(at(1002.0))[0].limit == 21
 
 
 def test_while_it_climbs_requests_go_one_by_one_and_fast() -> None:
     ledger = Ledger((NOBODY_SAYS,))
-    granted = [ledger.reserve(at(1000.0), ONE) for _ in range(2)]
-    assert [it.entry is not None for it in granted] == [True, False]
-    assert granted[1].wait_s == pytest.approx(1 / CLIMB, abs=1e-5)
-    assert ledger.reserve(at(1000.0 + granted[1].wait_s), ONE).entry is not None
+    first, second = (ledger.reserve(at(1000.0), ONE) for _ in range(2))
+    assert isinstance(first, Charge)
+    assert isinstance(second, Shortage)
+    assert second.wait_s == pytest.approx(1 / CLIMB_FACTOR, abs=1e-5)
+    assert isinstance(ledger.reserve(at(1000.0 + second.wait_s), ONE), Charge)
 
 
 def test_a_level_that_leaves_a_share_to_others_probes_when_its_own_is_full() -> None:
@@ -156,14 +165,14 @@ def test_a_level_that_leaves_a_share_to_others_probes_when_its_own_is_full() -> 
     for _ in range(18):
         ledger.charge(at(990.0), ONE)
     ledger.reserve(at(1000.0), ONE, LevelPolicy(0.9))
-    assert ledger.levels(at(1000.0))[0].limit == 21
+    assert ledger.window_status(at(1000.0))[0].limit == 21
 
 
 def test_alone_a_refusal_cuts_to_what_is_used_and_what_is_the_others() -> None:
     ledger = Ledger((NOBODY_SAYS,))
-    ledger.part(at(1000.0), (WindowStatus(NOBODY_SAYS, used=0, held=0, resets_s=60, limit=40),), 2)
+    ledger.enter_degraded(at(1000.0), (WindowStatus(NOBODY_SAYS, used=0, held=0, resets_s=60, limit=40),), 2)
     entries = [ledger.charge(at(1000.0), ONE) for _ in range(10)]
-    ledger.refused(at(1000.1), entries[-1])
+    ledger.release_rejected(at(1000.1), entries[-1])
     assert ledger.rings[0].limit == 20 + 9
 
 
@@ -191,18 +200,18 @@ def played(limit_at: Callable[[float], int], seconds: int, seed: int) -> tuple[l
             refused = judge.wait(arrived, 1, limit_at(arrived)) > 0
             calls.append(Call(arrived, not refused))
             if refused:
-                ledger.refused(moment, entry)
-                ledger.close_until(moment.now + SECOND)
+                ledger.release_rejected(moment, entry)
+                ledger.close_gate(moment.now + SECOND)
             else:
                 judge.add(arrived, 1, 0)
         waiting = min(20, waiting + (tick % 5 == 0))
         while waiting and now >= turn:
-            verdict = ledger.reserve(moment, ONE)
-            if verdict.entry is None:
-                turn = now + min(verdict.wait_s, 0.5)
+            result = ledger.reserve(moment, ONE)
+            if isinstance(result, Shortage):
+                turn = now + min(result.wait_s, 0.5)
                 break
             waiting -= 1
-            heappush(way, (now + dice.lognormvariate(-3.5, 0.5), verdict.entry))  # 30 ms
+            heappush(way, (now + dice.lognormvariate(-3.5, 0.5), result))  # 30 ms
         if tick % 40 == 0:
             ceilings.append(ledger.rings[0].limit)
     return calls, ceilings

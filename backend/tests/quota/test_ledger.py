@@ -11,19 +11,20 @@ from msgspec import Struct
 
 from knowalledge.core.errors import NeverFits
 from knowalledge.quota.domain.calendar import Days, day_at, moment_of
-from knowalledge.quota.domain.ledger import Backlog, Charge, Ledger, Verdict
+from knowalledge.quota.domain.ledger import Charge, Ledger, Shortage
 from knowalledge.quota.domain.ring import SIZE
 from knowalledge.quota.domain.window import (
     GUARD_S,
     SECOND,
+    Backlog,
     Count,
     LevelPolicy,
     Moment,
     TokenCost,
     Window,
     WindowStatus,
-    cap,
-    refuse_what_never_fits,
+    cap_output,
+    raise_if_never_fits,
 )
 from tests.support.properties import examples
 
@@ -35,22 +36,37 @@ def us(seconds: float) -> int:
     return round(seconds * SECOND)
 
 
-def reserve(ledger: Ledger, now: float, need: TokenCost) -> Verdict:
-    return ledger.reserve(moment_of(ledger.windows, us(now)), need)
+def reserve(ledger: Ledger, now: float, cost: TokenCost) -> Charge | Shortage:
+    return ledger.reserve(moment_of(ledger.windows, us(now)), cost)
 
 
-def settle(ledger: Ledger, now: float, entry: Charge | None, true: TokenCost) -> None:
-    assert entry is not None
-    ledger.settle(moment_of(ledger.windows, us(now)), entry, true)
+def charged(ledger: Ledger, now: float, cost: TokenCost) -> Charge:
+    result = reserve(ledger, now, cost)
+    assert isinstance(result, Charge), result
+    return result
+
+
+def short(ledger: Ledger, now: float, cost: TokenCost) -> Shortage:
+    result = reserve(ledger, now, cost)
+    assert isinstance(result, Shortage), result
+    return result
+
+
+def fits(ledger: Ledger, now: float, cost: TokenCost) -> bool:
+    return isinstance(reserve(ledger, now, cost), Charge)
+
+
+def settle(ledger: Ledger, now: float, charge: Charge, actual: TokenCost) -> None:
+    ledger.settle(moment_of(ledger.windows, us(now)), charge, actual)
 
 
 def used(ledger: Ledger, now: float) -> list[int]:
-    return [level.used for level in ledger.levels(moment_of(ledger.windows, us(now)))]
+    return [it.used for it in ledger.window_status(moment_of(ledger.windows, us(now)))]
 
 
 def test_a_window_grants_its_limit_and_not_one_more() -> None:
     ledger = Ledger((RPM,))
-    granted = [reserve(ledger, 1000.0, TokenCost(1, 1)).entry is not None for _ in range(12)]
+    granted = [fits(ledger, 1000.0, TokenCost(1, 1)) for _ in range(12)]
     assert granted == [True] * 10 + [False] * 2
 
 
@@ -58,10 +74,10 @@ def test_a_refusal_says_when_there_is_room_and_then_there_is() -> None:
     ledger = Ledger((RPM,))
     for _ in range(10):
         reserve(ledger, 1000.0, TokenCost(1, 1))
-    refused = reserve(ledger, 1000.0, TokenCost(1, 1))
+    refused = short(ledger, 1000.0, TokenCost(1, 1))
     assert refused.window == "rpm"
-    assert reserve(ledger, 1000.0 + refused.wait_s - 0.01, TokenCost(1, 1)).entry is None
-    assert reserve(ledger, 1000.0 + refused.wait_s, TokenCost(1, 1)).entry is not None
+    assert not fits(ledger, 1000.0 + refused.wait_s - 0.01, TokenCost(1, 1))
+    assert fits(ledger, 1000.0 + refused.wait_s, TokenCost(1, 1))
 
 
 def test_a_charge_is_kept_until_its_whole_bucket_and_the_guard_are_out() -> None:
@@ -73,23 +89,23 @@ def test_a_charge_is_kept_until_its_whole_bucket_and_the_guard_are_out() -> None
 
 def test_output_is_kept_a_window_from_when_it_was_told_but_not_the_guard_longer() -> None:
     ledger = Ledger((TPM,))
-    settle(ledger, 1010.0, reserve(ledger, 1000.0, TokenCost(0, 9)).entry, TokenCost(0, 5))
+    settle(ledger, 1010.0, charged(ledger, 1000.0, TokenCost(0, 9)), TokenCost(0, 5))
     assert used(ledger, 1070.0) == [5]
     assert used(ledger, 1070.0 + GUARD_S) == [0]
 
 
 def test_every_window_is_charged_or_none() -> None:
     ledger = Ledger((RPM, TPM))
-    assert reserve(ledger, 0.0, TokenCost(900, 50)).entry is not None
-    assert reserve(ledger, 0.0, TokenCost(100, 50)).window == "tpm"
+    assert fits(ledger, 0.0, TokenCost(900, 50))
+    assert short(ledger, 0.0, TokenCost(100, 50)).window == "tpm"
     assert used(ledger, 0.0) == [1, 950]
 
 
 def test_predicted_output_is_held_and_true_output_is_charged_when_it_is_complete() -> None:
     ledger = Ledger((TPM,))
-    verdict = reserve(ledger, 0.0, TokenCost(100, 400))
+    charge = charged(ledger, 0.0, TokenCost(100, 400))
     assert used(ledger, 59.0) == [500]
-    settle(ledger, 59.0, verdict.entry, TokenCost(120, 30))
+    settle(ledger, 59.0, charge, TokenCost(120, 30))
     assert used(ledger, 59.0) == [150]
     assert used(ledger, 61.0) == [30]  # the input's bucket is out, the output's is not
     assert used(ledger, 120.0) == [0]
@@ -97,22 +113,21 @@ def test_predicted_output_is_held_and_true_output_is_charged_when_it_is_complete
 
 def test_an_input_window_ignores_output() -> None:
     ledger = Ledger((Window("itpm", Count.INPUT, 100, 60),))
-    verdict = reserve(ledger, 0.0, TokenCost(60, 10_000))
-    settle(ledger, 1.0, verdict.entry, TokenCost(50, 9_000))
+    charge = charged(ledger, 0.0, TokenCost(60, 10_000))
+    settle(ledger, 1.0, charge, TokenCost(50, 9_000))
     assert used(ledger, 1.0) == [50]
 
 
 def test_release_leaves_nothing_behind() -> None:
     ledger = Ledger((RPM, TPM))
-    entry = reserve(ledger, 5.0, TokenCost(100, 100)).entry
-    assert entry is not None
+    entry = charged(ledger, 5.0, TokenCost(100, 100))
     ledger.release(moment_of(ledger.windows, us(7.0)), entry)
     assert used(ledger, 7.0) == [0, 0]
 
 
 def test_settling_after_the_window_has_passed_corrects_nothing_old() -> None:
     ledger = Ledger((TPM,))
-    entry = reserve(ledger, 0.0, TokenCost(500, 100)).entry
+    entry = charged(ledger, 0.0, TokenCost(500, 100))
     settle(ledger, 500.0, entry, TokenCost(10, 7))
     assert used(ledger, 500.0) == [7]
 
@@ -121,43 +136,43 @@ def test_a_clock_that_steps_backwards_frees_nothing() -> None:
     ledger = Ledger((RPM,))
     for _ in range(10):
         reserve(ledger, 1000.0, TokenCost(1, 1))
-    assert reserve(ledger, 900.0, TokenCost(1, 1)).entry is None
+    assert not fits(ledger, 900.0, TokenCost(1, 1))
     assert used(ledger, 1000.0) == [10]
 
 
 def test_a_gate_refuses_everything_until_its_moment_and_ends_by_itself() -> None:
     ledger = Ledger((RPM,))
-    ledger.close_until(us(1033.0), "rpm")
-    ledger.close_until(us(1010.0), "rpm")
-    assert reserve(ledger, 1000.0, TokenCost(1, 1)).wait_s == pytest.approx(33.0)
-    assert reserve(ledger, 1033.0, TokenCost(1, 1)).entry is not None
+    ledger.close_gate(us(1033.0), "rpm")
+    ledger.close_gate(us(1010.0), "rpm")
+    assert short(ledger, 1000.0, TokenCost(1, 1)).wait_s == pytest.approx(33.0)
+    assert fits(ledger, 1033.0, TokenCost(1, 1))
 
 
 def test_a_prediction_is_cut_to_what_can_fit_so_that_a_first_request_is_never_refused() -> None:
     ledger = Ledger((TPM,))
-    assert cap((TPM,), TokenCost(900, 5000)) == TokenCost(900, 100)
-    assert reserve(ledger, 0.0, cap((TPM,), TokenCost(1000, 5000))).entry is not None
+    assert cap_output((TPM,), TokenCost(900, 5000)) == TokenCost(900, 100)
+    assert fits(ledger, 0.0, cap_output((TPM,), TokenCost(1000, 5000)))
 
 
 def test_a_prediction_is_not_cut_by_what_does_not_hold_it_nor_by_a_limit_that_is_only_learnt() -> None:
     learnt = Window("tpm", Count.TOKENS, 1000, 60, learn=True)
     inputs = Window("itpm", Count.INPUT, 1000, 60)
-    assert cap((RPM, inputs, learnt), TokenCost(900, 5000)) == TokenCost(900, 5000)
+    assert cap_output((RPM, inputs, learnt), TokenCost(900, 5000)) == TokenCost(900, 5000)
 
 
 def test_a_request_larger_than_a_window_is_told_so() -> None:
     with pytest.raises(NeverFits, match="1000 tokens in 60 s"):
-        refuse_what_never_fits("us", (RPM, TPM), TokenCost(1001, 0))
+        raise_if_never_fits("us", (RPM, TPM), TokenCost(1001, 0))
 
 
 def test_a_calendar_day_ends_at_midnight_in_its_zone() -> None:
     rpd = Window("rpd", Count.REQUESTS, 1, 86_400, zone="America/Los_Angeles")
     ledger = Ledger((rpd,))
     before = datetime(2026, 11, 21, 7, 59, 59, tzinfo=UTC).timestamp()
-    assert reserve(ledger, before - 3600, TokenCost(1, 1)).entry is not None
-    refused = reserve(ledger, before, TokenCost(1, 1))
+    assert fits(ledger, before - 3600, TokenCost(1, 1))
+    refused = short(ledger, before, TokenCost(1, 1))
     assert refused.wait_s == pytest.approx(1.0)
-    assert reserve(ledger, before + 1, TokenCost(1, 1)).entry is not None
+    assert fits(ledger, before + 1, TokenCost(1, 1))
 
 
 @pytest.mark.parametrize(
@@ -201,30 +216,29 @@ def at(ledger: Ledger, now: float) -> Moment:
 
 def test_a_lane_with_a_share_leaves_the_rest_to_others() -> None:
     ledger = Ledger((RPM,))
-    low = LevelPolicy(share=0.8)
-    granted = [ledger.reserve(at(ledger, 0.0), TokenCost(1, 0), low).entry is not None for _ in range(10)]
+    low = LevelPolicy(ceiling=0.8)
+    granted = [isinstance(ledger.reserve(at(ledger, 0.0), TokenCost(1, 0), low), Charge) for _ in range(10)]
     assert granted.count(True) == 8
-    assert reserve(ledger, 0.0, TokenCost(1, 0)).entry is not None
+    assert fits(ledger, 0.0, TokenCost(1, 0))
 
 
 @pytest.mark.parametrize("late", [-1, 0, 1])
 def test_a_correction_of_a_bucket_counts_as_long_as_the_bucket_does(late: int) -> None:
     ledger = Ledger((TPM,))
-    first = reserve(ledger, 6000.0, TokenCost(100, 0)).entry
-    assert first is not None
+    first = charged(ledger, 6000.0, TokenCost(100, 0))
     out = us(6000.0) // TPM.width * TPM.width + SIZE * TPM.width  # the microsecond at which the charge is out
     then = moment_of(ledger.windows, out + late)
     ledger.settle(then, first, TokenCost(40, 0))
-    assert ledger.levels(then)[0].used == (40 if late < 0 else 0)
-    assert ledger.rings[0].charges() == ({first.buckets[0]: 40} if late < 0 else {})
-    assert ledger.levels(moment_of(ledger.windows, out + us(70)))[0].used == 0
+    assert ledger.window_status(then)[0].used == (40 if late < 0 else 0)
+    assert ledger.rings[0].by_bucket() == ({first.buckets[0]: 40} if late < 0 else {})
+    assert ledger.window_status(moment_of(ledger.windows, out + us(70)))[0].used == 0
 
 
 def test_more_than_a_day_allows_waits_for_as_many_days_as_it_fills() -> None:
-    ledger, need = Ledger((DAY,)), TokenCost(0, 0)
-    ledger.charge(at(ledger, NEW_YEAR), need)
+    ledger, cost = Ledger((DAY,)), TokenCost(0, 0)
+    ledger.charge(at(ledger, NEW_YEAR), cost)
     waits = [
-        ledger.wait(at(ledger, NEW_YEAR + 3600), need, before=Backlog(count, need))[0] / us(3600)
+        ledger.wait(at(ledger, NEW_YEAR + 3600), cost, backlog=Backlog(count, cost))[0] / us(3600)
         for count in (8, 9, 18, 19, 29)
     ]
     assert waits == [0, 23, 23, 47, 71]
@@ -233,18 +247,17 @@ def test_more_than_a_day_allows_waits_for_as_many_days_as_it_fills() -> None:
 def test_a_paced_lane_spends_evenly_and_says_when_its_next_comes() -> None:
     ledger = Ledger((RPM,))
     slow = LevelPolicy(burst=0.1)
-    assert ledger.reserve(at(ledger, 0.0), TokenCost(1, 0), slow).entry is not None
+    assert isinstance(ledger.reserve(at(ledger, 0.0), TokenCost(1, 0), slow), Charge)
     refused = ledger.reserve(at(ledger, 0.0), TokenCost(1, 0), slow)
+    assert isinstance(refused, Shortage)
     assert refused.wait_s == pytest.approx(6.0, abs=0.01)
-    assert ledger.reserve(at(ledger, refused.wait_s), TokenCost(1, 0), slow).entry is not None
+    assert isinstance(ledger.reserve(at(ledger, refused.wait_s), TokenCost(1, 0), slow), Charge)
 
 
 def test_a_need_larger_than_a_lanes_share_still_fits_an_empty_window() -> None:
     ledger = Ledger((TPM,))
-    assert (
-        ledger.reserve(at(ledger, 0.0), TokenCost(990, 0), LevelPolicy(share=0.5, burst=0.01)).entry
-        is not None
-    )
+    policy = LevelPolicy(ceiling=0.5, burst=0.01)
+    assert isinstance(ledger.reserve(at(ledger, 0.0), TokenCost(990, 0), policy), Charge)
 
 
 @given(
@@ -262,23 +275,24 @@ def test_replicas_that_cannot_ask_each_other_never_spend_more_than_the_whole(
         ledger.charge(at(ledger, now), TokenCost(amount, 0))
         whole.charge(at(whole, now), TokenCost(amount, 0))
     for ledger in ledgers:
-        ledger.part(at(ledger, now), whole.levels(at(whole, now)), len(spent))
+        ledger.enter_degraded(at(ledger, now), whole.window_status(at(whole, now)), len(spent))
     for who, milliseconds, amount in asks:
         now += milliseconds / 1000
         ledger = ledgers[who % len(ledgers)]
-        if reserve(ledger, now, TokenCost(amount, 0)).entry is not None:
+        if fits(ledger, now, TokenCost(amount, 0)):
             whole.charge(at(whole, now), TokenCost(amount, 0))
         assert used(whole, now)[0] <= 200
 
 
 def test_what_was_granted_since_the_last_look_is_not_taken_for_free() -> None:
     ledger = Ledger((RPM,))
-    seen = ledger.levels(at(ledger, 1000.0))
-    ledger.looked(at(ledger, 1000.0))
+    seen = ledger.window_status(at(ledger, 1000.0))
+    ledger.record_sync(at(ledger, 1000.0))
     for _ in range(4):
         ledger.charge(at(ledger, 1000.0), TokenCost(1, 0))
-    ledger.part(at(ledger, 1000.0), seen, 2)  # the other one is taken to have had four as well: two are free
-    granted = [reserve(ledger, 1000.0, TokenCost(1, 0)).entry is not None for _ in range(3)]
+    # The other one is taken to have had four as well: two are free.
+    ledger.enter_degraded(at(ledger, 1000.0), seen, 2)
+    granted = [fits(ledger, 1000.0, TokenCost(1, 0)) for _ in range(3)]
     assert granted == [True, False, False]
 
 
@@ -287,12 +301,11 @@ def test_the_others_are_taken_to_have_gone_on_at_an_even_pace_since_the_last_loo
     replicas: int, granted: int
 ) -> None:
     ledger = Ledger((RPM,))
-    seen = ledger.levels(at(ledger, 1000.0))
-    ledger.looked(at(ledger, 1000.0))
-    ledger.part(at(ledger, 1030.0), seen, replicas)  # half a window later: 5 of 10, where there are others
-    assert [reserve(ledger, 1030.0, TokenCost(1, 0)).entry is not None for _ in range(11)].count(
-        True
-    ) == granted
+    seen = ledger.window_status(at(ledger, 1000.0))
+    ledger.record_sync(at(ledger, 1000.0))
+    # Half a window later: 5 of 10, where there are others.
+    ledger.enter_degraded(at(ledger, 1030.0), seen, replicas)
+    assert [fits(ledger, 1030.0, TokenCost(1, 0)) for _ in range(11)].count(True) == granted
 
 
 @pytest.mark.parametrize("limit", [3, 10, 40, 41])
@@ -302,8 +315,8 @@ def test_parts_of_a_limit_that_does_not_divide_add_up_to_no_more_than_it(limit: 
     granted = 0
     for _ in range(3):
         ledger = Ledger((window,))
-        ledger.part(at(ledger, 1000.0), ledger.levels(at(ledger, 1000.0)), 3)
-        while reserve(ledger, 1000.0 + since, TokenCost(1, 0)).entry is not None:
+        ledger.enter_degraded(at(ledger, 1000.0), ledger.window_status(at(ledger, 1000.0)), 3)
+        while fits(ledger, 1000.0 + since, TokenCost(1, 0)):
             granted += 1
     assert limit - 3 < granted <= limit
 
@@ -311,23 +324,22 @@ def test_parts_of_a_limit_that_does_not_divide_add_up_to_no_more_than_it(limit: 
 def test_a_place_that_the_provider_refused_to_a_replica_alone_is_not_tried_again() -> None:
     ledger = Ledger((RPM,))
     seen = WindowStatus(RPM, used=7, held=0, resets_s=60, limit=10)
-    ledger.part(at(ledger, 1000.0), (seen,), 3)
-    entry = reserve(ledger, 1000.0, TokenCost(1, 0)).entry
-    assert entry is not None
-    ledger.refused(at(ledger, 1001.0), entry)
-    assert reserve(ledger, 1001.0, TokenCost(1, 0)).entry is None
-    assert reserve(ledger, 1061.0, TokenCost(1, 0)).entry is not None
+    ledger.enter_degraded(at(ledger, 1000.0), (seen,), 3)
+    entry = charged(ledger, 1000.0, TokenCost(1, 0))
+    ledger.release_rejected(at(ledger, 1001.0), entry)
+    assert not fits(ledger, 1001.0, TokenCost(1, 0))
+    assert fits(ledger, 1061.0, TokenCost(1, 0))
 
 
 def test_a_replica_alone_comes_to_an_equal_part_within_a_window() -> None:
     ledger = Ledger((RPM,))
     spent = WindowStatus(RPM, used=10, held=0, resets_s=60, limit=10)  # by the others
-    ledger.part(at(ledger, 1000.0), (spent,), 2)
-    assert reserve(ledger, 1000.0, TokenCost(1, 0)).entry is None
-    granted = [reserve(ledger, 1061.0, TokenCost(1, 0)).entry is not None for _ in range(8)]
+    ledger.enter_degraded(at(ledger, 1000.0), (spent,), 2)
+    assert not fits(ledger, 1000.0, TokenCost(1, 0))
+    granted = [fits(ledger, 1061.0, TokenCost(1, 0)) for _ in range(8)]
     assert granted.count(True) == 5
-    ledger.join()
-    assert reserve(ledger, 1061.0, TokenCost(1, 0)).entry is not None
+    ledger.leave_degraded()
+    assert fits(ledger, 1061.0, TokenCost(1, 0))
 
 
 class Counted(Struct):
@@ -374,22 +386,22 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(given_input=st.integers(1, 300), output=st.integers(0, 300))
     def ask(self, given_input: int, output: int) -> None:
-        need = cap(self.windows, TokenCost(given_input, output))
-        if any(window.charges(need) > window.limit for window in self.windows):
+        cost = cap_output(self.windows, TokenCost(given_input, output))
+        if any(window.charge_of(cost) > window.limit for window in self.windows):
             return
-        verdict = reserve(self.ledger, self.clock, need)
-        if verdict.entry is None:
-            assert verdict.wait_s > 0
+        result = reserve(self.ledger, self.clock, cost)
+        if isinstance(result, Shortage):
+            assert result.wait_s > 0
             return
-        self.live.append((verdict.entry, [self._count(0, 1), self._count(1, need.input)]))
+        self.live.append((result, [self._count(0, 1), self._count(1, cost.input)]))
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())
     def complete(self, data: st.DataObject) -> None:
         """The true output is at most what was held: beyond it, no store can promise anything."""
         entry, _ = self.live.pop(data.draw(st.integers(0, len(self.live) - 1)))
-        output = data.draw(st.integers(0, entry.need.output))
-        settle(self.ledger, self.clock, entry, TokenCost(entry.need.input, output))
+        output = data.draw(st.integers(0, entry.cost.output))
+        settle(self.ledger, self.clock, entry, TokenCost(entry.cost.input, output))
         self._count(1, output)
         self._count(2, output)
 
@@ -422,8 +434,8 @@ class LedgerMachine(RuleBasedStateMachine):
         if not hasattr(self, "ledger"):
             return
         for ring in self.ledger.rings:
-            charges = ring.charges()
-            assert sum(charges.values()) == ring.total
+            charges = ring.by_bucket()
+            assert sum(charges.values()) == ring.charged
             assert all(amount > 0 for amount in charges.values())
 
     def _true(self, window: Window, events: deque[Counted]) -> int:
@@ -448,9 +460,9 @@ def test_reserve_and_release_is_nothing_at_any_time(steps: list[tuple[float, int
     for wait, given_input, output in steps:
         now += wait
         before = used(ledger, now)
-        verdict = reserve(ledger, now, TokenCost(given_input, output))
-        if verdict.entry is not None:
-            ledger.release(moment_of(ledger.windows, us(now)), verdict.entry)
+        result = reserve(ledger, now, TokenCost(given_input, output))
+        if isinstance(result, Charge):
+            ledger.release(moment_of(ledger.windows, us(now)), result)
         assert used(ledger, now) == before
 
 
@@ -469,22 +481,22 @@ def test_settling_moves_nothing_but_the_bucket_of_the_grant_and_that_of_the_comp
     entries = []
     for wait, amount, held in steps:
         now += wait
-        entry = reserve(ledger, now, TokenCost(amount, held)).entry
-        if entry is not None:
+        entry = reserve(ledger, now, TokenCost(amount, held))
+        if isinstance(entry, Charge):
             entries.append(entry)
     entry, now = entries[which % len(entries)], now + later
     used(ledger, now)
-    before, held_before = [ring.charges() for ring in ledger.rings], ledger.rings[0].held
+    before, held_before = [ring.by_bucket() for ring in ledger.rings], ledger.rings[0].held
     settle(ledger, now, entry, TokenCost(given_input, output))
-    after = [ring.charges() for ring in ledger.rings]
+    after = [ring.by_bucket() for ring in ledger.rings]
     moved = {it: after[0].get(it, 0) - before[0].get(it, 0) for it in after[0].keys() | before[0].keys()}
-    newest, own = ledger.rings[0].last, entry.buckets[0]
+    newest, own = ledger.rings[0].newest, entry.buckets[0]
     wanted = {newest - TPM.guard: output}
     if newest - own < SIZE:  # else it is out of the window and no more
-        wanted[own] = wanted.get(own, 0) + given_input - entry.need.input
+        wanted[own] = wanted.get(own, 0) + given_input - entry.cost.input
     assert {it: amount for it, amount in moved.items() if amount} == {
         it: amount for it, amount in wanted.items() if amount
     }
     assert after[1] == before[1]  # a request is a request
-    assert ledger.rings[0].held == held_before - entry.need.output
-    assert ledger.rings[0].total == sum(after[0].values())
+    assert ledger.rings[0].held == held_before - entry.cost.output
+    assert ledger.rings[0].charged == sum(after[0].values())

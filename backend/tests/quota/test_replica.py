@@ -37,11 +37,17 @@ def line(redis_client: Redis) -> CuttableRedis:
 @pytest.fixture
 def store(line: CuttableRedis, monkeypatch: pytest.MonkeyPatch) -> ReplicaQuotaStore:
     """A replica that looks for a Redis that is gone a thousand times a second."""
-    monkeypatch.setattr(replica, "PROBE_S", 0.001)
+    monkeypatch.setattr(replica, "RECONNECT_S", 0.001)
     clock, rules = StillClock(), QueueRules()
-    mirror = MemoryQuotaStore(WINDOWS, rules, clock, pumps=False)
+    mirror = MemoryQuotaStore(WINDOWS, rules, clock, auto_dispatch=False)
     shared = RedisQuotaStore(
-        line, WINDOWS, rules, clock, "a", moment=lambda: str(int(clock.now() * SECOND)), pumps=False
+        line,
+        WINDOWS,
+        rules,
+        clock,
+        "a",
+        redis_now=lambda: str(int(clock.now() * SECOND)),
+        auto_dispatch=False,
     )
     return ReplicaQuotaStore(shared, mirror, WINDOWS, clock)
 

@@ -15,13 +15,13 @@ from knowalledge.quota.domain.window import SECOND, Count, TokenCost, Window
 from knowalledge.quota.memory import MemoryQuotaStore
 from knowalledge.quota.ports import Reservation, ReservationRequest
 from knowalledge.quota.redis import RedisQuotaStore
-from knowalledge.quota.replica import TOGETHER, ReplicaQuotaStore
+from knowalledge.quota.replica import MAX_ENDS_PER_CALL, ReplicaQuotaStore
 from tests.support.decisions import granted
 from tests.support.doubles import CuttableRedis, ManualClock
 
 LIMITS = (Window("rpm", Count.REQUESTS, 1000, 60), Window("tpm", Count.TOKENS, 100_000, 60))
 WINDOWS = {"t": LIMITS, "u": LIMITS}
-MANY = 2 * TOGETHER + 50
+MANY = 2 * MAX_ENDS_PER_CALL + 50
 TRUE = TokenCost(10, 3)
 
 
@@ -35,8 +35,8 @@ class Calls(RedisQuotaStore):
             QueueRules(),
             clock,
             "a",
-            moment=lambda: str(int(clock.now() * SECOND)),
-            pumps=False,
+            redis_now=lambda: str(int(clock.now() * SECOND)),
+            auto_dispatch=False,
         )
         self.calls: list[list[str]] = []
         self.before: dict[
@@ -75,7 +75,7 @@ class Replica:
         self.redis = redis
         self.line = CuttableRedis(redis)
         self.shared = Calls(self.line, clock)
-        mirror = MemoryQuotaStore(WINDOWS, QueueRules(), clock, pumps=False)
+        mirror = MemoryQuotaStore(WINDOWS, QueueRules(), clock, auto_dispatch=False)
         self.store = ReplicaQuotaStore(self.shared, mirror, WINDOWS, clock)
 
     def take(self, count: int, target: str = "t") -> list[Reservation]:
@@ -101,7 +101,7 @@ class Replica:
 
 @pytest.fixture
 def it(redis_client: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[Replica]:
-    monkeypatch.setattr(replica, "PROBE_S", 0.001)
+    monkeypatch.setattr(replica, "RECONNECT_S", 0.001)
     found = Replica(redis_client)
     yield found
     found.store.stop()
@@ -164,7 +164,7 @@ def test_a_loss_in_the_middle_of_many_ends_loses_none_and_doubles_none(
     assert it.store.degraded
     it.joined()
     it.store.stop()
-    assert in_order(it.shared.calls[call + 1 :]) == ids(reservations[call * TOGETHER :])
+    assert in_order(it.shared.calls[call + 1 :]) == ids(reservations[call * MAX_ENDS_PER_CALL :])
     assert it.shared.totals("t").settled == MANY
     assert it.redis.hkeys("kn:{t}:live:a") == [running.id.encode()]
     it.store.settle(running, TRUE)
@@ -218,7 +218,7 @@ def test_ends_of_which_a_state_was_forgotten_are_told_to_the_new_one_to_which_al
     it.settle(reservations)
     it.store.stop()
     assert not it.store.degraded
-    assert in_order(it.shared.calls[2:]) == ids(reservations[TOGETHER:])
+    assert in_order(it.shared.calls[2:]) == ids(reservations[MAX_ENDS_PER_CALL:])
     assert it.spent() == [
         (used + more, held) for (used, _), more, held in zip(ALL, (1, 30), (0, 20), strict=True)
     ]

@@ -49,7 +49,7 @@ class Replica:
         self.beaten = Event()
         self._beats = 0
         shared = Beating(self, time, name)
-        mirror = MemoryQuotaStore(WINDOWS, QueueRules(), time, pumps=False)
+        mirror = MemoryQuotaStore(WINDOWS, QueueRules(), time, auto_dispatch=False)
         self.store = ReplicaQuotaStore(shared, mirror, WINDOWS, time)
         self._asked = 0
 
@@ -81,21 +81,23 @@ class Beating(RedisQuotaStore):
     """The shared store, whose heartbeats are counted. Nobody listens: a read would stop an unpatched process."""
 
     def __init__(self, owner: Replica, time: Time, name: str) -> None:
-        super().__init__(owner.line, WINDOWS, QueueRules(), time, name, moment=time.moment, pumps=False)
+        super().__init__(
+            owner.line, WINDOWS, QueueRules(), time, name, redis_now=time.moment, auto_dispatch=False
+        )
         self._owner = owner
 
     def listen(self) -> None:
         gevent.sleep(60)
 
-    def beat(self, target: str) -> HeartbeatReply:
+    def heartbeat(self, target: str) -> HeartbeatReply:
         self._owner.began_to_beat()
-        return super().beat(target)
+        return super().heartbeat(target)
 
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replica, "PROBE_S", 0.001)
-    monkeypatch.setattr(replica, "BEAT_S", 0.001)
+    monkeypatch.setattr(replica, "RECONNECT_S", 0.001)
+    monkeypatch.setattr(replica, "HEARTBEAT_S", 0.001)
 
 
 @pytest.fixture
@@ -208,6 +210,6 @@ def test_a_gate_that_is_over_is_brought_to_nobody(
     told.store.close_gate("t", CLOSED_S, "rpm")
     time.passed += CLOSED_S
     redis_client.flushdb()
-    assert waits(told.reserve()) == (replica.GATE_S, "")  # so that all may join
-    time.passed += replica.GATE_S
+    assert waits(told.reserve()) == (replica.JOIN_PAUSE_S, "")  # so that all may join
+    time.passed += replica.JOIN_PAUSE_S
     granted(told.reserve())

@@ -3,7 +3,7 @@
 from knowalledge.core.context import Priority
 from knowalledge.quota.domain.queue import QueueRules
 from knowalledge.quota.domain.window import SECOND, Count, LevelPolicy, TokenCost, Window
-from knowalledge.quota.planner.simulation import Arrival, Scenario, larger, run
+from knowalledge.quota.planner.simulation import Arrival, Scenario, scaled, simulate
 
 START = 1_790_000_000 * SECOND
 RPM = Window("rpm", Count.REQUESTS, 10, 60)
@@ -14,48 +14,48 @@ def every(seconds: float, number: int, level: Priority = Priority.MEDIUM) -> lis
 
 
 def tried(*windows: Window, patience: float = 30, kept: float = 0) -> Scenario:
-    rules = QueueRules(capacity=100, lanes={Priority.LOW: LevelPolicy(0.9, 0.1)})
+    rules = QueueRules(capacity=100, policies={Priority.LOW: LevelPolicy(0.9, 0.1)})
     return Scenario(windows, rules, patience, kept, 10)
 
 
 def test_what_fits_is_served_at_once() -> None:
-    found = run(tried(RPM), every(7, 50), START)
-    assert (found.served, found.refused) == (50, {})
-    assert found.waits[Priority.MEDIUM].worst == 0
+    found = simulate(tried(RPM), every(7, 50), START)
+    assert (found.granted, found.refused) == (50, {})
+    assert found.wait_times[Priority.MEDIUM].worst == 0
 
 
 def test_overload_fills_the_quota_and_no_more() -> None:
-    found = run(tried(RPM), every(2, 600), START)
+    found = simulate(tried(RPM), every(2, 600), START)
     assert 0.95 < found.used["rpm"] <= 1 + 1.1 / 20  # twenty windows, and the first begins empty
-    assert found.served + sum(found.refused.values()) == 600
+    assert found.granted + sum(found.refused.values()) == 600
 
 
 def test_the_urgent_hardly_wait_though_the_rest_is_too_much() -> None:
     both = sorted(every(30, 40, Priority.HIGH) + every(1, 1200, Priority.LOW), key=lambda it: it.at)
-    found = run(tried(RPM), both, START)
-    assert found.waits[Priority.HIGH].served == 40
-    assert found.waits[Priority.HIGH].p95 < 10
+    found = simulate(tried(RPM), both, START)
+    assert found.wait_times[Priority.HIGH].granted == 40
+    assert found.wait_times[Priority.HIGH].p95 < 10
 
 
 def test_twice_the_quota_serves_about_twice_as_many() -> None:
-    once = run(tried(RPM), every(1, 600), START)
-    twice = run(tried(*larger((RPM,), 2)), every(1, 600), START)
-    assert 1.8 < twice.served / once.served < 2.2
+    once = simulate(tried(RPM), every(1, 600), START)
+    twice = simulate(tried(*scaled((RPM,), 2)), every(1, 600), START)
+    assert 1.8 < twice.granted / once.granted < 2.2
 
 
 def test_an_equal_prompt_is_answered_from_the_cache_while_its_answer_is_kept() -> None:
     same = [Arrival(i * SECOND, "p", TokenCost(10, 10)) for i in range(100)]
-    found = run(tried(RPM, kept=49), same, START)
-    assert (found.served, found.hits) == (2, 98)
+    found = simulate(tried(RPM, kept=49), same, START)
+    assert (found.granted, found.cache_hits) == (2, 98)
 
 
 def test_what_can_never_fit_is_refused() -> None:
-    found = run(tried(Window("tpm", Count.TOKENS, 15, 60)), [Arrival(0, "p", TokenCost(16, 1))], START)
+    found = simulate(tried(Window("tpm", Count.TOKENS, 15, 60)), [Arrival(0, "p", TokenCost(16, 1))], START)
     assert found.refused == {"never_fits": 1}
 
 
 def test_many_replicas_that_cannot_ask_each_other_serve_less_than_one_ledger() -> None:
     quota = Window("rpm", Count.REQUESTS, 60, 60)
     # Their parts are whole: forty of one each, of sixty.
-    together, apart = (run(tried(quota), every(0.5, 2400), START, alone) for alone in (1, 40))
-    assert 0 < apart.served < together.served
+    together, apart = (simulate(tried(quota), every(0.5, 2400), START, alone) for alone in (1, 40))
+    assert 0 < apart.granted < together.granted

@@ -105,7 +105,7 @@ def test_a_caller_that_is_struck_while_it_asks_leaves_neither_a_reservation_nor_
 ) -> None:
     window = Window("rpm", Count.TOKENS, 10, 60)
     client = Deaf(redis_client)
-    store = RedisQuotaStore(client, {"t": (window,)}, QueueRules(), SystemClock(), "a", pumps=False)
+    store = RedisQuotaStore(client, {"t": (window,)}, QueueRules(), SystemClock(), "a", auto_dispatch=False)
     store.join("t", lambda _: LocalUsage(({},), (0,), (10,), (), ()), 0)
     for _ in range(taken):  # then the caller waits, else it is granted at once
         store.reserve("t", ReservationRequest("first", TokenCost(4, 4)))

@@ -56,7 +56,7 @@ def plan(
         high=high,
         input_price=input_price,
         output_price=output_price,
-        alone=replicas,
+        isolated=replicas,
     )
     configured = _configured(settings, model)
     try:
@@ -85,12 +85,12 @@ def _numbers(times: str, alone: str) -> tuple[list[float], tuple[int, ...]]:
     return factors, replicas
 
 
-def _configured(settings: Settings, model: str) -> planner.Configured:
+def _configured(settings: Settings, model: str) -> planner.ConfiguredQuota:
     """The quota of the first target of a model, by default of the default model."""
     models = {it.name: it for it in settings.models}
     if model and model not in models:
         raise click.BadParameter(f"no model {model!r}", param_hint="--model")
     target = (models[model] if model else settings.default).targets[0]
-    return planner.Configured(
+    return planner.ConfiguredQuota(
         target.windows, queue_rules(settings.queue), settings.queue.timeout, settings.cache.redis_ttl
     )

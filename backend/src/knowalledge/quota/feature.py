@@ -42,11 +42,15 @@ def build(
     rules, gauges = queue_rules(settings), QuotaMetrics(metrics)
     local = MemoryQuotaStore(windows, rules, clock)
     if redis is None:
-        return _feature(local, Statistics(local, tuple(windows), lambda: False, gauges), drain=local.shut)
+        return _feature(
+            local, Statistics(local, tuple(windows), lambda: False, gauges), drain=local.shut_down
+        )
     shared = RedisQuotaStore(redis, windows, rules, clock, replica=uuid4().hex[:12])
     store = ReplicaQuotaStore(shared, local, windows, clock)
     return replace(
-        _feature(store, Statistics(store, tuple(windows), lambda: store.degraded, gauges), drain=store.shut),
+        _feature(
+            store, Statistics(store, tuple(windows), lambda: store.degraded, gauges), drain=store.shut_down
+        ),
         start=store.start,
         stop=store.stop,
         notes=lambda: (_ALONE,) if store.degraded else (),
@@ -68,7 +72,7 @@ def queue_rules(settings: QueueSettings) -> QueueRules:
     return QueueRules(
         capacity=settings.capacity,
         aging_s=settings.aging,
-        lanes={
+        policies={
             level: LevelPolicy(share, burst=PACED_BURST)
             for level, share in settings.holdback.items()
             if share < 1

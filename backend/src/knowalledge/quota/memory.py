@@ -1,7 +1,8 @@
-"""The quota of one process: the pure desk under a real clock. Greenlets switch only at IO, so it needs no lock.
+"""The quota of one process: the pure admission controller under a real clock. Greenlets switch only at IO, so it needs
+no lock.
 
 It is also the mirror of what this process has spent of a quota that replicas share, for the time when the shared
-store cannot be asked (``record``, ``part``, ``join``).
+store is lost (``mirror_grant``, ``enter_degraded``, ``leave_degraded``).
 """
 
 from collections.abc import Mapping
@@ -24,8 +25,8 @@ from knowalledge.quota.domain.window import (
     TokenCost,
     Window,
     WindowStatus,
-    cap,
-    refuse_what_never_fits,
+    cap_output,
+    raise_if_never_fits,
 )
 from knowalledge.quota.ports import (
     Decision,
@@ -41,10 +42,10 @@ from knowalledge.quota.ports import (
 )
 from knowalledge.quota.ticket import WaitingTicket
 
-REFRESH_S = 1.0  # how often waiters' positions are brought up to date
+REFRESH_S = 1.0  # how often the positions of waiters are refreshed
 
 
-class Live(Struct, frozen=True):
+class _Live(Struct, frozen=True):
     """A reservation that has not ended."""
 
     waiter: Waiter
@@ -52,13 +53,13 @@ class Live(Struct, frozen=True):
 
 
 class _Target:
-    """A desk, and who waits at it."""
+    """One target's admission controller, live reservations and waiters."""
 
     def __init__(self, windows: tuple[Window, ...], rules: QueueRules) -> None:
         self.windows = windows
         self.days = Days(windows)
-        self.desk = AdmissionController(windows, rules)
-        self.live: dict[str, Live] = {}
+        self.controller = AdmissionController(windows, rules)
+        self.live: dict[str, _Live] = {}
         self.tickets: dict[str, WaitingTicket] = {}
         self.totals = QuotaTotals()
         self.changed = Event()  # something that the pump did not know when it went to sleep
@@ -68,194 +69,209 @@ class MemoryQuotaStore:
     """Implements ``QuotaStore`` in process; targets without windows are unlimited."""
 
     def __init__(
-        self, windows: Mapping[str, tuple[Window, ...]], rules: QueueRules, clock: Clock, pumps: bool = True
+        self,
+        windows: Mapping[str, tuple[Window, ...]],
+        rules: QueueRules,
+        clock: Clock,
+        auto_dispatch: bool = True,
     ) -> None:
-        """``pumps`` is for tests: without, ``dispatch`` must be called when the head's turn comes."""
-        self._pumps = pumps
-        self._targets = {target: _Target(found, rules) for target, found in windows.items()}
+        """Without ``auto_dispatch``, in tests, ``dispatch`` must be called when the first waiter's turn comes."""
+        self._auto_dispatch = auto_dispatch
+        self._targets = {name: _Target(own, rules) for name, own in windows.items()}
         self._clock = clock
         self.skew_us = 0  # by how much the shared store's clock is ahead of this machine's
 
     def reserve(self, target: str, request: ReservationRequest) -> Decision:
-        it = self._targets[target]
-        refuse_what_never_fits(target, it.windows, request.cost)
-        at = self._at(it)
-        cost = cap(it.windows, request.cost)
-        latest = it.desk.ledger.latest
+        state = self._targets[target]
+        raise_if_never_fits(target, state.windows, request.cost)
+        at = self._now(state)
+        cost = cap_output(state.windows, request.cost)
+        latest = state.controller.ledger.latest
         # The arrival at another store may be a moment that this one has not reached.
         arrived = min(request.arrived, latest) or latest
         waiter = Waiter(request.id, request.level, request.tenant, cost, arrived)
-        admission = it.desk.admit(at, waiter, request.patience_s)
-        status = it.desk.ledger.levels(at)
+        admission = state.controller.admit(at, waiter, request.patience_s)
+        status = state.controller.ledger.window_status(at)
         match admission:
             case Admitted(charge):
-                it.live[request.id] = Live(waiter, charge)
+                state.live[request.id] = _Live(waiter, charge)
                 return Granted(Reservation(target, request.id, cost), status)
             case Rejected(reason, wait_s, window):
-                it.totals = replace(it.totals, refused=it.totals.refused + 1)
+                state.totals = replace(state.totals, refused=state.totals.refused + 1)
                 return Refused(reason, wait_s, window, status)
             case Enqueued(position, eta_s, shed):
                 if shed is not None:
-                    it.tickets.pop(shed.id).end(Dequeued(QueueOutcome.SHED))
+                    state.tickets.pop(shed.id).end(Dequeued(QueueOutcome.SHED))
                 ticket = WaitingTicket(lambda outcome: self._give_up(target, request.id, outcome))
                 ticket.position, ticket.eta_s, ticket.arrived = position, eta_s, waiter.arrived
-                if not it.tickets and self._pumps:
+                if not state.tickets and self._auto_dispatch:
                     gevent.spawn(self._pump, target)
-                it.tickets[request.id] = ticket
-                it.changed.set()
+                state.tickets[request.id] = ticket
+                state.changed.set()
                 return Queued(ticket, status)
             case _:
                 assert_never(admission)
 
     def settle(self, reservation: Reservation, actual: TokenCost) -> None:
-        it = self._targets[reservation.target]
-        at = self._at(it)
-        live = it.live.pop(reservation.id, None)
+        state = self._targets[reservation.target]
+        at = self._now(state)
+        live = state.live.pop(reservation.id, None)
         if live is not None:
-            it.desk.ledger.settle(at, live.charge, actual)
-            it.desk.room.correct(live.waiter, actual)
-            it.totals = replace(
-                it.totals,
-                settled=it.totals.settled + 1,
-                drift_input=it.totals.drift_input + actual.input - live.charge.need.input,
-                drift_output=it.totals.drift_output + actual.output - live.charge.need.output,
+            state.controller.ledger.settle(at, live.charge, actual)
+            state.controller.queue.correct(live.waiter, actual)
+            estimated, totals = live.charge.cost, state.totals
+            state.totals = replace(
+                totals,
+                settled=totals.settled + 1,
+                drift_input=totals.drift_input + actual.input - estimated.input,
+                drift_output=totals.drift_output + actual.output - estimated.output,
             )
-            self._freed(reservation.target)
+            self._dispatch_if_waiting(reservation.target)
 
     def release(self, reservation: Reservation) -> None:
-        it = self._targets[reservation.target]
-        at = self._at(it)
-        live = it.live.pop(reservation.id, None)
+        state = self._targets[reservation.target]
+        at = self._now(state)
+        live = state.live.pop(reservation.id, None)
         if live is not None:
-            it.desk.ledger.release(at, live.charge)
-            it.totals = replace(it.totals, released=it.totals.released + 1)
-            self._freed(reservation.target)
+            state.controller.ledger.release(at, live.charge)
+            state.totals = replace(state.totals, released=state.totals.released + 1)
+            self._dispatch_if_waiting(reservation.target)
 
     def release_rejected(self, reservation: Reservation) -> None:
-        it = self._targets[reservation.target]
-        at = self._at(it)
-        live = it.live.pop(reservation.id, None)
+        state = self._targets[reservation.target]
+        at = self._now(state)
+        live = state.live.pop(reservation.id, None)
         if live is not None:
-            it.desk.ledger.refused(at, live.charge)
-            it.totals = replace(it.totals, rejected=it.totals.rejected + 1)
-            self._freed(reservation.target)
+            state.controller.ledger.release_rejected(at, live.charge)
+            state.totals = replace(state.totals, rejected=state.totals.rejected + 1)
+            self._dispatch_if_waiting(reservation.target)
 
     def close_gate(self, target: str, seconds: float, window: str) -> None:
-        it = self._targets[target]
-        it.desk.ledger.close_until(self._at(it).now + int(seconds * SECOND), window)
+        state = self._targets[target]
+        state.controller.ledger.close_gate(self._now(state).now + int(seconds * SECOND), window)
 
     def window_status(self, target: str) -> tuple[WindowStatus, ...]:
-        it = self._targets[target]
-        return it.desk.ledger.levels(self._at(it))
+        state = self._targets[target]
+        return state.controller.ledger.window_status(self._now(state))
 
     def totals(self, target: str) -> QuotaTotals:
         return self._targets[target].totals
 
     def queue_stats(self, target: str) -> tuple[QueueStats, ...]:
-        it = self._targets[target]
-        at = self._at(it)
-        room, latest = it.desk.room, it.desk.ledger.latest
-        found = []
+        state = self._targets[target]
+        at = self._now(state)
+        queue, latest = state.controller.queue, state.controller.ledger.latest
+        stats = []
         for level in Priority:
-            oldest = room.oldest(level)
+            oldest = queue.oldest(level)
             newcomer = Waiter("", level, "", TokenCost(0, 0), latest)
-            waited = 0.0 if oldest is None else (latest - oldest) / SECOND
-            left = {ending: count for (of, ending), count in room.left.items() if of is level}
-            eta = it.desk.place(at, newcomer)[1]
-            crowds = room.crowds(latest, level, eta)
-            found.append(QueueStats(level, room.depth(level), waited, eta, crowds, left))
-        return tuple(found)
+            eta_s = state.controller.eta_s(at, newcomer)
+            stats.append(
+                QueueStats(
+                    level=level,
+                    waiting=queue.size(level),
+                    oldest_s=0.0 if oldest is None else (latest - oldest) / SECOND,
+                    eta_s=eta_s,
+                    tenants=queue.tenant_stats(latest, level, eta_s),
+                    left={outcome: count for (of, outcome), count in queue.left.items() if of is level},
+                )
+            )
+        return tuple(stats)
 
-    def shut(self) -> None:
-        """Hand everybody's place back: this process is going away."""
-        for it in self._targets.values():
-            for ticket in list(it.tickets.values()):
+    def shut_down(self) -> None:
+        """End every wait: this process is going away."""
+        for state in self._targets.values():
+            for ticket in list(state.tickets.values()):
                 ticket.leave(QueueOutcome.SHUTTING_DOWN)
 
-    # -- those who wait --------------------------------------------------------------------------------------------
+    # -- waiters ---------------------------------------------------------------------------------------------------
 
     def dispatch(self, target: str) -> float:
-        """Grant what fits to those who wait; seconds until the next would fit, 0 if nobody waits."""
-        it = self._targets[target]
-        at = self._at(it)
-        granted, wait = it.desk.dispatch(at)
+        """Grant what fits to those who wait; seconds until the next would fit, 0 if none waits."""
+        state = self._targets[target]
+        at = self._now(state)
+        granted, wait_s = state.controller.dispatch(at)
         for waiter, charge in granted:
-            it.live[waiter.id] = Live(waiter, charge)
-            ticket = it.tickets.pop(waiter.id)
-            ticket.end(Granted(Reservation(target, waiter.id, waiter.need), it.desk.ledger.levels(at)))
-        return wait
+            state.live[waiter.id] = _Live(waiter, charge)
+            reservation = Reservation(target, waiter.id, waiter.cost)
+            status = state.controller.ledger.window_status(at)
+            state.tickets.pop(waiter.id).end(Granted(reservation, status))
+        return wait_s
 
-    def _freed(self, target: str) -> None:
+    def _dispatch_if_waiting(self, target: str) -> None:
         if self._targets[target].tickets:
             self.dispatch(target)
 
     def _pump(self, target: str) -> None:
-        """Dispatch whenever the head's turn comes, for as long as somebody waits."""
-        it = self._targets[target]
-        looked = self._clock.monotonic()
-        while it.tickets:
-            wait = self.dispatch(target)
-            if self._clock.monotonic() - looked >= REFRESH_S:
-                looked = self._clock.monotonic()
-                places = it.desk.places(self._at(it))
-                for key, position in places.positions.items():
-                    ticket = it.tickets[key]
-                    ticket.position = position
-                    ticket.eta_s = places.eta_s(position, len(places.positions))
-            it.changed.clear()
-            it.changed.wait(min(wait, REFRESH_S) if it.tickets else 0)
+        """Dispatch whenever the first waiter's turn comes, for as long as there is one."""
+        state = self._targets[target]
+        refreshed = self._clock.monotonic()
+        while state.tickets:
+            wait_s = self.dispatch(target)
+            if self._clock.monotonic() - refreshed >= REFRESH_S:
+                refreshed = self._clock.monotonic()
+                positions = state.controller.positions(self._now(state))
+                for waiter_id, position in positions.by_id.items():
+                    ticket = state.tickets[waiter_id]
+                    ticket.position, ticket.eta_s = position, positions.eta_s(position)
+            state.changed.clear()
+            state.changed.wait(min(wait_s, REFRESH_S) if state.tickets else 0)
 
-    def _give_up(self, target: str, key: str, ending: QueueOutcome) -> None:
-        it = self._targets[target]
-        self._at(it)
-        it.tickets.pop(key, None)
-        if it.desk.room.leave(key, ending) is not None:
-            self._freed(target)
+    def _give_up(self, target: str, waiter_id: str, outcome: QueueOutcome) -> None:
+        state = self._targets[target]
+        self._now(state)
+        state.tickets.pop(waiter_id, None)
+        if state.controller.queue.leave(waiter_id, outcome) is not None:
+            self._dispatch_if_waiting(target)
 
-    def _at(self, it: _Target) -> Moment:
+    def _now(self, state: _Target) -> Moment:
         """Now. The ledger is brought to it, so that every call shows it the clock, as every script does."""
-        at = it.days.at(int(self._clock.now() * SECOND) + self.skew_us)
-        it.desk.ledger.advance(at)
+        at = state.days.at(int(self._clock.now() * SECOND) + self.skew_us)
+        state.controller.ledger.advance(at)
         return at
 
     # -- as a mirror of a shared quota -----------------------------------------------------------------------------
 
-    def record(self, target: str, waiter: Waiter) -> None:
+    def mirror_grant(self, target: str, waiter: Waiter) -> None:
         """The shared store has granted this."""
-        it = self._targets[target]
-        it.live[waiter.id] = Live(waiter, it.desk.ledger.charge(self._at(it), waiter.need))
+        state = self._targets[target]
+        charge = state.controller.ledger.charge(self._now(state), waiter.cost)
+        state.live[waiter.id] = _Live(waiter, charge)
 
-    def looked(self, target: str) -> None:
-        """The shared store has told what all replicas have used."""
-        it = self._targets[target]
-        it.desk.ledger.looked(self._at(it))
+    def record_sync(self, target: str) -> None:
+        """The shared store has told what all replicas together have used."""
+        state = self._targets[target]
+        state.controller.ledger.record_sync(self._now(state))
 
-    def part(self, target: str, levels: tuple[WindowStatus, ...], replicas: int) -> None:
-        """Go on alone with this replica's part, until ``join``."""
-        it = self._targets[target]
-        it.desk.ledger.part(self._at(it), levels, max(1, replicas))
+    def enter_degraded(self, target: str, status: tuple[WindowStatus, ...], replicas: int) -> None:
+        """Grant this replica's share, until ``leave_degraded``; see ``Ledger.enter_degraded``."""
+        state = self._targets[target]
+        state.controller.ledger.enter_degraded(self._now(state), status, max(1, replicas))
 
-    def join(self, target: str) -> None:
-        """The others can be asked again."""
-        self._targets[target].desk.ledger.join()
-        self.scatter(target)
+    def leave_degraded(self, target: str) -> None:
+        """The shared store decides again."""
+        self._targets[target].controller.ledger.leave_degraded()
+        self.requeue_all(target)
 
-    def scatter(self, target: str) -> None:
-        """Nothing is granted to those who wait here any more: they must ask again."""
-        it = self._targets[target]
-        for key, ticket in list(it.tickets.items()):
-            it.tickets.pop(key)
-            it.desk.room.leave(key, None)
+    def requeue_all(self, target: str) -> None:
+        """End every wait here: the requests must reserve again."""
+        state = self._targets[target]
+        for waiter_id, ticket in list(state.tickets.items()):
+            state.tickets.pop(waiter_id)
+            state.controller.queue.leave(waiter_id, None)
             ticket.end(Requeue())
-        it.changed.set()
+        state.changed.set()
 
     def charges(self, target: str) -> tuple[dict[int, int], ...]:
         """What this replica has charged, by window and bucket."""
-        it = self._targets[target]
-        self._at(it)
-        return tuple(ring.charges() for ring in it.desk.ledger.rings)
+        state = self._targets[target]
+        self._now(state)
+        return tuple(ring.by_bucket() for ring in state.controller.ledger.rings)
 
     def live(self, target: str) -> Mapping[str, tuple[Waiter, tuple[int, ...]]]:
-        """The reservations that have not ended: who made them, and per window the bucket of the charge."""
-        it = self._targets[target]
-        return {key: (live.waiter, it.desk.ledger.buckets(live.charge)) for key, live in it.live.items()}
+        """The reservations that have not ended: the request, and for each window the bucket of its charge."""
+        state = self._targets[target]
+        return {
+            reservation_id: (live.waiter, state.controller.ledger.buckets(live.charge))
+            for reservation_id, live in state.live.items()
+        }

@@ -4,8 +4,8 @@ This class does not handle the loss of Redis: it raises ``RedisUnavailable`` whe
 ``EpochMismatch`` when the state there is not the one that this replica has joined. ``replica.py`` handles both.
 
 A waiter is granted by whichever replica's script finds that its cost fits: at the end of a settlement, or when the
-head's turn comes, for which every replica with waiters sets its own timer. The grant is published to the waiter's
-replica; a message that is lost is found at the next heartbeat.
+first waiter's turn comes, for which every replica with waiters sets its own timer. The grant is published to the
+waiter's replica; a message that is lost is found at the next heartbeat.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,8 +38,8 @@ from knowalledge.quota.domain.window import (
     TokenCost,
     Window,
     WindowStatus,
-    cap,
-    refuse_what_never_fits,
+    cap_output,
+    raise_if_never_fits,
 )
 from knowalledge.quota.ports import (
     Decision,
@@ -57,9 +57,10 @@ from knowalledge.quota.ports import (
 from knowalledge.quota.schema import CHANNEL, StoredTarget
 from knowalledge.quota.ticket import WaitingTicket
 
-BEAT_S = 2.0  # how often a replica says that it lives
-LEASE_S = 6.0  # by then the places and the quota of a replica that has died are the others' ...
-SILENCE_S = LEASE_S - BEAT_S  # ... for after so much silence the next one to beat sweeps it
+HEARTBEAT_S = 2.0
+# A replica without a heartbeat for so long is dead. The next heartbeat of another one sweeps it, so within 6 s its
+# places and its quota are the others'.
+LEASE_S = 4.0
 REFRESH_S = 1.0  # how often a waiter's position is looked up
 
 
@@ -94,7 +95,7 @@ class _Target:
         if ticket is not None:
             ticket.end(result)
 
-    def scatter(self) -> None:
+    def requeue_all(self) -> None:
         """Every waiter must reserve again."""
         for request_id in list(self.tickets):
             self.end(request_id, Requeue())
@@ -110,20 +111,20 @@ class RedisQuotaStore:
         rules: QueueRules,
         clock: Clock,
         replica: str,
-        moment: Callable[[], str] = lambda: "",
-        pumps: bool = True,
+        redis_now: Callable[[], str] = lambda: "",
+        auto_dispatch: bool = True,
         scripts: QuotaScripts = SCRIPTS,
     ) -> None:
-        """``replica`` names this process. The rest is for tests. ``moment`` gives microseconds in place of Redis' own
-        clock. Without ``pumps``, ``dispatch`` must be called when the head's turn comes. ``scripts`` are those of a
-        version.
+        """``replica`` names this process. The rest is for tests. ``redis_now`` gives microseconds in place of Redis'
+        own clock. Without ``auto_dispatch``, ``dispatch`` must be called when the first waiter's turn comes.
+        ``scripts`` are those of a version.
         """
-        self._pumps = pumps
+        self._auto_dispatch = auto_dispatch
         self._client = client
         self._clock = clock
         self._replica = replica
-        self._commands = QuotaCommands(client, rules, replica, self._now, moment, scripts)
-        self._targets = {name: _Target(StoredTarget(name, found, rules)) for name, found in windows.items()}
+        self._commands = QuotaCommands(client, rules, replica, self._now, redis_now, scripts)
+        self._targets = {name: _Target(StoredTarget(name, own, rules)) for name, own in windows.items()}
         self._by_prefix = {target.stored.prefix: target for target in self._targets.values()}
         self.on_grant: Callable[[str, Waiter], None] = lambda target, waiter: None  # noqa: ARG005
 
@@ -132,8 +133,8 @@ class RedisQuotaStore:
         windows = local.stored.windows
         if not windows:
             return Granted(Reservation(target, request.id, request.cost))
-        refuse_what_never_fits(target, windows, request.cost)
-        cost = cap(windows, request.cost)
+        raise_if_never_fits(target, windows, request.cost)
+        cost = cap_output(windows, request.cost)
         waiter = Waiter(request.id, request.level, request.tenant, cost, request.arrived)
         ticket = WaitingTicket(lambda outcome: self._give_up(local, waiter, outcome))
         if request.patience_s > 0:
@@ -194,14 +195,14 @@ class RedisQuotaStore:
     def queue_stats(self, target: str) -> tuple[QueueStats, ...]:
         return self._commands.queue_stats(self._targets[target].stored)
 
-    def shut(self) -> None:
+    def shut_down(self) -> None:
         """End every wait here: this process is going away."""
         for local in self._targets.values():
             for ticket in list(local.tickets.values()):
                 ticket.leave(QueueOutcome.SHUTTING_DOWN)
 
     def dispatch(self, target: str) -> float:
-        """Grant what fits to those who wait; seconds until the next would fit, 0 if nobody waits."""
+        """Grant what fits to those who wait; seconds until the next would fit, 0 if none waits."""
         return self._commands.dispatch(self._targets[target].stored).wait_us / SECOND
 
     def _now(self) -> int:
@@ -214,7 +215,7 @@ class RedisQuotaStore:
         try:
             if not self._commands.leave(local.stored, waiter.id, outcome):
                 # Granted in the same moment: the message is under way and nobody will take it.
-                self.release(Reservation(local.stored.name, waiter.id, waiter.need))
+                self.release(Reservation(local.stored.name, waiter.id, waiter.cost))
         except (RedisUnavailable, EpochMismatch):
             pass  # the place goes with the state, or with the next join
 
@@ -223,16 +224,16 @@ class RedisQuotaStore:
         local.forget(request_id)
         if ticket is not None and waiter is not None and not ticket.ended:
             self.on_grant(local.stored.name, waiter)
-            ticket.end(Granted(Reservation(local.stored.name, request_id, waiter.need)))
+            ticket.end(Granted(Reservation(local.stored.name, request_id, waiter.cost)))
 
     def _wake_pump(self, local: _Target) -> None:
-        if self._pumps and not local.pumping:
+        if self._auto_dispatch and not local.pumping:
             local.pumping = True
             gevent.spawn(self._pump, local)
         local.changed.set()
 
     def _pump(self, local: _Target) -> None:
-        """Dispatch whenever the head's turn comes, for as long as a request waits here."""
+        """Dispatch whenever the first waiter's turn comes, for as long as a request waits here."""
         refreshed = self._clock.monotonic()
         try:
             while local.tickets:
@@ -250,11 +251,11 @@ class RedisQuotaStore:
 
     def _refresh(self, local: _Target) -> None:
         """Bring positions and times up to date."""
-        reply = self._commands.positions(local.stored, list(local.tickets))
-        for request_id, position in reply.places.positions.items():
+        positions = self._commands.positions(local.stored, list(local.tickets))
+        for request_id, position in positions.by_id.items():
             ticket = local.tickets.get(request_id)
-            if ticket is not None and position:
-                ticket.position, ticket.eta_s = position, reply.places.eta_s(position, reply.waiting)
+            if ticket is not None:
+                ticket.position, ticket.eta_s = position, positions.eta_s(position)
 
     # -- as one of several replicas --------------------------------------------------------------------------------
 
@@ -264,7 +265,7 @@ class RedisQuotaStore:
         try:
             pubsub.subscribe(f"{CHANNEL}{self._replica}")
             while True:
-                message = pubsub.get_message(timeout=BEAT_S)
+                message = pubsub.get_message(timeout=HEARTBEAT_S)
                 if message is not None:
                     self._receive(message["data"])
         except RedisError as error:
@@ -282,11 +283,11 @@ class RedisQuotaStore:
         else:
             local.end(request_id, Dequeued(QueueOutcome.SHED))
 
-    def beat(self, target: str) -> HeartbeatReply:
+    def heartbeat(self, target: str) -> HeartbeatReply:
         """Say that this replica lives; find grants whose message was lost; sweep the dead."""
         local = self._targets[target]
         waiting = [request_id for request_id, ticket in local.tickets.items() if ticket.position]
-        reply = self._commands.heartbeat(local.stored, local.epoch, SILENCE_S, waiting)
+        reply = self._commands.heartbeat(local.stored, local.epoch, LEASE_S, waiting)
         for request_id, granted in reply.ended:
             if granted:
                 self._grant(local, request_id)
@@ -304,16 +305,16 @@ class RedisQuotaStore:
         while True:
             found = self._commands.epoch(local.stored)
             new = found != local.epoch or not found
-            joined = self._commands.join(local.stored, found, SILENCE_S, pause_s, usage_of(new))
+            joined = self._commands.join(local.stored, found, LEASE_S, pause_s, usage_of(new))
             if joined == found or not found:
                 local.epoch = joined
-                local.scatter()
+                local.requeue_all()
                 return new
 
-    def scatter(self) -> None:
+    def requeue_all(self) -> None:
         """Redis is lost: every waiter must reserve again."""
         for local in self._targets.values():
-            local.scatter()
+            local.requeue_all()
 
     def ping(self) -> None:
         """Raises ``RedisUnavailable``."""

@@ -1,12 +1,12 @@
 """One replica of several behind one quota: with Redis, without it, and on the way back.
 
-    JOINED   the shared store decides; what it grants to this replica is mirrored in process
-    ALONE    Redis is gone, slow or frozen: the mirror decides, within this replica's part of the quota
-    JOINING  Redis answers again: what was spent meanwhile is brought there before anybody asks it
+    SHARED     the shared store decides; what it grants to this replica is mirrored in process
+    DEGRADED   Redis is lost, slow or frozen: the mirror decides, within this replica's share of the quota
+    REJOINING  Redis answers again: what was spent meanwhile is brought there before the first request
 
-A mirror costs a few additions a request. For it, a replica knows at the moment of the loss what it may still take
-without asking anybody, and can tell a Redis that has come back empty what has been spent. It also knows until when the
-provider wants nothing, whichever replica was told so: each heartbeat says it.
+A mirror costs a few additions a request. With it a replica knows, at the moment of the loss, what it may still grant
+without asking the others, and can tell a Redis that has come back empty what was spent. It also knows the latest gate
+that a provider closed, at whichever replica: each heartbeat brings it.
 """
 
 from collections import deque
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import partial
 from itertools import islice
+from typing import TypeVar
 
 import gevent
 import structlog
@@ -27,67 +28,79 @@ from knowalledge.quota.commands import (
     EndedReservation,
     EpochMismatch,
     Gate,
+    HeartbeatReply,
     LocalUsage,
     RedisUnavailable,
     ReservationOutcome,
 )
 from knowalledge.quota.domain.window import PACED_SPAN_S, SECOND, TokenCost, Window, WindowStatus
 from knowalledge.quota.memory import MemoryQuotaStore
-from knowalledge.quota.ports import Decision, QueueStats, QuotaTotals, Reservation, ReservationRequest
-from knowalledge.quota.redis import BEAT_S, RedisQuotaStore
+from knowalledge.quota.ports import (
+    Decision,
+    QueueStats,
+    QuotaStore,
+    QuotaTotals,
+    Reservation,
+    ReservationRequest,
+)
+from knowalledge.quota.redis import HEARTBEAT_S, RedisQuotaStore
 
-PROBE_S = 0.25  # how often a lost Redis is looked for
-# For so long nobody is granted anything after a state is joined anew: every replica beats once in this time, finds
-# that the state is new to it, and brings what it has spent.
-GATE_S = BEAT_S + 0.5
-# Reservations that ended while Redis was gone, remembered by id; beyond it the eldest stay held until their lease ends.
-ENDED = 50_000
-TOGETHER = 100  # ends that one script call brings, at most: for so long Redis serves nobody else
-PATIENCE_S = 2.0  # for a join that is under way
+RECONNECT_S = 0.25  # how often a lost Redis is tried
+# After a new state is joined nothing is granted for so long. Every replica has a heartbeat in this time, finds that the
+# state is new to it, and brings what it has spent.
+JOIN_PAUSE_S = HEARTBEAT_S + 0.5
+# Ids of reservations that ended while degraded. Beyond it the oldest stay held until their lease ends.
+MAX_ENDED = 50_000
+MAX_ENDS_PER_CALL = 100  # Redis serves nobody else while a script runs
+JOIN_WAIT_S = 2.0  # how long a request waits for a join under way
+
+T = TypeVar("T")
 
 
-class State(Enum):
-    JOINED = "joined"
-    ALONE = "alone"
-    JOINING = "joining"
+class ReplicaState(Enum):
+    """Which store decides; see the module."""
+
+    SHARED = "shared"
+    DEGRADED = "degraded"
+    REJOINING = "rejoining"
 
 
-class _Closed(Struct, frozen=True):
-    """Until when the provider wants nothing, by the one clock of ours that nobody sets."""
+class _ClosedGate(Struct, frozen=True):
+    """A gate that the provider closed, by the one clock of ours that nobody sets."""
 
     until: float  # seconds, monotonic
     window: str
 
 
 class _Outbox:
-    """The reservations of one target that have ended and of which Redis must be told, in order."""
+    """Ends of one target's reservations that Redis has not confirmed, in order."""
 
     def __init__(self) -> None:
         self.ends: deque[EndedReservation] = deque()
-        self.pending: deque[EndedReservation] = (
-            deque()
-        )  # Redis may have heard of them, and may not, when it was lost
-        self.more = Event()
+        # Sent or not when Redis was lost: it may have them, and may not.
+        self.pending: deque[EndedReservation] = deque()
+        self.filled = Event()
 
     def put(self, end: EndedReservation) -> None:
         self.ends.append(end)
-        self.more.set()
+        self.filled.set()
 
-    def told(self, ends: tuple[EndedReservation, ...]) -> None:
-        """Redis has heard of these. They are gone from here already if it was lost meanwhile to somebody else."""
+    def confirm(self, ends: tuple[EndedReservation, ...]) -> None:
+        """Redis has these. They are gone from here if another greenlet has suspended the outbox meanwhile."""
         for end in ends:
             if self.ends and self.ends[0] is end:
                 self.ends.popleft()
 
-    def lose(self) -> None:
+    def suspend(self) -> None:
+        """Redis is lost."""
         self.pending.extend(self.ends)
         self.ends.clear()
 
-    def again(self) -> None:
-        """Redis is back: what it may not have heard of goes first."""
+    def resume(self) -> None:
+        """Redis is back: what it may not have goes first."""
         self.ends.extendleft(reversed(self.pending))
         self.pending.clear()
-        self.more.set()
+        self.filled.set()
 
 
 class ReplicaQuotaStore:
@@ -103,48 +116,51 @@ class ReplicaQuotaStore:
         self._shared = shared
         self._mirror = mirror
         self._clock = clock
-        self._windows = {target: found for target, found in windows.items() if found}
-        self._joined: set[str] = set()
-        self._state = State.JOINED
-        self._lock = RLock()
-        self._out = {target: _Outbox() for target in self._windows}
-        self._ended: deque[tuple[str, str]] = deque(maxlen=ENDED)
-        self._before: dict[str, tuple[dict[int, int], ...]] = {}  # charges at the moment of the loss
-        self._seen: dict[str, tuple[WindowStatus, ...]] = {
-            target: mirror.window_status(target) for target in windows
-        }
-        # What the provider has said, to whichever replica.
-        self._closed = dict.fromkeys(self._windows, _Closed(0.0, ""))
-        self._alive = 1
-        self._clock_us = 0  # Redis' own, as of the last beat
-        self._running: list[gevent.Greenlet[..., None]] = []
+        self._windows = {target: own for target, own in windows.items() if own}
+        self._state = ReplicaState.SHARED
+        self._joined: set[str] = set()  # targets whose state in Redis has what this replica spent
+        self._join_lock = RLock()
+        self._outboxes = {target: _Outbox() for target in self._windows}
+        self._ended: deque[tuple[str, str]] = deque(maxlen=MAX_ENDED)  # target and id, while degraded
+        self._charges_at_loss: dict[str, tuple[dict[int, int], ...]] = {}
+        self._last_status = {target: mirror.window_status(target) for target in windows}
+        self._gates = dict.fromkeys(self._windows, _ClosedGate(0.0, ""))  # the latest of each target
+        self._replicas = 1  # alive, as of the last heartbeat
+        self._redis_clock_us = 0  # as of the last heartbeat
+        self._greenlets: list[gevent.Greenlet[..., None]] = []
         self._log = structlog.get_logger()
-        shared.on_grant = mirror.record
+        shared.on_grant = mirror.mirror_grant
 
     def start(self) -> None:
-        """Begin to listen, to beat and to write; once, in the process that serves."""
-        if not self._running:
-            writes = (partial(self._write, target) for target in self._windows)
-            loops: tuple[Callable[[], None], ...] = (self._listen, self._beats, *writes)
-            self._running = [gevent.spawn(loop) for loop in loops]
+        """Begin to listen, to send heartbeats and to write; once, in the process that serves."""
+        if not self._greenlets:
+            writers = (partial(self._write, target) for target in self._windows)
+            loops: tuple[Callable[[], None], ...] = (self._listen, self._send_heartbeats, *writers)
+            self._greenlets = [gevent.spawn(loop) for loop in loops]
 
     def stop(self) -> None:
+        """Bring the last ends to Redis, and end what ``start`` began."""
         for target in self._windows:
-            self._drain(target)
-        gevent.killall(self._running)
-        self._running = []
+            self._flush(target)
+        gevent.killall(self._greenlets)
+        self._greenlets = []
+
+    def shut_down(self) -> None:
+        """End every wait: this process is going away."""
+        self._shared.shut_down()
+        self._mirror.shut_down()
 
     @property
     def degraded(self) -> bool:
-        """Whether this replica decides by its own part alone."""
-        return self._state is not State.JOINED
+        """Whether this replica decides by its share alone."""
+        return self._state is not ReplicaState.SHARED
 
     def reserve(self, target: str, request: ReservationRequest) -> Decision:
         if target in self._windows:
             for _ in range(2):
-                if self._state is State.JOINING and self._lock.acquire(timeout=PATIENCE_S):
-                    self._lock.release()
-                if self._state is not State.JOINED:
+                if self._state is ReplicaState.REJOINING and self._join_lock.acquire(timeout=JOIN_WAIT_S):
+                    self._join_lock.release()
+                if self._state is not ReplicaState.SHARED:
                     break
                 try:
                     if target not in self._joined:
@@ -153,29 +169,29 @@ class ReplicaQuotaStore:
                 except EpochMismatch:
                     self._joined.discard(target)
                 except RedisUnavailable:
-                    self._lose()
+                    self._enter_degraded()
                 else:
-                    self._look(target, decision.window_status)
+                    self._record_status(target, decision.window_status)
                     return decision
         decision = self._mirror.reserve(target, request)
         return replace(decision, degraded=True) if target in self._windows else decision
 
     def settle(self, reservation: Reservation, actual: TokenCost) -> None:
         self._mirror.settle(reservation, actual)
-        self._end(EndedReservation(reservation, ReservationOutcome.SETTLED, actual))
+        self._send(EndedReservation(reservation, ReservationOutcome.SETTLED, actual))
 
     def release(self, reservation: Reservation) -> None:
         self._mirror.release(reservation)
-        self._end(EndedReservation(reservation, ReservationOutcome.RELEASED))
+        self._send(EndedReservation(reservation, ReservationOutcome.RELEASED))
 
     def release_rejected(self, reservation: Reservation) -> None:
         self._mirror.release_rejected(reservation)
-        self._end(EndedReservation(reservation, ReservationOutcome.REJECTED))
+        self._send(EndedReservation(reservation, ReservationOutcome.REJECTED))
 
-    def _end(self, end: EndedReservation) -> None:
+    def _send(self, end: EndedReservation) -> None:
         target = end.reservation.target
         if target in self._joined:
-            self._out[target].put(end)
+            self._outboxes[target].put(end)
         elif target in self._windows:
             self._ended.append((target, end.reservation.id))
 
@@ -183,141 +199,138 @@ class ReplicaQuotaStore:
         self._mirror.close_gate(target, seconds, window)
         if target not in self._windows:
             return
-        self._heard_gate(target, self._clock.monotonic() + seconds, window)
-        # While it joins, what it brings may be on its way already.
-        if self._state is State.JOINED or target in self._joined:
+        self._record_gate(target, self._clock.monotonic() + seconds, window)
+        # While it rejoins, what it brings may be under way already.
+        if self._state is ReplicaState.SHARED or target in self._joined:
             try:
                 self._shared.close_gate(target, seconds, window)
             except RedisUnavailable:
-                self._lose()
+                self._enter_degraded()
 
     def window_status(self, target: str) -> tuple[WindowStatus, ...]:
-        if self._state is State.JOINED:
-            try:
-                return self._shared.window_status(target)
-            except RedisUnavailable:
-                self._lose()
-        return self._mirror.window_status(target)
+        return self._read(target, lambda store: store.window_status(target))
 
     def totals(self, target: str) -> QuotaTotals:
-        if self._state is State.JOINED and target in self._windows:
-            try:
-                return self._shared.totals(target)
-            except RedisUnavailable:
-                self._lose()
-        return self._mirror.totals(target)
+        return self._read(target, lambda store: store.totals(target))
 
     def queue_stats(self, target: str) -> tuple[QueueStats, ...]:
-        if self._state is State.JOINED and target in self._windows:
+        return self._read(target, lambda store: store.queue_stats(target))
+
+    def _read(self, target: str, read: Callable[[QuotaStore], T]) -> T:
+        """What the store that decides says."""
+        if self._state is ReplicaState.SHARED and target in self._windows:
             try:
-                return self._shared.queue_stats(target)
+                return read(self._shared)
             except RedisUnavailable:
-                self._lose()
-        return self._mirror.queue_stats(target)
+                self._enter_degraded()
+        return read(self._mirror)
 
-    def shut(self) -> None:
-        self._shared.shut()
-        self._mirror.shut()
-
-    def _look(self, target: str, levels: tuple[WindowStatus, ...]) -> None:
-        self._seen[target] = levels
+    def _record_status(self, target: str, status: tuple[WindowStatus, ...]) -> None:
+        self._last_status[target] = status
         if target in self._windows:
-            self._mirror.looked(target)
+            self._mirror.record_sync(target)
 
-    # -- the loss, and the way back --------------------------------------------------------------------------------
+    # -- the loss of Redis, and the way back -----------------------------------------------------------------------
 
-    def _lose(self) -> None:
-        """Redis is gone: from here on by this replica's own part."""
-        if self._state is not State.JOINED:
+    def _enter_degraded(self) -> None:
+        """Redis is lost: from here on this replica's own share decides."""
+        if self._state is not ReplicaState.SHARED:
             return
-        self._state = State.ALONE
-        self._log.warning("redis is gone", replicas=self._alive)
+        self._state = ReplicaState.DEGRADED
+        self._log.warning("redis is gone", replicas=self._replicas)
         for target in self._windows:
-            self._before[target] = self._mirror.charges(target)
-            self._mirror.part(target, self._seen[target], self._alive)
+            self._charges_at_loss[target] = self._mirror.charges(target)
+            self._mirror.enter_degraded(target, self._last_status[target], self._replicas)
             gate = self._gate(target)
             if gate.left_us:
                 self._mirror.close_gate(target, gate.left_us / SECOND, gate.window)
-        self._forget()
-        self._shared.scatter()
-        gevent.spawn(self._return)
+        self._suspend()
+        self._shared.requeue_all()
+        gevent.spawn(self._leave_degraded)
 
-    def _forget(self) -> None:
-        """What Redis was told last it may not have heard."""
+    def _suspend(self) -> None:
+        """Redis may not have what was sent last."""
         self._joined.clear()
-        for out in self._out.values():
-            out.lose()
+        for outbox in self._outboxes.values():
+            outbox.suspend()
 
-    def _return(self) -> None:
-        """Look for Redis until it answers, then bring it what was spent."""
-        while self._state is not State.JOINED:
-            gevent.sleep(PROBE_S)
+    def _leave_degraded(self) -> None:
+        """Try Redis until it answers, then bring it what was spent."""
+        while self._state is not ReplicaState.SHARED:
+            gevent.sleep(RECONNECT_S)
             try:
                 self._shared.ping()
-                with self._lock:
-                    self._state = State.JOINING
+                with self._join_lock:
+                    self._state = ReplicaState.REJOINING
                     for target in self._windows:
-                        # A grant to one who waits here would come too late to be among what we bring.
-                        self._mirror.scatter(target)
+                        # A grant of the mirror would come too late to be among what is brought.
+                        self._mirror.requeue_all(target)
                     for target in self._windows:
                         self._join(target)
-                    self._state = State.JOINED
+                    self._state = ReplicaState.SHARED
             except RedisUnavailable:
-                self._state = State.ALONE
-                self._forget()
+                self._state = ReplicaState.DEGRADED
+                self._suspend()
         self._ended.clear()
-        for out in self._out.values():
-            out.again()
+        for outbox in self._outboxes.values():
+            outbox.resume()
         self._log.warning("redis is back")
         for target in self._windows:
-            self._mirror.join(target)
+            self._mirror.leave_degraded(target)
 
     def _join(self, target: str) -> None:
-        with self._lock:
+        """Raises ``RedisUnavailable``."""
+        with self._join_lock:
             if target in self._joined:
                 return  # another greenlet has done it meanwhile
 
-            def spent(everything: bool) -> LocalUsage:
-                # What ends from here on is live in what we bring, so its end must follow.
+            def usage_of(everything: bool) -> LocalUsage:
+                # What ends from here on is live in what is brought, so its end must follow.
                 self._joined.add(target)
-                return self._spent(target, everything)
+                return self._local_usage(target, everything)
 
             idle = not any(self._mirror.charges(target)) and not self._mirror.live(target)
             try:
-                new = self._shared.join(target, spent, 0.0 if idle else GATE_S)
+                new = self._shared.join(target, usage_of, 0.0 if idle else JOIN_PAUSE_S)
             except RedisUnavailable:
                 self._joined.discard(target)
                 raise
             if new and not idle:
                 self._log.warning("joined a new state", target=target)
 
-    def _spent(self, target: str, everything: bool) -> LocalUsage:
-        """What this replica has to tell: all of it, or what has come since the loss."""
-        windows = self._windows[target]
-        charges = self._mirror.charges(target)
-        floors = [0] * len(windows)
+    def _join_or_degrade(self, target: str) -> None:
+        """The state in Redis is another one."""
+        self._joined.discard(target)
+        try:
+            self._join(target)
+        except RedisUnavailable:
+            self._enter_degraded()
+
+    def _local_usage(self, target: str, everything: bool) -> LocalUsage:
+        """What this replica has spent: everything, or what it has since the loss."""
+        last_status, charges = self._last_status[target], self._mirror.charges(target)
+        floors = (0,) * len(last_status)
         if everything:
-            floors = [level.used if level.window.span_s > PACED_SPAN_S else 0 for level in self._seen[target]]
+            # Short windows turn over before the sum of all replicas matters.
+            floors = tuple(it.used if it.window.span_s > PACED_SPAN_S else 0 for it in last_status)
         else:
-            charges = tuple(
-                {
-                    bucket: now.get(bucket, 0) - then.get(bucket, 0)
-                    for bucket in now.keys() | then.keys()
-                    if now.get(bucket, 0) != then.get(bucket, 0) and bucket >= min(now, default=bucket)
-                }
-                for now, then in zip(charges, self._before.get(target, charges), strict=True)
-            )
-        live = tuple(self._mirror.live(target).values())
-        ended = tuple(key for of, key in self._ended if of == target)
-        pending = tuple(it.reservation.id for it in self._out[target].pending)
-        limits = tuple(it.limit for it in self._seen[target])
-        return LocalUsage(charges, tuple(floors), limits, live, ended, pending, self._gate(target))
+            at_loss = self._charges_at_loss.get(target, charges)
+            charges = tuple(_difference(now, before) for now, before in zip(charges, at_loss, strict=True))
+        return LocalUsage(
+            charges=charges,
+            floors=floors,
+            limits=tuple(it.limit for it in last_status),
+            live=tuple(self._mirror.live(target).values()),
+            finished=tuple(ended_id for of, ended_id in self._ended if of == target),
+            pending=tuple(end.reservation.id for end in self._outboxes[target].pending),
+            gate=self._gate(target),
+        )
 
     def _gate(self, target: str) -> Gate:
         """What is left of the latest gate that this replica knows."""
-        closed = self._closed[target]
-        left_us = int((closed.until - self._clock.monotonic()) * SECOND)
-        return Gate(left_us, closed.window) if left_us > 0 else Gate()
+        gate = self._gates[target]
+        left_us = int((gate.until - self._clock.monotonic()) * SECOND)
+        return Gate(left_us, gate.window) if left_us > 0 else Gate()
 
     # -- in the background -----------------------------------------------------------------------------------------
 
@@ -326,65 +339,71 @@ class ReplicaQuotaStore:
             try:
                 self._shared.listen()
             except RedisUnavailable:
-                gevent.sleep(PROBE_S)
+                gevent.sleep(RECONNECT_S)
 
-    def _beats(self) -> None:
+    def _send_heartbeats(self) -> None:
         while True:
-            if self._state is State.JOINED:
+            if self._state is ReplicaState.SHARED:
                 for target in list(self._joined):
-                    asked = self._clock.monotonic()
+                    sent_at = self._clock.monotonic()
                     try:
-                        pulse = self._shared.beat(target)
+                        reply = self._shared.heartbeat(target)
                     except EpochMismatch:
-                        self._joined.discard(target)
-                        self._rejoin(target)
+                        self._join_or_degrade(target)
                     except RedisUnavailable:
-                        self._lose()
+                        self._enter_degraded()
                         break
                     else:
-                        self._alive = pulse.replicas
-                        self._look(target, pulse.window_status)
-                        self._heard_clock(pulse.clock_us)
-                        # Counted from before it was asked: not a moment later than what the provider said.
-                        self._heard_gate(target, asked + pulse.gate.left_us / SECOND, pulse.gate.window)
-            gevent.sleep(BEAT_S)
+                        self._record_heartbeat(target, sent_at, reply)
+            gevent.sleep(HEARTBEAT_S)
 
-    def _heard_clock(self, us: int) -> None:
-        """What Redis' clock says. A step backwards is told of once; the ledger lives with it."""
-        if us < self._clock_us - SECOND:
-            self._log.warning("redis' clock has stepped back", seconds=(self._clock_us - us) // SECOND)
-        self._clock_us = us
+    def _record_heartbeat(self, target: str, sent_at: float, reply: HeartbeatReply) -> None:
+        self._replicas = reply.replicas
+        self._record_status(target, reply.window_status)
+        self._record_redis_clock(reply.clock_us)
+        # Counted from before the call: not later than what the provider said.
+        self._record_gate(target, sent_at + reply.gate.left_us / SECOND, reply.gate.window)
+
+    def _record_redis_clock(self, us: int) -> None:
+        """A step backwards is logged once; the ledger lives with it."""
+        if us < self._redis_clock_us - SECOND:
+            seconds = (self._redis_clock_us - us) // SECOND
+            self._log.warning("redis' clock has stepped back", seconds=seconds)
+        self._redis_clock_us = us
         self._mirror.skew_us = us - int(self._clock.now() * SECOND)
 
-    def _heard_gate(self, target: str, until: float, window: str) -> None:
-        if until > self._closed[target].until:
-            self._closed[target] = _Closed(until, window)
-
-    def _rejoin(self, target: str) -> None:
-        try:
-            self._join(target)
-        except RedisUnavailable:
-            self._lose()
+    def _record_gate(self, target: str, until: float, window: str) -> None:
+        if until > self._gates[target].until:
+            self._gates[target] = _ClosedGate(until, window)
 
     def _write(self, target: str) -> None:
-        """Bring reservations' ends to Redis, off the path of the answers."""
-        out = self._out[target]
+        """Bring ends to Redis, off the path of the answers."""
+        outbox = self._outboxes[target]
         while True:
-            out.more.wait()
-            out.more.clear()
-            self._drain(target)
+            outbox.filled.wait()
+            outbox.filled.clear()
+            self._flush(target)
 
-    def _drain(self, target: str) -> None:
-        """The first goes at once; what gathers while a call is under way goes together in the next."""
-        out = self._out[target]
-        while out.ends and self._state is State.JOINED:
-            ends = tuple(islice(out.ends, TOGETHER))
+    def _flush(self, target: str) -> None:
+        """The first end goes at once; those that gather during a call go together in the next."""
+        outbox = self._outboxes[target]
+        while outbox.ends and self._state is ReplicaState.SHARED:
+            ends = tuple(islice(outbox.ends, MAX_ENDS_PER_CALL))
             try:
                 self._shared.finish(target, ends)
             except EpochMismatch:
-                self._joined.discard(target)
-                self._rejoin(target)
+                self._join_or_degrade(target)
             except RedisUnavailable:
-                self._lose()
+                self._enter_degraded()
             else:
-                out.told(ends)
+                outbox.confirm(ends)
+
+
+def _difference(now: dict[int, int], before: dict[int, int]) -> dict[int, int]:
+    """What was charged since ``before``, by bucket, of the buckets that have not left the window."""
+    oldest = min(now, default=None)
+    return {
+        bucket: amount
+        for bucket in now.keys() | before.keys()
+        if (amount := now.get(bucket, 0) - before.get(bucket, 0)) and (oldest is None or bucket >= oldest)
+    }

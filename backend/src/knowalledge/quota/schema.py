@@ -205,8 +205,8 @@ class StoredTarget:
     def _numbers(self, at: Moment) -> Iterator[float]:
         yield from astuple(QueueConfig(self._rules.capacity, self._rules.aging_s * SECOND))
         for level in Priority:
-            policy = self._rules.lane(level)
-            yield from astuple(LevelConfig(policy.share, policy.burst))
+            policy = self._rules.policy(level)
+            yield from astuple(LevelConfig(policy.ceiling, policy.burst))
         yield len(self.windows)
         for window, day, end in zip(self.windows, at.days, at.ends, strict=True):
             yield from astuple(
@@ -276,20 +276,20 @@ CONSTANTS: dict[str, Constant] = {
     "RING_SIZE": ring.SIZE,
     "GUARD_US": round(GUARD_S * SECOND),
     "SET_BACK_US": ledger.SET_BACK,
-    "OUTPUT_DECAY": ledger.OUTCOME_KEPT,
+    "OUTPUT_DECAY": ledger.OUTPUT_DECAY,
     "LEARNT_BURST": ring.LEARNT_BURST,
     "PROBE_US": ceiling.PROBE_S * SECOND,
     "VERIFY_US": ceiling.VERIFY_S * SECOND,
     "STEP_US": ceiling.STEP_S * SECOND,
     "REPEAT_US": ceiling.REPEAT_S * SECOND,
-    "CUT_FACTOR": ceiling.CUT,
-    "CLIMB_FACTOR": ceiling.CLIMB,
-    "LARGEST_LIMIT": ceiling.MOST,
+    "CUT_FACTOR": ceiling.CUT_FACTOR,
+    "CLIMB_FACTOR": ceiling.CLIMB_FACTOR,
+    "LARGEST_LIMIT": ceiling.LARGEST_LIMIT,
     "AGED_EVERY": queue.AGED_EVERY,
-    "REMEMBERED_TENANTS": queue.REMEMBERED,
-    "STATS_TENANTS": queue.TENANTS,
-    "PERIOD_US": queue.LOOK_BACK,
-    "MAX_SLOWDOWN": queue.SLOWEST,
+    "REMEMBERED_TENANTS": queue.REMEMBERED_TENANTS,
+    "STATS_TENANTS": queue.STATS_TENANTS,
+    "PERIOD_US": queue.PERIOD,
+    "MAX_SLOWDOWN": queue.MAX_SLOWDOWN,
     "SOON_US": admission.SOON,
-    "BATCH_SIZE": admission.BATCH,
+    "BATCH_SIZE": admission.BATCH_SIZE,
 }

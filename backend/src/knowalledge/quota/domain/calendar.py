@@ -1,4 +1,4 @@
-"""Calendar days in a zone: which day it is, and when it ends. DST days last 23 or 25 hours."""
+"""Calendar days in a zone: which day it is, and when it ends. On days of a clock change they last 23 or 25 hours."""
 
 from datetime import datetime, timedelta
 from sys import maxsize
@@ -20,31 +20,33 @@ def day_at(now: float, zone: str, reset_s: int) -> tuple[int, float]:
 
 
 class Days:
-    """The moments of a set of windows. The day is looked up when it has changed, not for every request."""
+    """The calendar days of a set of windows. They are computed when a day has changed, not for every request."""
 
-    __slots__ = ("_ends", "_looked", "_over", "_windows", "_within")
+    __slots__ = ("_days", "_ends", "_valid_from", "_valid_until", "_windows")
 
     def __init__(self, windows: tuple[Window, ...]) -> None:
         self._windows = windows
-        self._looked = self._over = 0  # from the moment of the last look until this one nothing changes
-        self._within: tuple[int, ...] = ()
+        self._valid_from = self._valid_until = 0
+        self._days: tuple[int, ...] = ()
         self._ends: tuple[int, ...] = ()
 
     def at(self, now: int) -> Moment:
         """A point in time (microseconds) as these windows see it; ``ends`` is the same object all day."""
-        if not self._looked <= now < self._over:
-            found = moment_of(self._windows, now)
-            self._within, self._ends = found.days, found.ends
-            self._looked, self._over = now, min((end for end in found.ends if end), default=maxsize)
-        return Moment(now, self._within, self._ends)
+        if not self._valid_from <= now < self._valid_until:
+            moment = moment_of(self._windows, now)
+            self._days, self._ends = moment.days, moment.ends
+            self._valid_from = now
+            self._valid_until = min((end for end in moment.ends if end), default=maxsize)
+        return Moment(now, self._days, self._ends)
 
 
 def moment_of(windows: tuple[Window, ...], now: int) -> Moment:
     """A point in time (microseconds) as these windows see it."""
     if not any(window.calendar for window in windows):
-        nothing = (0,) * len(windows)
-        return Moment(now, nothing, nothing)
-    days = {(it.zone, it.reset_s) for it in windows if it.calendar}
-    at = {day: day_at(now / SECOND, *day) for day in days}  # one for the windows of a target, as a rule
-    found = [at.get((it.zone, it.reset_s), (0, 0.0)) for it in windows]
-    return Moment(now, tuple(day for day, _ in found), tuple(round(end * SECOND) for _, end in found))
+        zeros = (0,) * len(windows)
+        return Moment(now, zeros, zeros)
+    # The calendar windows of a target share one kind of day, as a rule.
+    kinds = {(window.zone, window.reset_s) for window in windows if window.calendar}
+    days = {kind: day_at(now / SECOND, *kind) for kind in kinds}
+    each = [days.get((window.zone, window.reset_s), (0, 0.0)) for window in windows]
+    return Moment(now, tuple(day for day, _ in each), tuple(round(end * SECOND) for _, end in each))

@@ -2,13 +2,13 @@
 
 A ``Ledger`` is the whole truth about one target's quota. It is plain arithmetic over state that it owns; the time is
 an argument, in whole microseconds since the epoch (floats would disagree at a bucket's edge). The in-process store
-keeps one Ledger per target; the Lua scripts of the Redis store repeat this file step by step, and a test drives both
-with one history and compares.
+keeps one Ledger for each target; the Lua scripts of the Redis store repeat this file step by step, and a test drives
+both with one history and compares.
 
 How a request is charged
     reserve   every window at once or none: one request and the estimated input go into the bucket of *now*;
               the predicted output is *held* beside the ring
-    settle    the input's error is corrected in the reservation's own bucket; the hold ends and the true output goes
+    settle    the input's error is corrected in the reservation's own bucket; the hold ends and the actual output goes
               into the bucket of the completion
     release   as if it had never been: nothing was sent
 
@@ -16,24 +16,26 @@ Why that is never over the limit: whether the provider counts a token when the r
 is complete, this ledger counts it from the earlier of the two (the hold) until one window after the later of the
 two (the completion's bucket).
 
-Windows are rings of buckets. A bucket is counted until all of it is out of the window, and ``GUARD_S`` longer:
-requests reach the provider late and unevenly, so its window closes later than ours. The error is on the safe side and
-under one bucket plus the guard. Output needs no guard: when an answer tells of it, the provider has counted it already.
+Windows are rings of buckets. A bucket is counted until all of it has left the window, and ``GUARD_S`` longer: requests
+reach the provider late and unevenly, so its window closes later than ours. The error is on the safe side and under one
+bucket plus the guard. Output needs no guard: when an answer brings its count, the provider has counted it already.
 Memory is constant at any rate, and a decision is O(windows), amortised.
 
-A priority level may be limited (a ``LevelPolicy``) to a share of each limit, which keeps room for more urgent levels,
+A priority level may be limited (a ``LevelPolicy``) to a part of each limit, which keeps capacity for higher priorities,
 and to an even pace, so that what it spends becomes free evenly instead of all at once a window later.
 """
 
 from collections.abc import Callable
-from math import ceil, floor
+from math import ceil
 
 from msgspec import Struct
 
 from knowalledge.quota.domain.ring import SIZE, DegradedShare, Ring
 from knowalledge.quota.domain.window import (
+    NO_BACKLOG,
     SECOND,
     UNLIMITED,
+    Backlog,
     LevelPolicy,
     Moment,
     TokenCost,
@@ -42,94 +44,71 @@ from knowalledge.quota.domain.window import (
     window_status,
 )
 
-# A clock that steps back by less is waited for; one that steps back by more has been set anew, and what was remembered
-# by it is moved along.
+# A clock that steps back by less than this (microseconds) is waited for. One that steps back by more has been set
+# anew, and every stored moment moves along.
 SET_BACK = 300 * SECOND
-# What answers take of what is held for them is a mean over about the last 50, weighed by their length.
-OUTCOME_KEPT = 0.98
+# The ratio of actual to predicted output is a mean over about the last 50 answers, weighted by their length.
+OUTPUT_DECAY = 0.98
 
 
 class Charge(Struct, frozen=True):
-    """What a reservation wrote into the ledger, enough to undo or settle it."""
+    """What a reservation wrote into the ledger, enough to settle or undo it."""
 
-    need: TokenCost
-    buckets: tuple[int, ...]  # per window, the bucket of the grant
-    moves: int = 0  # how often the clock had been set back by then
-
-
-class Verdict(Struct, frozen=True):
-    """A Ledger's answer. ``entry`` is None when refused; then ``wait_s`` says when it would fit."""
-
-    entry: Charge | None
-    wait_s: float = 0.0
-    window: str = ""  # the window that refused
+    cost: TokenCost
+    buckets: tuple[int, ...]  # for each window, the bucket of the grant
+    set_backs: int = 0  # how often the clock had been set back by then
 
 
-class Backlog(Struct, frozen=True):
-    """What comes before a request: so many others, who need so much.
+class Shortage(Struct, frozen=True):
+    """A reservation does not fit now."""
 
-    ``back`` is the part of all that is held now that will have been given back by then.
-    """
-
-    count: int
-    need: TokenCost
-    back: float = 0.0
-
-    def takes(self, ring: Ring) -> int:
-        """What they need of one window, less what will have been given back."""
-        need = self.need
-        takes = ring.requests * self.count + ring.inputs * need.input + ring.outputs * need.output
-        return takes - floor(ring.held * self.back) if self.back else takes
-
-
-NO_BACKLOG = Backlog(0, TokenCost(0, 0))
+    wait_s: float  # until it would fit
+    window: str  # the one that it waits for; "" if the provider closed the gate without naming one
 
 
 class Ledger:
     """All windows of one target."""
 
     __slots__ = (
+        "_actual_output",
         "_at",
         "_buckets",
+        "_gate_window",
+        "_on_set_back",
+        "_predicted_output",
+        "_set_backs",
+        "_synced_at",
         "gate",
-        "gate_window",
         "latest",
-        "look",
-        "moves",
-        "on_set_back",
-        "predicted",
-        "produced",
         "rings",
         "windows",
     )
 
     def __init__(self, windows: tuple[Window, ...], on_set_back: Callable[[int], None] | None = None) -> None:
-        """``on_set_back`` is told first when a clock was set back, and by how many microseconds."""
+        """``on_set_back`` is called first when the clock was set back, with microseconds."""
         self.windows = windows
-        self.on_set_back = on_set_back
         self.rings = [Ring(window) for window in windows]
-        self.gate = 0  # nothing is granted before this moment: the provider said so
-        self.gate_window = ""
-        self.latest = (
-            0  # the latest moment that was seen: it never runs backwards, but for a clock that is set back
-        )
-        self.moves = 0  # how often the clock was set back
-        self._at: Moment | None = None  # where the rings are ...
-        self._buckets: tuple[int, ...] = ()  # ... and their buckets there
-        self.look = 0  # the moment at which all replicas together were last looked at
-        self.predicted = 0.0  # output tokens of the answers of late ...
-        self.produced = 0.0  # ... and what they really were
+        self.gate = 0  # nothing is granted before this moment: the provider asked for it
+        self._gate_window = ""
+        self.latest = 0  # the latest moment seen; only a clock that was set back moves it back
+        self._on_set_back = on_set_back
+        self._set_backs = 0  # how often the clock was set back
+        self._at: Moment | None = None  # the moment at which the rings are ...
+        self._buckets: tuple[int, ...] = ()  # ... and their newest buckets
+        self._synced_at = 0  # the moment at which all replicas together were last seen
+        self._predicted_output = 0.0  # tokens of recent answers, decayed
+        self._actual_output = 0.0
 
     @property
-    def outcome(self) -> float:
-        """What the answers of late took of the output that was held for them, at most 1; 1 while nothing is known.
+    def output_ratio(self) -> float:
+        """Actual output of recent answers as a part of what was held for them, at most 1; 1 while nothing is known.
 
-        Held is a high quantile, so an answer gives back a good part of it.
+        A high quantile is held, so an answer releases a good part of it.
         """
-        return min(1.0, self.produced / self.predicted) if self.predicted else 1.0
+        return min(1.0, self._actual_output / self._predicted_output) if self._predicted_output else 1.0
 
     def advance(self, at: Moment) -> tuple[int, ...]:
-        """Bring every ring to the moment; their current buckets."""
+        """Bring every ring to the moment; their newest buckets."""
         if at is self._at:
             return self._buckets
         now, days = at.now, at.days
@@ -143,151 +122,161 @@ class Ledger:
 
     def _set_back(self, at: Moment) -> None:
         by = self.latest - at.now
-        if self.on_set_back is not None:
-            self.on_set_back(by)
+        if self._on_set_back is not None:
+            self._on_set_back(by)
         self.latest = at.now
-        self.moves += 1
+        self._set_backs += 1
         self.gate -= by
-        self.look -= by
+        self._synced_at -= by
         for ring, day in zip(self.rings, at.days, strict=True):
             ring.set_back(at.now, day, by)
 
-    def reserve(self, at: Moment, need: TokenCost, lane: LevelPolicy = UNLIMITED) -> Verdict:
+    def reserve(self, at: Moment, cost: TokenCost, policy: LevelPolicy = UNLIMITED) -> Charge | Shortage:
         """Charge every window, or none."""
         buckets = self.advance(at)
-        wait, window = self.wait(at, need, lane)
-        if wait and self._pressed(at, need, lane):
-            wait, window = self.wait(at, need, lane)
+        wait, window = self.wait(at, cost, policy)
+        if wait and self._probe_ceilings(at, cost, policy):
+            wait, window = self.wait(at, cost, policy)
         if wait:
-            return Verdict(None, wait / SECOND, window)
-        return Verdict(self._charge(buckets, need))
+            return Shortage(wait / SECOND, window)
+        return self._charge(buckets, cost)
 
-    def _pressed(self, at: Moment, need: TokenCost, lane: LevelPolicy) -> bool:
-        """Whether a learnt ceiling gives way to a request that does not fit."""
-        gave = False
+    def _probe_ceilings(self, at: Moment, cost: TokenCost, policy: LevelPolicy) -> bool:
+        """A request does not fit: raise each learnt limit whose probe is due; whether one was raised."""
+        raised = False
         if at.now >= self.gate:
             for ring in self.rings:
                 if ring.ceiling is not None:
-                    full = ring.used + lane.wanted(ring.limit, sum(ring.takes(need))) > ring.limit
-                    gave = (full and ring.ceiling.pressed(at.now)) or gave
-        return gave
+                    amount = sum(ring.charge_and_hold(cost))
+                    full = ring.used + policy.required_capacity(ring.limit, amount) > ring.limit
+                    raised = (full and ring.ceiling.probe(at.now)) or raised
+        return raised
 
-    def charge(self, at: Moment, need: TokenCost) -> Charge:
-        """Charge every window, whatever is in it: somebody else has decided."""
-        return self._charge(self.advance(at), need)
+    def charge(self, at: Moment, cost: TokenCost) -> Charge:
+        """Charge every window, whatever is in it: the shared store has granted it."""
+        return self._charge(self.advance(at), cost)
 
-    def _charge(self, buckets: tuple[int, ...], need: TokenCost) -> Charge:
+    def _charge(self, buckets: tuple[int, ...], cost: TokenCost) -> Charge:
         for ring, bucket in zip(self.rings, buckets, strict=True):
-            charge, hold = ring.takes(need)
+            charge, hold = ring.charge_and_hold(cost)
             ring.add(bucket, charge)
             ring.held += hold
-            ring.line += charge + hold
+            ring.pace_debt += charge + hold
             ring.granted += charge + hold
-        return Charge(need, buckets, self.moves)
+        return Charge(cost, buckets, self._set_backs)
 
-    def buckets(self, entry: Charge) -> tuple[int, ...]:
-        """Per window, the bucket that an entry's charge is in: another than the grant's if the clock was set back."""
-        if entry.moves == self.moves:
-            return entry.buckets
+    def buckets(self, charge: Charge) -> tuple[int, ...]:
+        """For each window the bucket that a charge is in: another than the grant's if the clock was set back."""
+        if charge.set_backs == self._set_backs:
+            return charge.buckets
         return tuple(
-            ring.moved(bucket, entry.moves) for ring, bucket in zip(self.rings, entry.buckets, strict=True)
+            ring.moved_bucket(bucket, charge.set_backs)
+            for ring, bucket in zip(self.rings, charge.buckets, strict=True)
         )
 
     def wait(
-        self, at: Moment, need: TokenCost, lane: LevelPolicy = UNLIMITED, before: Backlog = NO_BACKLOG
+        self, at: Moment, cost: TokenCost, policy: LevelPolicy = UNLIMITED, backlog: Backlog = NO_BACKLOG
     ) -> tuple[int, str]:
-        """Microseconds until a request fits, and the window that it waits for; (0, "") for now."""
+        """Microseconds until a request fits after its backlog, and the window that it waits for; (0, "") for now."""
         if at.now < self.gate:
-            return self.gate - at.now, self.gate_window
-        wait, worst = 0, ""
-        inputs, outputs, burst, alone = need.input, need.output, lane.burst, before is NO_BACKLOG
-        for ring, end in zip(self.rings, at.ends, strict=True):
-            amount = ring.requests + ring.inputs * inputs + ring.outputs * outputs
-            first = 0 if alone else before.takes(ring)
+            return self.gate - at.now, self._gate_window
+        longest, waits_for = 0, ""
+        inputs, outputs, burst, alone = cost.input, cost.output, policy.burst, backlog is NO_BACKLOG
+        for ring, day_ends in zip(self.rings, at.ends, strict=True):
+            amount = ring.counts_requests + ring.counts_input * inputs + ring.counts_output * outputs
+            ahead = 0 if alone else ring.amount_of(backlog)
             limit = ring.limit
-            room = ring.room_in(at.now, lane.wanted(limit, amount) + first, limit, end)
+            required = policy.required_capacity(limit, amount) + ahead
+            wait = ring.wait_for_capacity(at.now, required, limit, day_ends)
             if burst < 1 or ring.ceiling is not None:
-                room = max(room, ring.pace_in(at.now, amount, burst, first))
-            if room > wait:
-                wait, worst = room, ring.window.name
-        return wait, worst
+                wait = max(wait, ring.wait_for_pace(at.now, amount, burst, ahead))
+            if wait > longest:
+                longest, waits_for = wait, ring.window.name
+        return longest, waits_for
 
-    def settle(self, at: Moment, entry: Charge, true: TokenCost) -> None:
-        """Put the truth in the estimate's place."""
-        self.predicted = self.predicted * OUTCOME_KEPT + entry.need.output
-        self.produced = self.produced * OUTCOME_KEPT + true.output
+    def settle(self, at: Moment, charge: Charge, actual: TokenCost) -> None:
+        """Replace the estimated cost by the actual one."""
+        estimated = charge.cost
+        self._predicted_output = self._predicted_output * OUTPUT_DECAY + estimated.output
+        self._actual_output = self._actual_output * OUTPUT_DECAY + actual.output
         newest = self.advance(at)
-        for ring, bucket, current in zip(self.rings, self.buckets(entry), newest, strict=True):
-            charged, held = ring.takes(entry.need)
-            charge, output = ring.takes(true)
-            ring.add(bucket, charge - charged)
+        for ring, bucket, current in zip(self.rings, self.buckets(charge), newest, strict=True):
+            charged, held = ring.charge_and_hold(estimated)
+            due, output = ring.charge_and_hold(actual)
+            ring.add(bucket, due - charged)
             ring.held -= held
             ring.add(current - ring.guard, output)  # the provider has counted it by now
-            ring.repace(charge + output - charged - held)
+            ring.adjust_pace_debt(due + output - charged - held)
 
-    def release(self, at: Moment, entry: Charge) -> None:
+    def release(self, at: Moment, charge: Charge) -> None:
         """Nothing was sent: as if it had never been reserved."""
         self.advance(at)
-        for ring, bucket in zip(self.rings, self.buckets(entry), strict=True):
-            charge, hold = ring.takes(entry.need)
-            ring.add(bucket, -charge)
-            ring.held -= hold
-            ring.repace(-charge - hold)
+        for ring, bucket in zip(self.rings, self.buckets(charge), strict=True):
+            charged, held = ring.charge_and_hold(charge.cost)
+            ring.add(bucket, -charged)
+            ring.held -= held
+            ring.adjust_pace_debt(-charged - held)
 
-    def refused(self, at: Moment, entry: Charge) -> None:
-        """The provider refused it: released, and what is learnt of the limit comes down.
+    def release_rejected(self, at: Moment, charge: Charge) -> None:
+        """The provider rejected it: released, and learnt limits come down.
 
-        Alone it stays charged: all together are over the limit, so there is no such place for the next to take.
+        A degraded replica keeps the charge: all replicas together are over the limit, so no capacity has come free.
         """
-        self.release(at, entry)
-        for ring, bucket in zip(self.rings, self.buckets(entry), strict=True):
+        self.release(at, charge)
+        for ring, bucket in zip(self.rings, self.buckets(charge), strict=True):
             if ring.ceiling is not None:
-                ring.ceiling.refused(at.now, bucket * ring.width, ring.used)
-            if ring.apart is not None:
-                charge, _ = ring.takes(entry.need)
-                ring.add(bucket, charge)
-                ring.repace(charge)
+                ring.ceiling.reject(at.now, bucket * ring.width, ring.used)
+            if ring.degraded_share is not None:
+                charged, _ = ring.charge_and_hold(charge.cost)
+                ring.add(bucket, charged)
+                ring.adjust_pace_debt(charged)
 
-    def close_until(self, moment: int, window: str = "") -> None:
-        """A hard gate: the provider named a time. It only ever moves later, and ends by itself."""
+    def close_gate(self, moment: int, window: str = "") -> None:
+        """Grant nothing before ``moment``. A gate only moves later, and opens by itself."""
         if moment > self.gate:
-            self.gate, self.gate_window = moment, window
+            self.gate, self._gate_window = moment, window
 
-    def looked(self, at: Moment) -> None:
-        """All replicas together have been looked at: whatever this one was granted is in what was seen."""
-        self.look = at.now
+    def record_sync(self, at: Moment) -> None:
+        """All replicas together have been seen: what this one was granted is part of what was seen."""
+        self._synced_at = at.now
         for ring in self.rings:
             ring.granted = 0
 
-    def part(self, at: Moment, levels: tuple[WindowStatus, ...], replicas: int) -> None:
-        """Go on alone: with this replica's part of each window, as all together last saw them.
+    def enter_degraded(self, at: Moment, status: tuple[WindowStatus, ...], replicas: int) -> None:
+        """Go on with this replica's share of each window, from the last ``status`` of all replicas together.
 
-        What was granted since that look is not in it. The others are taken to have been granted as much each as this
-        one, or what an even pace of the whole limit comes to if that is more. Parts are rounded down, so that they
+        What was granted since then is not part of it. Each of the others is taken to have been granted as much as this
+        one, or what an even pace of the whole limit comes to if that is more. Shares are rounded down, so that they
         add up to no more than the whole.
         """
         self.advance(at)
-        unseen = max(0, at.now - self.look) if self.look and replicas > 1 else 0
-        for ring, level in zip(self.rings, levels, strict=True):
+        unseen = max(0, at.now - self._synced_at) if self._synced_at and replicas > 1 else 0
+        for ring, last in zip(self.rings, status, strict=True):
             if ring.ceiling is not None:
-                ring.ceiling.learnt(at.now, level.limit)
-            limit, own = ring.limit, ring.total + ring.held
-            others = max((replicas - 1) * ring.granted, ceil(unseen * ring.rate))
-            free = max(0, limit - max(own, level.used + ring.granted + others))
-            part = max(1, limit // replicas)
-            until = at.now + SIZE * ring.width
-            ring.apart = DegradedShare(until, limit - min(limit, own + free // replicas), limit - part, part)
-            ring.others = ring.apart.first
+                ring.ceiling.adopt(at.now, last.limit)
+            limit, own = ring.limit, ring.charged + ring.held
+            peers = max((replicas - 1) * ring.granted, ceil(unseen * ring.pace))
+            free = max(0, limit - max(own, last.used + ring.granted + peers))
+            share = max(1, limit // replicas)
+            ring.degraded_share = DegradedShare(
+                until=at.now + SIZE * ring.width,
+                reserved_before=limit - min(limit, own + free // replicas),
+                reserved_after=limit - share,
+                granted_limit=share,
+            )
+            ring.reserved_for_peers = ring.degraded_share.reserved_before
             ring.granted = 0
 
-    def join(self) -> None:
-        """The others can be asked again."""
+    def leave_degraded(self) -> None:
+        """The shared store decides again."""
         for ring in self.rings:
-            ring.apart, ring.others = None, 0
+            ring.degraded_share, ring.reserved_for_peers = None, 0
 
-    def levels(self, at: Moment) -> tuple[WindowStatus, ...]:
+    def window_status(self, at: Moment) -> tuple[WindowStatus, ...]:
         self.advance(at)
         return tuple(
-            window_status(ring.window, ring.used, ring.held, ring.limit, at, end)
-            for ring, end in zip(self.rings, at.ends, strict=True)
+            [
+                window_status(ring.window, ring.used, ring.held, ring.limit, at, day_ends)
+                for ring, day_ends in zip(self.rings, at.ends, strict=True)
+            ]
         )

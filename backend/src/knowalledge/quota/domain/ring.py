@@ -1,222 +1,231 @@
 """The charges of one window as a ring of buckets, and its pace."""
 
 from bisect import bisect_left
+from math import floor
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from knowalledge.quota.domain.ceiling import CLIMB, Ceiling
-from knowalledge.quota.domain.window import BUCKETS, PACED_SPAN_S, SECOND, TokenCost, Window
+from knowalledge.quota.domain.ceiling import CLIMB_FACTOR, Ceiling
+from knowalledge.quota.domain.window import BUCKETS, PACED_SPAN_S, SECOND, Backlog, TokenCost, Window
 
-SIZE = BUCKETS + 1
-# How far ahead of an even pace a learnt window may be spent: two seconds of a minute, and at least two requests.
+SIZE = BUCKETS + 1  # one more, so that a bucket counts until all of it has left the window
+# What may be spent of a learnt limit ahead of an even pace: two seconds of a minute, and at least two requests.
 LEARNT_BURST = 1 / 30
 
 
 class DegradedShare(Struct, frozen=True):
-    """What one of several replicas may take of a window while it cannot ask the others.
+    """What one of several replicas may use of a window while it cannot ask the others.
 
-    Until everything spent before the loss is out of the window: no more than it had spent itself and its part of what
-    was free, so all together stay below the limit; and of new requests no more than an equal part of the limit, so
-    they still do when the old ones are out. From then on: an equal part.
+    Until everything that was charged before the loss has left the window: what it had used itself, and its part of
+    what was free, so all replicas together stay below the limit; and of new requests no more than an equal part of the
+    limit, so they still do when the old charges leave. From then on an equal part.
     """
 
-    until: int  # the moment at which everything spent before is out
-    first: int  # not to be used until then ...
-    last: int  # ... and not to be used after it
-    part: int  # of new requests until then
+    until: int  # the moment at which everything charged before the loss has left the window
+    reserved_before: int  # for the other replicas, before ``until`` ...
+    reserved_after: int  # ... and after it
+    granted_limit: int  # of new requests before ``until``
 
 
 class Ring:
     """The charges of one window, by bucket, and its pace."""
 
     __slots__ = (
-        "apart",
+        "_even_pace",
+        "_set_backs",
+        "_sums",
         "ceiling",
-        "even",
+        "charged",
+        "counts_input",
+        "counts_output",
+        "counts_requests",
+        "degraded_share",
         "granted",
         "guard",
         "held",
-        "inputs",
-        "last",
-        "line",
-        "lined",
-        "moves",
-        "others",
-        "outputs",
-        "requests",
-        "sums",
-        "total",
+        "newest",
+        "pace_debt",
+        "paced_at",
+        "reserved_for_peers",
         "width",
         "window",
     )
 
     def __init__(self, window: Window) -> None:
         self.window = window
-        # What counts here, as factors, 1 or 0: to ask the window each time is half the price of a decision.
-        self.requests = window.charges(TokenCost(0, 0))
-        self.inputs = window.charges(TokenCost(1, 0), 0)
-        self.outputs = window.holds(TokenCost(0, 1))
+        # Factors, 1 or 0. To ask the window each time would be half the cost of a decision.
+        self.counts_requests = window.charge_of(TokenCost(0, 0))
+        self.counts_input = window.charge_of(TokenCost(1, 0), 0)
+        self.counts_output = window.hold_of(TokenCost(0, 1))
         self.ceiling = Ceiling(window.limit) if window.learn else None
         self.width = window.width
         self.guard = window.guard
-        self.even = window.limit / (window.span_s * SECOND)
-        # All that was ever charged up to the end of each bucket, so that what has been freed by then is found by
-        # bisection. A correction walks from its bucket to the newest: as many steps as the answer took.
-        self.sums = [0] * SIZE
-        self.total = 0
-        self.held = 0
-        self.apart: DegradedShare | None = None
-        self.others = 0  # not ours to take while the other replicas cannot be asked
-        self.granted = 0  # since they were last looked at, or since they cannot be
-        self.last = 0  # absolute index of the newest bucket
-        self.line = 0.0  # granted ahead of an even pace
-        self.lined = 0  # the moment at which `line` was true
-        self.moves: list[
-            tuple[int, int]
-        ] = []  # newest bucket before and after each time the clock was set back
+        self._even_pace = window.limit / (window.span_s * SECOND)
+        # For each bucket everything that was ever charged up to its end, so that the moment at which an amount leaves
+        # the window is found by bisection. A correction walks from its bucket to the newest.
+        self._sums = [0] * SIZE
+        self.charged = 0  # in the window
+        self.held = 0  # output of answers that are not complete
+        self.newest = 0  # absolute index of the newest bucket, or the calendar day
+        self.pace_debt = 0.0  # granted ahead of an even pace ...
+        self.paced_at = 0  # ... at this moment
+        self.granted = 0  # since all replicas together were last seen, or since the loss
+        self.degraded_share: DegradedShare | None = None
+        self.reserved_for_peers = 0
+        self._set_backs: list[tuple[int, int]] = []  # newest bucket before and after each
 
     def advance(self, now: int, day: int) -> int:
-        """Let what is out of the window go; the index of the bucket that takes charges now.
+        """Drop what has left the window; the index of the bucket that takes charges now.
 
-        A clock that steps backwards a little moves nothing: charges then go to the newest bucket, which keeps them
-        longer, never shorter.
+        A clock that steps back a little moves nothing: charges then go to the newest bucket, which keeps them longer,
+        never shorter.
         """
-        if self.apart is not None:
-            self.others = self.apart.first if now < self.apart.until else self.apart.last
-        if now > self.lined:
-            if self.line:
-                self.line = max(0.0, self.line - (now - self.lined) * self.rate)
-            self.lined = now
+        share = self.degraded_share
+        if share is not None:
+            self.reserved_for_peers = share.reserved_before if now < share.until else share.reserved_after
+        if now > self.paced_at:
+            if self.pace_debt:
+                self.pace_debt = max(0.0, self.pace_debt - (now - self.paced_at) * self.pace)
+            self.paced_at = now
         if self.window.zone:
-            if day > self.last:
-                self.last, self.total = day, 0
-            return self.last
+            if day > self.newest:
+                self.newest, self.charged = day, 0
+            return self.newest
         index = now // self.width
-        gone = index - self.last
-        if gone <= 0:
-            return self.last
-        top = self.sums[self.last % SIZE]
-        if gone >= SIZE:
-            self.sums = [top] * SIZE
-            self.total = 0
+        steps = index - self.newest
+        if steps <= 0:
+            return self.newest
+        latest_sum = self._sums[self.newest % SIZE]
+        if steps >= SIZE:
+            self._sums = [latest_sum] * SIZE
+            self.charged = 0
         else:
-            self.total = top - self.sums[index % SIZE]
-            for step in range(self.last + 1, index + 1):
-                self.sums[step % SIZE] = top
-        self.last = index
+            self.charged = latest_sum - self._sums[index % SIZE]
+            for step in range(self.newest + 1, index + 1):
+                self._sums[step % SIZE] = latest_sum
+        self.newest = index
         return index
 
     def set_back(self, now: int, day: int, by: int) -> None:
-        """The clock was set back: all that is charged counts as charged now, so that none of it ends too early."""
-        self.lined = now
-        was = self.last
+        """The clock was set back: all charges count as charged now, so that none of them ends too early."""
+        self.paced_at = now
+        before = self.newest
         if self.window.zone:
-            self.last = min(was, day)
+            self.newest = min(before, day)
         else:
-            self.last = now // self.width
-            self.sums = [0] * SIZE
-            self.sums[self.last % SIZE] = self.total
-        self.moves.append((was, self.last))
+            self.newest = now // self.width
+            self._sums = [0] * SIZE
+            self._sums[self.newest % SIZE] = self.charged
+        self._set_backs.append((before, self.newest))
         if self.ceiling is not None:
-            self.ceiling.probe -= by
-            self.ceiling.cut = max(1, self.ceiling.cut - by) if self.ceiling.cut else 0
-        if self.apart is not None:
-            self.apart = replace(self.apart, until=self.apart.until - by)
+            self.ceiling.set_back(by)
+        if self.degraded_share is not None:
+            self.degraded_share = replace(self.degraded_share, until=self.degraded_share.until - by)
 
-    def moved(self, bucket: int, moves: int) -> int:
-        """The bucket that a charge into ``bucket`` is in after all but the first ``moves`` set-backs of the clock.
+    def moved_bucket(self, bucket: int, set_backs: int) -> int:
+        """Where a charge into ``bucket`` is after all but the first ``set_backs`` set-backs of the clock.
 
-        One that was out of the window already stays out.
+        A charge that had left the window stays out.
         """
-        kept = 1 if self.window.zone else SIZE
-        for was, last in self.moves[moves:]:
-            bucket = last if was - bucket < kept else last - kept
+        size = 1 if self.window.zone else SIZE
+        for before, after in self._set_backs[set_backs:]:
+            bucket = after if before - bucket < size else after - size
         return bucket
 
     @property
     def used(self) -> int:
-        """Charged, held, and not ours to take."""
-        return self.total + self.held + self.others
+        """Charged, held, and reserved for the other replicas."""
+        return self.charged + self.held + self.reserved_for_peers
 
-    def takes(self, need: TokenCost) -> tuple[int, int]:
+    def charge_and_hold(self, cost: TokenCost) -> tuple[int, int]:
         """What one request is charged at once, and what is held until its answer is complete."""
-        return self.requests + self.inputs * need.input, self.outputs * need.output
+        return self.counts_requests + self.counts_input * cost.input, self.counts_output * cost.output
 
-    def charges(self) -> dict[int, int]:
-        """What is charged, by bucket."""
+    def amount_of(self, backlog: Backlog) -> int:
+        """What a backlog takes of this window, less what is released by then."""
+        cost, ratio = backlog.cost, backlog.expected_release_ratio
+        amount = (
+            self.counts_requests * backlog.count
+            + self.counts_input * cost.input
+            + self.counts_output * cost.output
+        )
+        return amount - floor(self.held * ratio) if ratio else amount
+
+    def by_bucket(self) -> dict[int, int]:
+        """The charges, by bucket."""
         if self.window.calendar:
-            return {self.last: self.total} if self.total else {}
-        found = {}
-        before = self.sums[self.last % SIZE] - self.total
-        for bucket in range(max(0, self.last - SIZE + 1), self.last + 1):
-            amount = self.sums[bucket % SIZE] - before
+            return {self.newest: self.charged} if self.charged else {}
+        charges = {}
+        before = self._sums[self.newest % SIZE] - self.charged
+        for bucket in range(max(0, self.newest - SIZE + 1), self.newest + 1):
+            amount = self._sums[bucket % SIZE] - before
             if amount:
-                found[bucket] = amount
+                charges[bucket] = amount
                 before += amount
-        return found
+        return charges
 
     @property
     def limit(self) -> int:
         return self.ceiling.limit if self.ceiling else self.window.limit
 
     @property
-    def rate(self) -> float:
-        """The pace, per microsecond."""
+    def pace(self) -> float:
+        """What an even pace spends in a microsecond."""
         if self.ceiling is None:
-            return self.even
+            return self._even_pace
         even = self.ceiling.limit / (self.window.span_s * SECOND)
-        return even * CLIMB if self.ceiling.climbing else even
+        return even * CLIMB_FACTOR if self.ceiling.climbing else even
 
     def add(self, bucket: int, amount: int) -> None:
-        """Charge ``amount`` (may be negative) into ``bucket``; one that is out of the window is no more."""
+        """Charge ``amount``, which may be negative, into ``bucket``; one that has left the window is no more."""
         if self.window.calendar:
-            if bucket >= self.last:  # later: the clock was set back since
-                self.total += amount
-        elif amount and self.last - bucket < SIZE:
-            for step in range(min(bucket, self.last), self.last + 1):
-                self.sums[step % SIZE] += amount
-            self.total += amount
+            if bucket >= self.newest:  # later: the clock was set back since
+                self.charged += amount
+        elif amount and self.newest - bucket < SIZE:
+            for step in range(min(bucket, self.newest), self.newest + 1):
+                self._sums[step % SIZE] += amount
+            self.charged += amount
 
-    def repace(self, amount: int) -> None:
-        """Correct the pace by what was granted too much or too little."""
-        self.line = max(0.0, self.line + amount)
+    def adjust_pace_debt(self, amount: int) -> None:
+        """Correct the debt by what was granted too much or too little."""
+        self.pace_debt = max(0.0, self.pace_debt + amount)
 
-    def room_in(self, now: int, amount: int, limit: int, end: int) -> int:
+    def wait_for_capacity(self, now: int, amount: int, limit: int, day_ends: int) -> int:
         """Microseconds until ``amount`` more fits, if nothing else is granted and every hold comes true.
 
         An amount larger than the window fits after as many windows as it fills.
         """
-        apart = self.apart
-        if apart is not None and now < apart.until and self.granted + amount > apart.part:
-            return apart.until - now
-        short = self.total + self.held + self.others + amount - limit
-        if short <= 0:
+        share = self.degraded_share
+        if share is not None and now < share.until and self.granted + amount > share.granted_limit:
+            return share.until - now
+        excess = self.charged + self.held + self.reserved_for_peers + amount - limit
+        if excess <= 0:
             return 0
         if self.window.zone:
-            return end - now + (short - 1) // limit * self.window.span_s * SECOND
-        if short > self.total:
-            return (SIZE - 1) * self.width + int((short - self.total) / self.rate)
-        enough = self.sums[self.last % SIZE] - self.total + short
-        oldest = (self.last + 1) % SIZE
-        place = bisect_left(self.sums, enough, oldest)
+            return day_ends - now + (excess - 1) // limit * self.window.span_s * SECOND
+        if excess > self.charged:
+            return (SIZE - 1) * self.width + int((excess - self.charged) / self.pace)
+        enough = self._sums[self.newest % SIZE] - self.charged + excess
+        oldest = (self.newest + 1) % SIZE
+        place = bisect_left(self._sums, enough, oldest)
         if place == SIZE:
-            place += bisect_left(self.sums, enough, 0, oldest)
-        return max(1, (self.last + 1 + place - oldest) * self.width - now)
+            place += bisect_left(self._sums, enough, 0, oldest)
+        return max(1, (self.newest + 1 + place - oldest) * self.width - now)
 
-    def pace_in(self, now: int, amount: int, burst: float, before: int = 0) -> int:
-        """Microseconds until ``amount`` more, after ``before``, is no further ahead of an even pace than ``burst``.
+    def wait_for_pace(self, now: int, amount: int, burst: float, ahead: int = 0) -> int:
+        """Microseconds until ``amount``, after ``ahead`` more, keeps to an even pace but for ``burst``.
 
-        While the clock is behind the latest moment that was seen, the line stands still.
+        While the clock is behind the latest moment seen, no debt is paid.
         """
         least = 0.0
         if self.ceiling is not None:
-            # What nobody publishes may well be counted by the second. While it climbs they go one by one, so that few
-            # are on their way when one is refused.
+            # A limit that is not published may well be counted by the second. While it climbs, requests go one by one,
+            # so that few are under way when one is rejected.
             burst, least = (0.0, 1.0) if self.ceiling.climbing else (min(burst, LEARNT_BURST), 2.0)
-        line = self.line + before
-        if burst >= 1 or self.window.span_s > PACED_SPAN_S or line <= 0:
+        debt = self.pace_debt + ahead
+        if burst >= 1 or self.window.span_s > PACED_SPAN_S or debt <= 0:
             return 0
-        ahead = line + amount - max(burst * self.limit, least)
-        # What is larger than the burst itself goes as soon as the line is empty.
-        return self.lined - now + int(min(ahead, line) / self.rate) + 1 if ahead > 0 else 0
+        excess = debt + amount - max(burst * self.limit, least)
+        # An amount larger than the burst goes as soon as the debt is paid.
+        return self.paced_at - now + int(min(excess, debt) / self.pace) + 1 if excess > 0 else 0

@@ -6,17 +6,19 @@ from msgspec import Struct
 
 from knowalledge.core.errors import NeverFits
 
-# One window is this many buckets; 600 makes 0.1 s of a minute, an error of at most 0.17%.
+# Buckets of one rolling window; 600 make 0.1 s of a minute, an error of at most 0.17%.
 BUCKETS = 600
-# Seconds by which a charge outlives its window: by so much the way of one request to the provider may be longer than
-# the way of a later one. Half a percent of a minute.
+# Seconds that a charge outlives its window: the difference between the slowest and the fastest way of a request to
+# the provider that is allowed for. Half a percent of a minute.
 GUARD_S = 0.3
-SECOND = 1_000_000
-# Windows up to this are paced. A day is not: who may ask 10,000 times a day need not ask every 8.6 seconds.
+SECOND = 1_000_000  # microseconds
+# Longest window (seconds) that is paced. A day is not: 10,000 requests a day need not come every 8.6 seconds.
 PACED_SPAN_S = 120
 
 
 class Count(StrEnum):
+    """What a window counts."""
+
     REQUESTS = "requests"
     TOKENS = "tokens"  # input and output
     INPUT = "input_tokens"
@@ -24,13 +26,21 @@ class Count(StrEnum):
 
 
 class TokenCost(Struct, frozen=True):
-    """What one request takes: estimated before, true after. Tokens."""
+    """Tokens of one request, or of several together: estimated before, actual after."""
 
     input: int
     output: int
 
-    def plus(self, other: "TokenCost") -> "TokenCost":
-        return TokenCost(self.input + other.input, self.output + other.output)
+
+class Backlog(Struct, frozen=True):
+    """What is ahead of a request."""
+
+    count: int  # requests
+    cost: TokenCost  # of all of them
+    expected_release_ratio: float = 0.0  # part of everything held now that is released by then
+
+
+NO_BACKLOG = Backlog(0, TokenCost(0, 0))
 
 
 class Window(Struct, frozen=True):
@@ -42,7 +52,7 @@ class Window(Struct, frozen=True):
     span_s: int
     zone: str = ""  # calendar windows: the IANA zone ...
     reset_s: int = 0  # ... and seconds after its midnight at which the day begins
-    learn: bool = False  # nobody publishes the limit: begin with this one and find it
+    learn: bool = False  # the limit is not published: start with this one and learn it
 
     @property
     def calendar(self) -> bool:
@@ -58,39 +68,39 @@ class Window(Struct, frozen=True):
         """Whole buckets in ``GUARD_S``."""
         return 0 if self.calendar else int(GUARD_S * SECOND) // self.width
 
-    def charges(self, need: TokenCost, requests: int = 1) -> int:
-        """What of a need is charged at once."""
+    def charge_of(self, cost: TokenCost, requests: int = 1) -> int:
+        """The part of a cost that is charged at once."""
         if self.count is Count.REQUESTS:
             return requests
-        return need.input if self.count in (Count.TOKENS, Count.INPUT) else 0
+        return cost.input if self.count in (Count.TOKENS, Count.INPUT) else 0
 
-    def holds(self, need: TokenCost) -> int:
-        """What of a need is held until the answer is complete."""
-        return need.output if self.count in (Count.TOKENS, Count.OUTPUT) else 0
+    def hold_of(self, cost: TokenCost) -> int:
+        """The part of a cost that is held until the answer is complete."""
+        return cost.output if self.count in (Count.TOKENS, Count.OUTPUT) else 0
 
 
 class Moment(Struct, frozen=True):
-    """A point in time, and per window the calendar day it falls in and that day's end; zeros for rolling windows."""
+    """A point in time, and for each window the calendar day it falls in and that day's end (0 if rolling)."""
 
-    now: int  # microseconds
-    days: tuple[int, ...]
-    ends: tuple[int, ...]  # microseconds
+    now: int  # microseconds since the epoch
+    days: tuple[int, ...]  # ordinals
+    ends: tuple[int, ...]  # microseconds since the epoch
 
 
 class LevelPolicy(Struct, frozen=True):
-    """How much of the quota a level may use."""
+    """What a priority level may use of each limit."""
 
-    share: float = 1.0  # of each limit
-    burst: float = 1.0  # of each limit, ahead of an even pace; 1: not paced
+    ceiling: float = 1.0  # part of the limit, 0 to 1
+    burst: float = 1.0  # part of the limit that may be spent ahead of an even pace; 1: not paced
 
-    def wanted(self, limit: int, amount: int) -> int:
-        """The room that must be there for ``amount``: with what is left to the more urgent, nothing of a tiny window.
+    def required_capacity(self, limit: int, amount: int) -> int:
+        """Free capacity required: ``amount`` plus the part held back for higher priorities, at most the limit.
 
-        What would not fit beside that share goes when the window is empty enough for it alone.
+        So an amount that does not fit under the ceiling goes when the window is empty enough for it alone.
         """
-        if self.share == 1.0:
+        if self.ceiling == 1.0:
             return amount
-        return max(amount, min(limit, amount + limit - int(limit * self.share)))
+        return max(amount, min(limit, amount + limit - int(limit * self.ceiling)))
 
 
 UNLIMITED = LevelPolicy()
@@ -102,30 +112,32 @@ class WindowStatus(Struct, frozen=True):
     window: Window
     used: int  # charged and held
     held: int
-    resets_s: float  # until everything counted now is out
-    limit: int  # the window's own, or what is learnt of it
+    resets_s: float  # until everything counted now has left the window
+    limit: int  # the window's own, or the learnt one
 
 
-def window_status(window: Window, used: int, held: int, limit: int, at: Moment, end: int) -> WindowStatus:
-    """A window's level from its numbers."""
-    resets = (end - at.now) / SECOND if window.calendar else float(window.span_s if used else 0)
-    return WindowStatus(window, used, held, resets, limit)
+def window_status(
+    window: Window, used: int, held: int, limit: int, at: Moment, day_ends: int
+) -> WindowStatus:
+    """``day_ends``: microseconds, of a calendar window."""
+    resets_s = (day_ends - at.now) / SECOND if window.calendar else float(window.span_s if used else 0)
+    return WindowStatus(window, used, held, resets_s, limit)
 
 
-def refuse_what_never_fits(target: str, windows: tuple[Window, ...], need: TokenCost) -> None:
-    """Raise ``NeverFits`` where waiting cannot help, naming the limit."""
+def raise_if_never_fits(target: str, windows: tuple[Window, ...], cost: TokenCost) -> None:
+    """Raise ``NeverFits``, which names the limit, where the charge is larger than a whole window."""
     for window in windows:
-        if window.charges(need) > window.limit and not window.learn:
+        if window.charge_of(cost) > window.limit and not window.learn:
             raise NeverFits(
-                f"this request needs about {need.input} input tokens; {target} allows {window.limit} "
+                f"this request needs about {cost.input} input tokens; {target} allows {window.limit} "
                 f"{window.count.replace('_', ' ')} in {window.span_s} s, so it can never fit"
             )
 
 
-def cap(windows: tuple[Window, ...], need: TokenCost) -> TokenCost:
-    """The need with its predicted output cut to what could ever fit: a prediction never refuses a request."""
-    output = need.output
+def cap_output(windows: tuple[Window, ...], cost: TokenCost) -> TokenCost:
+    """The cost with its predicted output cut to what can fit: a prediction never refuses a request."""
+    output = cost.output
     for window in windows:
-        if window.holds(need) and not window.learn:
-            output = min(output, window.limit - window.charges(need))
-    return need if output == need.output else TokenCost(need.input, max(0, output))
+        if window.hold_of(cost) and not window.learn:
+            output = min(output, window.limit - window.charge_of(cost))
+    return cost if output == cost.output else TokenCost(cost.input, max(0, output))

@@ -15,7 +15,7 @@ from msgspec import Struct
 from knowalledge.core.context import Priority
 from knowalledge.quota.domain.queue import QueueRules
 from knowalledge.quota.domain.window import SECOND, TokenCost, Window
-from knowalledge.quota.planner.simulation import Arrival, Outcome, Scenario, larger, run
+from knowalledge.quota.planner.simulation import Arrival, Scenario, SimulationResult, scaled, simulate
 
 COLUMNS = ("arrival_ms", "prompt_id", "input_tokens", "output_tokens")
 MAX_ROWS = 10_000_000
@@ -30,35 +30,35 @@ class Assumptions(Struct, frozen=True):
     """What a trace does not say."""
 
     speed: float = 1.0  # arrivals come so many times as fast
-    requests: int = 0  # so many, the trace from the start again if it is shorter; 0: the trace once
-    high: float = 0.0  # this share of the requests is HIGH and the rest LOW; 0: all MEDIUM
+    requests: int = 0  # the trace is repeated or cut to so many; 0: the trace once
+    high: float = 0.0  # part of the requests that is HIGH, the rest is LOW; 0: all MEDIUM
     first_ms: float = 400.0  # until an answer begins
     token_ms: float = 8.0  # for each output token
     input_price: float = 0.30  # dollars for a million tokens
     output_price: float = 2.50
-    alone: tuple[int, ...] = ()  # also try so many replicas that cannot ask each other
+    isolated: tuple[int, ...] = ()  # also simulate so many replicas that cannot ask each other
 
 
-class Configured(Struct, frozen=True):
-    """The quota that a trace is replayed against: a target's windows, its waiting room, and the cache before it."""
+class ConfiguredQuota(Struct, frozen=True):
+    """What a trace is replayed against: a target's windows and queue, and the cache before it."""
 
     windows: tuple[Window, ...]
     rules: QueueRules
     patience_s: float
-    kept_s: float
+    cache_ttl_s: float
 
 
-class Plan(Struct, frozen=True):
-    """One scenario and what came of it."""
+class ScenarioResult(Struct, frozen=True):
+    """One scenario, and what became of its requests."""
 
     name: str
-    outcome: Outcome
-    cost: float  # dollars
+    result: SimulationResult
+    dollars: float
 
 
 def read(path: Path, assume: Assumptions) -> tuple[Arrival, ...]:
     """The requests of a trace, in order. Raises ``TraceError``."""
-    found = []
+    arrivals = []
     try:
         with path.open(newline="") as file:
             rows = csv.DictReader(file)
@@ -67,90 +67,93 @@ def read(path: Path, assume: Assumptions) -> tuple[Arrival, ...]:
                 raise TraceError(f"{path}: no column {', '.join(missing)}; write {','.join(COLUMNS)}")
             for number, row in zip(range(MAX_ROWS), rows, strict=False):
                 try:
-                    found.append(_arrival(number, row, assume))
+                    arrivals.append(_arrival(number, row, assume))
                 except (KeyError, TypeError, ValueError) as error:
                     raise TraceError(f"{path}, line {number + 2}: {error}") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TraceError(f"{path}: {error}") from error
-    if not found:
+    if not arrivals:
         raise TraceError(f"{path}: no requests")
-    return tuple(sorted(found, key=lambda it: it.at))
+    return tuple(sorted(arrivals, key=lambda it: it.at))
 
 
 def _arrival(number: int, row: dict[str, str], assume: Assumptions) -> Arrival:
-    need = TokenCost(int(row["input_tokens"]), int(row["output_tokens"]))
+    cost = TokenCost(int(row["input_tokens"]), int(row["output_tokens"]))
     at = float(row["arrival_ms"]) / assume.speed
-    if need.input < 0 or need.output < 0 or not 0 <= at < 1e12:
+    if cost.input < 0 or cost.output < 0 or not 0 <= at < 1e12:
         raise ValueError("a number below zero, or absurd")
     if row.get("priority"):
         level = _LEVELS[row["priority"].lower()]
     elif assume.high:
         # Drawn by a checksum, so that two runs of one trace draw the same.
-        share = crc32(f"{number} {row['prompt_id']}".encode()) / 2**32
-        level = Priority.HIGH if share < assume.high else Priority.LOW
+        fraction = crc32(f"{number} {row['prompt_id']}".encode()) / 2**32
+        level = Priority.HIGH if fraction < assume.high else Priority.LOW
     else:
         level = Priority.MEDIUM
     latency = row.get("latency_ms")
-    seconds = (float(latency) if latency else assume.first_ms + assume.token_ms * need.output) / 1000
-    return Arrival(int(at * 1000), row["prompt_id"], need, level, row.get("tenant") or "", seconds)
+    seconds = (float(latency) if latency else assume.first_ms + assume.token_ms * cost.output) / 1000
+    return Arrival(int(at * 1000), row["prompt_id"], cost, level, row.get("tenant") or "", seconds)
 
 
 def repeated(trace: Sequence[Arrival], requests: int) -> Iterator[Arrival]:
-    """So many requests of a trace, again from the start where it ends; 0: the trace once."""
+    """So many requests: the trace, repeated or cut; 0: the trace once."""
     span = trace[-1].at + max(1, trace[-1].at // max(1, len(trace) - 1))
     for number in count():
-        for index, it in enumerate(trace):
+        for index, original in enumerate(trace):
             if number * len(trace) + index >= (requests or len(trace)):
                 return
-            shifted = it.at + number * span
-            yield Arrival(shifted, it.prompt, it.need, it.level, it.tenant, it.seconds) if number else it
+            at = original.at + number * span
+            yield Arrival(
+                at, original.prompt, original.cost, original.level, original.tenant, original.seconds
+            )
 
 
 def plan(
-    configured: Configured,
+    configured: ConfiguredQuota,
     trace: Sequence[Arrival],
     assume: Assumptions,
-    times: Iterable[float],
+    factors: Iterable[float],
     start: float,
-) -> Iterator[Plan]:
-    """One result for each multiple of the quota in ``times``. ``start`` in epoch seconds."""
-    outputs = sorted(it.need.output for it in trace)
-    held = outputs[int(len(outputs) * 0.8)]
-    for factor, alone in [*((it, 1) for it in times), *((1.0, it) for it in assume.alone)]:
-        windows = larger(configured.windows, factor)
+) -> Iterator[ScenarioResult]:
+    """One result for each multiple of the quota in ``factors``. ``start`` in epoch seconds."""
+    outputs = sorted(it.cost.output for it in trace)
+    held_output = outputs[int(len(outputs) * 0.8)]
+    for factor, isolated in [*((it, 1) for it in factors), *((1.0, it) for it in assume.isolated)]:
+        windows = scaled(configured.windows, factor)
         scenario = Scenario(
             windows=windows,
             rules=configured.rules,
             patience_s=configured.patience_s,
-            kept_s=configured.kept_s,
-            held_output=held,
+            cache_ttl_s=configured.cache_ttl_s,
+            held_output=held_output,
         )
-        outcome = run(scenario, repeated(trace, assume.requests), int(start * SECOND), alone)
-        cost = (outcome.tokens.input * assume.input_price + outcome.tokens.output * assume.output_price) / 1e6
-        apart = f", {alone} replicas without Redis" if alone > 1 else ""
-        yield Plan(f"{factor:g} x quota ({_named(windows)}){apart}", outcome, cost)
+        result = simulate(scenario, repeated(trace, assume.requests), int(start * SECOND), isolated)
+        dollars = result.tokens.input * assume.input_price + result.tokens.output * assume.output_price
+        replicas = f", {isolated} replicas without Redis" if isolated > 1 else ""
+        yield ScenarioResult(f"{factor:g} x quota ({_named(windows)}){replicas}", result, dollars / 1e6)
 
 
 def _named(windows: tuple[Window, ...]) -> str:
     return ", ".join(f"{it.name} {it.limit}" for it in windows) or "unlimited"
 
 
-def table(plans: Iterable[Plan]) -> Iterator[str]:
-    """What came of each scenario."""
-    for it in plans:
-        found = it.outcome
-        yield f"{it.name}"
-        yield f"  requests     {found.requests} in {found.seconds / 60:.1f} min"
-        yield f"  from cache   {found.hits} ({found.hits / found.requests:.1%})"
-        yield f"  served       {found.served} ({found.served / found.requests:.1%}), ${it.cost:.2f}"
-        refused = ", ".join(f"{reason} {number}" for reason, number in sorted(found.refused.items()))
+def table(scenarios: Iterable[ScenarioResult]) -> Iterator[str]:
+    """The lines of a report."""
+    for scenario in scenarios:
+        result = scenario.result
+        hits, granted = result.cache_hits, result.granted
+        yield scenario.name
+        yield f"  requests     {result.requests} in {result.seconds / 60:.1f} min"
+        yield f"  from cache   {hits} ({hits / result.requests:.1%})"
+        yield f"  served       {granted} ({granted / result.requests:.1%}), ${scenario.dollars:.2f}"
+        refused = ", ".join(f"{reason} {number}" for reason, number in sorted(result.refused.items()))
         yield f"  refused      {refused or 'none'}"
-        for name, share in found.used.items():
-            yield f"  used         {name} {share:.1%}"
-        for level, waits in sorted(found.waits.items()):
+        for name, part in result.used.items():
+            yield f"  used         {name} {part:.1%}"
+        for level, waits in sorted(result.wait_times.items()):
             yield (
                 f"  waited       {level.label}: p50 {waits.p50:.2f} s, p95 {waits.p95:.2f} s, "
-                f"worst {waits.worst:.2f} s ({waits.served} served)"
+                f"worst {waits.worst:.2f} s ({waits.granted} served)"
             )
         yield ""
 
@@ -159,8 +162,8 @@ _WIDTH, _HEIGHT, _LEFT, _TOP = 900, 220, 60, 40
 _COLOURS = ("#1a73e8", "#e8710a", "#188038", "#a142f4", "#d93025")
 
 
-def svg(plans: Sequence[Plan]) -> str:
-    """Two pictures, one above the other: the share of the quota spent, and who waits, minute by minute."""
+def svg(scenarios: Sequence[ScenarioResult]) -> str:
+    """Two pictures, one above the other: the part of the quota spent, and how many wait, minute by minute."""
     total = 2 * (_HEIGHT + _TOP) + 60
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {total}" font-family="sans-serif" '
@@ -168,7 +171,7 @@ def svg(plans: Sequence[Plan]) -> str:
     ]
     for row, title in enumerate(("share of the quota spent, by minute", "waiting, by minute")):
         top = _TOP + row * (_HEIGHT + _TOP)
-        series = [[(line[0], line[1 + row]) for line in it.outcome.timeline] for it in plans]
+        series = [[(minute[0], minute[1 + row]) for minute in it.result.timeline] for it in scenarios]
         most = max((value for points in series for _, value in points), default=0) or 1
         last = max((minute for points in series for minute, _ in points), default=0) or 1
         parts.append(f'<text x="{_LEFT}" y="{top - 8}">{title}</text>')
@@ -185,7 +188,7 @@ def svg(plans: Sequence[Plan]) -> str:
             )
             colour = _COLOURS[index % len(_COLOURS)]
             parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
-    for index, it in enumerate(plans):
+    for index, it in enumerate(scenarios):
         parts.append(
             f'<text x="{_LEFT + index * 280}" y="{total - 12}" fill="{_COLOURS[index % len(_COLOURS)]}">'
             f"{it.name}</text>"
