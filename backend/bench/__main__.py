@@ -5,11 +5,12 @@ import os
 import sys
 from collections.abc import Callable
 
-from bench import cache, clients, overhead, plan, quota, room, start
+from bench import cache, clients, overhead, plan, quota, room, start, tracing
 from bench.report import Row, merge, table
 
 CASES: dict[str, tuple[str, str, Callable[[bool], list[Row]]]] = {
     "overhead": (overhead.TITLE, overhead.WHY, overhead.run),
+    "tracing": (tracing.TITLE, tracing.WHY, tracing.run),
     "quota": (quota.TITLE, quota.WHY, quota.run),
     "quota-learn": (quota.TITLE_LEARN, quota.WHY_LEARN, quota.run_learn),
     "quota-cost": (quota.TITLE_COST, quota.WHY_COST, quota.run_cost),
