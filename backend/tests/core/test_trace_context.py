@@ -54,7 +54,8 @@ def test_a_share_of_the_traces_is_drawn_and_everybody_draws_the_same() -> None:
     assert all(is_sampled(it, 1) for it in [*ids, 2**128 - 1])
 
 
-def test_nobody_listening_is_told_nothing_and_has_no_id() -> None:
-    UNTRACED.looked(0.0, "hit", "memory")
-    UNTRACED.settled(0.0, "t", "settled", None, true=None)  # type: ignore[arg-type]
+def test_a_request_that_is_not_traced_takes_steps_for_nothing_and_has_no_id() -> None:
+    UNTRACED.add_step("cache", 0.0, {})
+    UNTRACED.add_call("provider", 0.0, "t", {}, "error")
+    UNTRACED.describe({}, "", False)
     assert (UNTRACED.live, UNTRACED.id) == (False, "")

@@ -3,9 +3,11 @@
 import pytest
 
 from knowalledge.core.context import Priority
-from knowalledge.gateway.domain.answer import Finish, Usage
+from knowalledge.gateway.domain.answer import Usage
 from knowalledge.gateway.domain.outcomes import Outcome
 from knowalledge.gateway.ports import Record
+from knowalledge.gateway.telemetry import GatewayTelemetry
+from knowalledge.observability.metrics import PrometheusMetrics
 from knowalledge.observability.spans import ASKED_A_SECOND, Span, SpanTracer, TargetInfo
 
 CALLER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -38,10 +40,6 @@ class Kit:
         )
 
 
-def record(outcome: Outcome, error: str = "") -> Record:
-    return Record("r", "m", "t", outcome, Priority.HIGH, 1.0, Usage(), error=error)
-
-
 def test_times_are_those_of_the_clock() -> None:
     kit = Kit()
     trace = kit.tracer.begin("GET", None)
@@ -49,7 +47,7 @@ def test_times_are_those_of_the_clock() -> None:
     kit.clock.sleep(2)
     began = kit.clock.monotonic()
     kit.clock.sleep(3)
-    trace.looked(began, "miss", "")
+    trace.add_step("cache", began, {})
     kit.clock.sleep(1)
     trace.answered("/x", 200, "r")
     trace.ended()
@@ -98,7 +96,8 @@ def test_only_what_is_our_fault_or_the_providers_counts_as_failed(
     trace = kit.tracer.begin("POST", None)
     assert trace is not None
     if outcome:
-        trace.told(record(outcome, error))
+        ended = Record("r", "m", "t", outcome, Priority.HIGH, 1.0, Usage(), error=error, trace=trace)
+        GatewayTelemetry(PrometheusMetrics()).record_request(ended)
     trace.answered("/x", status, "r")
     trace.ended()
     trace.ended()
@@ -117,34 +116,40 @@ def test_an_unknown_method_is_not_repeated() -> None:
     assert "SESAME" not in repr(root)
 
 
-def test_a_step_says_what_is_known_of_it() -> None:
+def test_a_call_says_what_its_target_is_and_a_failed_step_says_why() -> None:
     kit = Kit()
     trace = kit.tracer.begin("POST", CALLER)
     assert trace is not None
-    trace.waited(99.0, "t", Priority.LOW, 3, 0.25, passed=("a: full", "b: quota"), degraded=True)
-    trace.tried(
-        100.0,
-        "t",
-        1,
-        "tier 1, headroom 50%",
-        0,
-        "ok",
-        usage=Usage(10, 20, 5, 3),
-        finish=Finish.LENGTH,
-        first_token=100.5,
-    )
-    queue, provider = kit.spans
-    assert queue.facts == {
-        "knowalledge.priority": "low",
-        "knowalledge.queue.position": 3,
-        "knowalledge.queue.waited_s": 0.25,
-        "knowalledge.target": "t",
-        "knowalledge.targets.passed": ("a: full", "b: quota"),
-        "knowalledge.quota.degraded": True,
+    trace.add_call("provider", 100.0, "t", {"x": 1}, "provider_timeout")
+    trace.add_call("provider", 100.0, "unknown", {})
+    known, unknown = kit.spans
+    assert known.facts == {
+        "x": 1,
+        "gen_ai.provider.name": "gcp.vertex_ai",
+        "gen_ai.request.model": "gemini-x",
+        "error.type": "provider_timeout",
     }
-    assert provider.facts["gen_ai.usage.output_tokens"] == 25
-    assert provider.facts["gen_ai.usage.reasoning.output_tokens"] == 5
-    assert provider.facts["gen_ai.usage.cache_read.input_tokens"] == 3
-    assert provider.facts["gen_ai.response.time_to_first_chunk"] == 0.5
-    assert provider.facts["gen_ai.provider.name"] == "gcp.vertex_ai"
-    assert provider.trace_id == CALLER[3:35]
+    assert (known.failed, unknown.failed, unknown.facts) == (True, False, {})
+    assert known.trace_id == CALLER[3:35]
+
+
+def test_a_traced_request_says_how_it_ended() -> None:
+    kit = Kit()
+    trace = kit.tracer.begin("POST", None)
+    assert trace is not None
+    ended = Record("r", "m", "t", Outcome.OK, Priority.HIGH, 1.0, Usage(), trace=trace)
+    GatewayTelemetry(PrometheusMetrics()).record_request(ended)
+    trace.answered("/x", 200, "r")
+    trace.ended()
+    (root,) = kit.spans
+    assert root.facts == {
+        "http.request.method": "POST",
+        "http.response.status_code": 200,
+        "http.route": "/x",
+        "knowalledge.request_id": "r",
+        "gen_ai.request.model": "m",
+        "knowalledge.outcome": "ok",
+        "knowalledge.priority": "high",
+        "knowalledge.cache.status": "miss",
+        "knowalledge.target": "t",
+    }

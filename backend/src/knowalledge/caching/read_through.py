@@ -9,7 +9,7 @@ from knowalledge.caching.layers import CacheLookup, Layers
 from knowalledge.caching.ports import Flight, Flights
 from knowalledge.core.clock import Clock
 from knowalledge.core.errors import Limited, ProviderError, ProviderTimeout, Unavailable
-from knowalledge.core.trace_context import Trace
+from knowalledge.core.trace_context import Attributes, Trace
 
 # With a stale entry to fall back to, a caller waits this long for a fresh one; its making continues without them.
 STALE_PATIENCE_S = 10.0
@@ -30,7 +30,10 @@ class ReadThrough:
             return apply_max_age(self.layers.lookup(key), max_age_s)
         began = self._clock.monotonic()
         lookup = apply_max_age(self.layers.lookup(key), max_age_s)
-        trace.looked(began, lookup.result, lookup.layer or "")
+        attributes: Attributes = {"knowalledge.cache.result": lookup.result}
+        if lookup.layer:
+            attributes["knowalledge.cache.layer"] = lookup.layer
+        trace.add_step("cache", began, attributes)
         return lookup
 
     def follow(

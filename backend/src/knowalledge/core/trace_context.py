@@ -1,19 +1,15 @@
-"""What a request's trace is told, and the W3C trace context that it may come with.
+"""What a request's trace records, and the W3C trace context that the request may come with.
 
-A trace is told of each step when the step is over. Nothing in it can hold a prompt, an answer or a key: what may be
-said are the arguments below, names from the configuration, closed sets and numbers.
+Attributes hold names from the configuration, closed sets and numbers: never a prompt, an answer or a key.
 """
 
 import re
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
-if TYPE_CHECKING:  # these modules' values carry a trace
-    from knowalledge.core.context import Priority
-    from knowalledge.gateway.domain.answer import Finish, Usage
-    from knowalledge.gateway.ports import Record
-    from knowalledge.quota.domain.window import TokenCost
+Attribute = str | int | float | bool | tuple[str, ...]
+Attributes = dict[str, Attribute]
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
 _SAMPLED = 0x01
@@ -49,92 +45,47 @@ def is_sampled(trace_id: int, share: float) -> bool:
 
 
 class Trace(Protocol):
-    """One request's trace. Moments are seconds of ``Clock.monotonic``; a step ends when it is told.
+    """One request's trace. ``began`` is in seconds of ``Clock.monotonic``; a step ends when it is added.
 
-    Steps may be told after ``ended``: others may wait for what the request has started.
+    Steps may be added after the request has ended: others may wait for what it has started. Each capability makes
+    the attributes of its own steps, and only if the trace is ``live``.
     """
 
     @property
     def live(self) -> bool:
-        """Whether anybody listens; if not, nothing need be told."""
+        """Whether the request is traced; if not, steps are not worth making."""
         ...
 
     @property
     def id(self) -> str:
-        """32 hex digits; empty if nobody listens."""
+        """32 hex digits; empty for a request that is not traced."""
         ...
 
-    def looked(self, began: float, result: str, layer: str) -> None:
-        """The caches were asked: ``result`` is hit, stale or miss; ``layer`` where it was found, or empty."""
+    def add_step(self, name: str, began: float, attributes: Attributes, error: str = "") -> None:
+        """A step inside the gateway, failed if ``error`` is given: a code or the name of a class."""
         ...
 
-    def waited(
-        self,
-        began: float,
-        target: str,
-        level: "Priority",
-        position: int,
-        waited_s: float,
-        passed: tuple[str, ...] = (),
-        degraded: bool = False,
-        error: str = "",
-    ) -> None:
-        """Quota was asked for, and waited for in the room.
-
-        ``position`` is the place it entered at, 0 if it did not; ``passed`` the targets that had no room, each with
-        why; ``error`` the code of what ended it without a grant.
-        """
+    def add_call(self, name: str, began: float, target: str, attributes: Attributes, error: str = "") -> None:
+        """A call of a target's provider; what the target is becomes part of the attributes."""
         ...
 
-    def tried(
-        self,
-        began: float,
-        target: str,
-        tier: int,
-        reason: str,
-        retry: int,
-        outcome: str,
-        *,
-        operation: str = "chat",
-        usage: "Usage | None" = None,
-        finish: "Finish | None" = None,
-        version: str = "",
-        first_token: float = 0.0,
-        quota_id: str = "",
-        error: str = "",
-    ) -> None:
-        """A target was asked. ``reason`` is why it was chosen, ``retry`` 0 for the first try.
-
-        ``operation`` is chat or embeddings.
-
-        ``usage``, ``finish`` and ``version`` are the provider's own words; ``first_token`` is the moment of it, 0 if
-        there was none; ``quota_id`` is what a 429 named.
-        """
-        ...
-
-    def settled(
-        self, began: float, target: str, ending: str, estimate: "TokenCost", true: "TokenCost | None" = None
-    ) -> None:
-        """A reservation ended: ``ending`` is settled, released or refused; ``true`` is what was charged in the end."""
-        ...
-
-    def told(self, record: "Record") -> None:
-        """How the request ended, as the metrics and the log have it."""
+    def describe(self, attributes: Attributes, error: str, failed: bool) -> None:
+        """Attributes of the request as a whole, and whether it failed by our fault or a provider's."""
         ...
 
 
 class Untraced:
-    """The trace of a request that is not traced: it listens to nothing."""
+    """The trace of a request that is not traced."""
 
     __slots__ = ()
 
     live = False
     id = ""
 
-    def looked(self, *_: object, **__: object) -> None:
+    def add_step(self, *_: object, **__: object) -> None:
         """Nothing."""
 
-    waited = tried = settled = told = looked
+    add_call = describe = add_step
 
 
 UNTRACED: Trace = Untraced()

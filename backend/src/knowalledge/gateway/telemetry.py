@@ -5,6 +5,7 @@ import logging
 import structlog
 
 from knowalledge.core.metrics import Metric, Metrics
+from knowalledge.core.trace_context import Attributes
 from knowalledge.gateway.domain.outcomes import Outcome
 from knowalledge.gateway.ports import Record
 from knowalledge.quota.domain.admission import RefusalReason
@@ -80,6 +81,8 @@ QUEUE_LEFT = Metric(
     "Requests that left the queue, by outcome.",
 )
 
+# Outcomes that are neither our fault nor a provider's.
+_NO_FAULT = frozenset((Outcome.INVALID, Outcome.BLOCKED, Outcome.REFUSED, Outcome.CLIENT_GONE, Outcome.OK))
 # Outcomes that are logged at debug; all others at info.
 _QUIET = frozenset((Outcome.OK, Outcome.CACHED, Outcome.SHARED))
 
@@ -118,7 +121,9 @@ class GatewayTelemetry:
         for kind, tokens in (("input", usage.input), ("output", usage.output), ("thinking", usage.thinking)):
             if tokens:
                 self._tokens[model, kind].inc(tokens)
-        record.trace.told(record)
+        if record.trace.live:
+            failed = bool(record.error and record.outcome not in _NO_FAULT)
+            record.trace.describe(_attributes(record), record.error, failed)
         self._write(record)
 
     def _write(self, record: Record) -> None:
@@ -163,3 +168,16 @@ class GatewayTelemetry:
         if target not in self._warned:
             self._warned.add(target)
             self._log.warning("an answer came without a believable count of its tokens", target=target)
+
+
+def _attributes(record: Record) -> Attributes:
+    """What a request's trace says of its end."""
+    attributes: Attributes = {
+        "gen_ai.request.model": record.model,
+        "knowalledge.outcome": record.outcome,
+        "knowalledge.priority": record.priority.label,
+        "knowalledge.cache.status": record.cache,
+    }
+    if record.target:
+        attributes["knowalledge.target"] = record.target
+    return attributes

@@ -9,9 +9,10 @@ from knowalledge.core.clock import Clock
 from knowalledge.core.feature import Feature
 from knowalledge.core.health import Dependency
 from knowalledge.core.metrics import Metrics
+from knowalledge.core.trace_context import Attributes
 from knowalledge.observability import tracing, web
 from knowalledge.observability.settings import TracingSettings
-from knowalledge.observability.spans import Attributes, SpanTracer, TargetInfo
+from knowalledge.observability.spans import SpanTracer, TargetInfo
 from knowalledge.observability.telemetry import SpanMetrics
 from knowalledge.providers.registry import semconv_name
 from knowalledge.providers.settings import TargetSettings

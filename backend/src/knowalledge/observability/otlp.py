@@ -26,8 +26,9 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
 from knowalledge.core.errors import Unavailable
+from knowalledge.core.trace_context import Attributes
 from knowalledge.net.tls import client_context
-from knowalledge.observability.spans import SERVER, Attributes, Span
+from knowalledge.observability.spans import SERVER, Span
 
 # How often ended spans are sent, in seconds; also the pause before a collector that is away is tried again.
 FLUSH_S = 1.0

@@ -12,21 +12,14 @@ from typing import ClassVar
 from msgspec import Struct
 
 from knowalledge.core.clock import Clock
-from knowalledge.core.context import Priority
-from knowalledge.core.trace_context import Parent, is_sampled, parent_of
-from knowalledge.gateway.domain.answer import Finish, Usage
-from knowalledge.gateway.domain.outcomes import Outcome
-from knowalledge.gateway.ports import Record
-from knowalledge.quota.domain.window import TokenCost
-
-Fact = str | int | float | bool | tuple[str, ...]
-Attributes = dict[str, Fact]
+from knowalledge.core.trace_context import Attribute, Attributes, Parent, is_sampled, parent_of
 
 # Callers may ask for their requests to be traced; of those who do, this many a second are, the rest by chance.
 ASKED_A_SECOND = 50
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"))
 INTERNAL, SERVER, CLIENT = 1, 2, 3  # kinds of spans, in OTLP's numbers
-_OK_FOR_US = frozenset((Outcome.INVALID, Outcome.BLOCKED, Outcome.REFUSED, Outcome.CLIENT_GONE, Outcome.OK))
+# Any value of an attribute.
+Fact = Attribute
 
 
 class Span(Struct, frozen=True):
@@ -92,8 +85,11 @@ class ServedTrace:
         "_answer",
         "_begun",
         "_clock",
+        "_described",
         "_epoch",
+        "_error",
         "_export",
+        "_failed",
         "_id",
         "_method",
         "_over",
@@ -101,7 +97,6 @@ class ServedTrace:
         "_route",
         "_status",
         "_targets",
-        "_told",
         "id",
     )
 
@@ -125,101 +120,22 @@ class ServedTrace:
         self._epoch = clock.now() - self._begun
         self._route, self._status = "", 0
         self._answer: Attributes = {}
-        self._told: Record | None = None
+        self._described: Attributes = {}
+        self._error, self._failed = "", False
         self._over = False
 
-    def looked(self, began: float, result: str, layer: str) -> None:
-        facts: Attributes = {"knowalledge.cache.result": result}
-        if layer:
-            facts["knowalledge.cache.layer"] = layer
-        self._step("cache", began, facts)
+    def add_step(self, name: str, began: float, attributes: Attributes, error: str = "") -> None:
+        self._add(name, INTERNAL, began, attributes, error)
 
-    def waited(
-        self,
-        began: float,
-        target: str,
-        level: Priority,
-        position: int,
-        waited_s: float,
-        passed: tuple[str, ...] = (),
-        degraded: bool = False,
-        error: str = "",
-    ) -> None:
-        facts: Attributes = {
-            "knowalledge.priority": level.label,
-            "knowalledge.queue.position": position,
-            "knowalledge.queue.waited_s": round(waited_s, 6),
-        }
-        if target:
-            facts["knowalledge.target"] = target
-        if passed:
-            facts["knowalledge.targets.passed"] = passed
-        if degraded:
-            facts["knowalledge.quota.degraded"] = True
-        self._step("queue", began, facts, error=error)
+    def add_call(self, name: str, began: float, target: str, attributes: Attributes, error: str = "") -> None:
+        info = self._targets.get(target)
+        if info is not None:
+            attributes["gen_ai.provider.name"] = info.provider
+            attributes["gen_ai.request.model"] = info.model
+        self._add(name, CLIENT, began, attributes, error)
 
-    def tried(
-        self,
-        began: float,
-        target: str,
-        tier: int,
-        reason: str,
-        retry: int,
-        outcome: str,
-        *,
-        operation: str = "chat",
-        usage: Usage | None = None,
-        finish: Finish | None = None,
-        version: str = "",
-        first_token: float = 0.0,
-        quota_id: str = "",
-        error: str = "",
-    ) -> None:
-        facts: Attributes = {
-            "knowalledge.target": target,
-            "knowalledge.target.tier": tier,
-            "knowalledge.target.reason": reason,
-            "knowalledge.retry": retry,
-            "knowalledge.outcome": outcome,
-        }
-        asked = self._targets.get(target)
-        facts["gen_ai.operation.name"] = operation
-        if asked is not None:
-            facts["gen_ai.provider.name"] = asked.provider
-            facts["gen_ai.request.model"] = asked.model
-        if version:
-            facts["gen_ai.response.model"] = version
-        if finish is not None:
-            facts["gen_ai.response.finish_reasons"] = (finish.value,)
-        if first_token:
-            facts["gen_ai.response.time_to_first_chunk"] = round(first_token - began, 6)
-        if usage is not None:
-            facts["gen_ai.usage.input_tokens"] = usage.input
-            facts["gen_ai.usage.output_tokens"] = usage.generated
-            if usage.thinking:
-                facts["gen_ai.usage.reasoning.output_tokens"] = usage.thinking
-            if usage.cached:
-                facts["gen_ai.usage.cache_read.input_tokens"] = usage.cached
-        if quota_id:
-            facts["knowalledge.quota.id"] = quota_id
-        self._step("provider", began, facts, CLIENT, error)
-
-    def settled(
-        self, began: float, target: str, ending: str, estimate: TokenCost, true: TokenCost | None = None
-    ) -> None:
-        facts: Attributes = {
-            "knowalledge.target": target,
-            "knowalledge.settle.ending": ending,
-            "knowalledge.estimate.input_tokens": estimate.input,
-            "knowalledge.estimate.output_tokens": estimate.output,
-        }
-        if true is not None:
-            facts["knowalledge.charged.input_tokens"] = true.input
-            facts["knowalledge.charged.output_tokens"] = true.output
-        self._step("settle", began, facts)
-
-    def told(self, record: Record) -> None:
-        self._told = record
+    def describe(self, attributes: Attributes, error: str, failed: bool) -> None:
+        self._described, self._error, self._failed = attributes, error, failed
 
     def answered(self, route: str, status: int, request_id: str) -> None:
         self._route, self._status = route, status
@@ -235,27 +151,18 @@ class ServedTrace:
         if self._over:
             return
         self._over = True
-        facts, record, failed = self._answer, self._told, bool(error) or self._status >= 500
-        if record is not None:
-            facts["gen_ai.request.model"] = record.model
-            facts["knowalledge.outcome"] = record.outcome
-            facts["knowalledge.priority"] = record.priority.label
-            facts["knowalledge.cache.status"] = record.cache
-            if record.target:
-                facts["knowalledge.target"] = record.target
-            error = record.error or error
-            failed = failed or bool(record.error and record.outcome not in _OK_FOR_US)
+        facts = self._answer | self._described
+        failed = bool(error) or self._failed or self._status >= 500
+        error = self._error or error
         if error or failed:
             facts["error.type"] = error or str(self._status)
         name = f"{self._method} {self._route}".rstrip()
         self._put(self._id, self._parent, name, SERVER, self._begun, facts, failed)
 
-    def _step(
-        self, name: str, began: float, facts: Attributes, kind: int = INTERNAL, error: str = ""
-    ) -> None:
+    def _add(self, name: str, kind: int, began: float, attributes: Attributes, error: str) -> None:
         if error:
-            facts["error.type"] = error
-        self._put(_span_id(), self._id, name, kind, began, facts, bool(error))
+            attributes["error.type"] = error
+        self._put(_span_id(), self._id, name, kind, began, attributes, bool(error))
 
     def _put(
         self, span: str, parent: str, name: str, kind: int, began: float, facts: Attributes, failed: bool

@@ -23,6 +23,7 @@ from knowalledge.gateway.service.dispatcher import NO_PROGRESS, Dispatcher, Prog
 from knowalledge.gateway.service.recording import NO_USAGE, error_code, record_of
 from knowalledge.gateway.service.refusals import allowances
 from knowalledge.gateway.service.settlement import settle_failure, settle_success
+from knowalledge.gateway.service.tracing import trace_attempt, trace_wait
 
 T = TypeVar("T")
 
@@ -112,15 +113,15 @@ class RequestExecution:
             raise
         finally:
             waited_s = admission.waited_s - waited_before
-            context.trace.waited(
+            trace_wait(
+                context.trace,
                 began,
-                call.target.name if call else "",
+                call,
                 context.priority,
                 admission.position if waited_s else 0,
                 waited_s,
-                passed=tuple(f"{it.target.name}: {refused.reason}" for it, refused in admission.refused),
-                degraded=call.granted.degraded if call else False,
-                error=code,
+                (f"{it.target.name}: {refused.reason}" for it, refused in admission.refused),
+                code,
             )
 
     def _acquire(self) -> Generator[list[Event], None, ProviderCall]:
@@ -216,20 +217,17 @@ class RequestExecution:
         dispatcher, trace, target = self._dispatcher, self._context.trace, call.target
         dispatcher.telemetry.record_attempt(target.name, outcome, dispatcher.clock.monotonic() - call.began)
         if trace.live:
-            trace.tried(
-                call.began,
-                target.name,
-                target.tier,
-                call.reason,
+            trace_attempt(
+                trace,
+                call,
                 self._attempts.calls - 1,
                 outcome,
-                operation=self._operation,
-                usage=usage,
-                finish=completion.finish if completion else None,
-                version=completion.model_version if completion else "",
-                first_token=first_token_at,
-                quota_id=getattr(error, "quota_id", ""),
-                error=error_code(error) if error else "",
+                self._operation,
+                usage,
+                first_token_at,
+                completion,
+                getattr(error, "quota_id", ""),
+                error_code(error) if error else "",
             )
 
     def _is_degraded(self, call: ProviderCall) -> bool:

@@ -6,6 +6,7 @@ from knowalledge.core.errors import ProviderAuth, ProviderError, ProviderRateLim
 from knowalledge.core.trace_context import Trace
 from knowalledge.gateway.domain.answer import Completion, Usage
 from knowalledge.gateway.service.dispatcher import Dispatcher, Progress, ProviderCall
+from knowalledge.gateway.service.tracing import trace_settlement
 from knowalledge.quota.domain.window import TokenCost
 
 # A 429 that names no time closes its target this long, in seconds: no hammering, and little is lost.
@@ -80,18 +81,19 @@ def _learn(dispatcher: Dispatcher, call: ProviderCall, usage: Usage, complete: b
 
 
 def _settle(dispatcher: Dispatcher, call: ProviderCall, usage: Usage, trace: Trace) -> None:
-    target, estimated, actual = call.target.name, call.estimate.cost, TokenCost(usage.input, usage.generated)
+    actual = TokenCost(usage.input, usage.generated)
     began = dispatcher.clock.monotonic() if trace.live else 0.0
     dispatcher.quota.settle(call.granted.reservation, actual)
     if trace.live:
-        trace.settled(began, target, "settled", estimated, actual)
-    dispatcher.telemetry.record_settlement(target, estimated, actual)
+        trace_settlement(trace, began, call, "settled", actual)
+    dispatcher.telemetry.record_settlement(call.target.name, call.estimate.cost, actual)
 
 
 def _release(dispatcher: Dispatcher, call: ProviderCall, trace: Trace) -> None:
     began = dispatcher.clock.monotonic()
     dispatcher.quota.release(call.granted.reservation)
-    trace.settled(began, call.target.name, "released", call.estimate.cost)
+    if trace.live:
+        trace_settlement(trace, began, call, "released")
 
 
 def _reject(dispatcher: Dispatcher, call: ProviderCall, error: ProviderRateLimited, trace: Trace) -> None:
@@ -104,4 +106,5 @@ def _reject(dispatcher: Dispatcher, call: ProviderCall, error: ProviderRateLimit
     finally:
         began = dispatcher.clock.monotonic()
         dispatcher.quota.release_rejected(call.granted.reservation)  # the provider does not count it
-        trace.settled(began, target, "refused", call.estimate.cost)
+        if trace.live:
+            trace_settlement(trace, began, call, "refused")
