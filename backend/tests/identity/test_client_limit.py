@@ -9,13 +9,13 @@ from flask.testing import FlaskClient
 from knowalledge import app as wiring
 from knowalledge.config.settings import Settings
 from knowalledge.providers import registry
-from tests.support.web_app import Scripted
+from tests.support.web_app import ScriptedProvider
 
 Start = Callable[..., FlaskClient]
 
 
 @pytest.fixture
-def start(provider: Scripted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Start:
+def start(provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Start:
     """Starts a gateway with the given settings; each call starts another."""
     monkeypatch.setattr(registry, "build", lambda *_: provider)
     # The sliding window is made of two fixed minutes: at 10 s into a minute none of the tests crosses a boundary.
@@ -45,12 +45,12 @@ def test_without_a_rate_no_client_is_limited(start: Start) -> None:
 
 
 def test_a_client_above_its_rate_gets_429_with_retry_after_and_others_are_served(
-    start: Start, provider: Scripted
+    start: Start, provider: ScriptedProvider
 ) -> None:
     client = start("clients: {rate: 3/minute}\n")
     assert [send(client) for _ in range(4)] == [200, 200, 200, 429]
     assert send(client, "10.0.0.2") == 200
-    assert len(provider.asked) == 4
+    assert len(provider.prompts) == 4
     response = client.post(
         "/api/v1/generate", json={"prompt": "hi"}, environ_overrides={"REMOTE_ADDR": "10.0.0.1"}
     )

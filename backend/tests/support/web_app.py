@@ -16,8 +16,8 @@ from knowalledge.providers import registry
 USAGE = Usage(5, 3)
 
 
-class Scripted:
-    """A provider that answers or fails as told, and remembers what it was asked."""
+class ScriptedProvider:
+    """Implements ``Provider``: answers or fails as scripted, and records its calls."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -26,22 +26,22 @@ class Scripted:
         self.parts: tuple[Text | ToolCall, ...] = (Text("hello"), Text(" "), Text("world"))
         self.finish = Finish.STOP
         self.usage: Usage | None = USAGE
-        self.asked: list[Prompt] = []
+        self.prompts: list[Prompt] = []
         self.embedded: list[tuple[tuple[str, ...], int | None]] = []
         self.timeouts: list[float] = []
 
     @property
     def prompt(self) -> Prompt:
-        return self.asked[-1]
+        return self.prompts[-1]
 
     def complete(self, prompt: Prompt, timeout: float) -> Completion:
-        self._note(prompt, timeout)
+        self._record(prompt, timeout)
         if self.error:
             raise self.error
         return Completion(self.parts, self.finish, self.usage)
 
     def stream(self, prompt: Prompt, timeout: float) -> Generator[list[Chunk], None, None]:
-        self._note(prompt, timeout)
+        self._record(prompt, timeout)
         try:
             for index, part in enumerate(self.parts):
                 if self.error and index == self.after:
@@ -56,20 +56,22 @@ class Scripted:
         return Embeddings(((0.5, -1.25),) * len(inputs), Usage(4))
 
     def count_tokens(self, prompt: Prompt, timeout: float) -> int:
-        self._note(prompt, timeout)
+        self._record(prompt, timeout)
         return max(5, sum(map(len, prompt.texts())) // 4)
 
     def ping(self, timeout: float) -> None: ...
 
     def close(self) -> None: ...
 
-    def _note(self, prompt: Prompt, timeout: float) -> None:
-        self.asked.append(prompt)
+    def _record(self, prompt: Prompt, timeout: float) -> None:
+        self.prompts.append(prompt)
         self.timeouts.append(timeout)
 
 
-def application(provider: Scripted, folder: Path, monkeypatch: pytest.MonkeyPatch, quota: str) -> Flask:
-    # Of OpenAI's windows output counts too, so what is held is seen.
+def application(
+    provider: ScriptedProvider, folder: Path, monkeypatch: pytest.MonkeyPatch, quota: str
+) -> Flask:
+    # OpenAI's windows count output as well, so the reserved output shows in the statistics.
     config = folder / "c.yaml"
     target = f"{{name: t, provider: openai, api_key: k, quota: {quota}}}"
     config.write_text(f"models: {{m: {{targets: [{target}]}}}}\n")
@@ -79,7 +81,7 @@ def application(provider: Scripted, folder: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(params=["memory", "redis"])
 def store(request: pytest.FixtureRequest) -> str:
-    """What the configuration says of where answers are kept: nothing, or an empty Redis."""
+    """The configuration's line for the store of answers: empty, or the URL of an empty Redis."""
     if request.param == "memory":
         return ""
     request.getfixturevalue("redis_client")
@@ -87,33 +89,33 @@ def store(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def provider() -> Scripted:
-    return Scripted()
+def provider() -> ScriptedProvider:
+    return ScriptedProvider()
 
 
 @pytest.fixture
-def client(provider: Scripted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FlaskClient:
+def client(provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FlaskClient:
     """A gateway with a small quota: three requests a minute."""
     return application(provider, tmp_path, monkeypatch, "{rpm: 3, tpm: 1000}").test_client()
 
 
 @pytest.fixture
-def open_client(provider: Scripted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FlaskClient:
-    """A gateway whose quota is out of the way."""
+def open_client(provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FlaskClient:
+    """A gateway whose quota is practically unlimited."""
     return application(provider, tmp_path, monkeypatch, "{rpm: 1000000, tpm: 1000000000}").test_client()
 
 
 def held(client: FlaskClient) -> int:
-    """What running requests hold of the quota."""
+    """The quota that running requests have reserved."""
     windows = client.get("/api/quota/stats").json["targets"]["t"]["windows"]
     return sum(window["reserved"] for window in windows)
 
 
 def outcomes(client: FlaskClient) -> dict[str, float]:
-    """How many requests ended in which way."""
-    found: dict[str, float] = {}
+    """The number of requests by outcome."""
+    counts: dict[str, float] = {}
     for line in client.get("/metrics").text.splitlines():
         if line.startswith("knowalledge_requests_total{"):
             outcome = line.split('outcome="')[1].split('"')[0]
-            found[outcome] = found.get(outcome, 0) + float(line.rsplit(" ", 1)[1])
-    return found
+            counts[outcome] = counts.get(outcome, 0) + float(line.rsplit(" ", 1)[1])
+    return counts

@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 
 from knowalledge.core import errors as e
 from knowalledge.gateway.domain.prompt import Text
-from tests.support.web_app import Scripted, held, outcomes
+from tests.support.web_app import ScriptedProvider, held, outcomes
 
 
 class Dialect:
@@ -63,14 +63,19 @@ DEEP = b"[" * 100_000
     ],
 )
 def test_a_body_that_cannot_be_read_is_refused(
-    open_client: FlaskClient, provider: Scripted, dialect: Dialect, body: bytes, status: int, code: str
+    open_client: FlaskClient,
+    provider: ScriptedProvider,
+    dialect: Dialect,
+    body: bytes,
+    status: int,
+    code: str,
 ) -> None:
     found = open_client.post(dialect.path, data=body)
     assert found.status_code == status
     assert dialect.code(found.json) == code
     assert len(dialect.text(found.json)) < 500
     assert found.headers["X-Request-ID"]
-    assert not provider.asked
+    assert not provider.prompts
     assert outcomes(open_client) == {"invalid": 1}
     assert held(open_client) == 0
 
@@ -135,7 +140,7 @@ FAILURES = [
 @pytest.mark.parametrize(("error", "status", "code", "outcome"), FAILURES)
 def test_each_failure_of_the_provider_has_its_status_its_outcome_and_holds_nothing(
     open_client: FlaskClient,
-    provider: Scripted,
+    provider: ScriptedProvider,
     capfd: pytest.CaptureFixture[str],
     dialect: Dialect,
     error: Exception,
@@ -173,7 +178,7 @@ def test_a_spent_quota_says_when_to_come_back(client: FlaskClient, dialect: Dial
     ],
 )
 def test_a_client_that_leaves_in_the_middle_ends_the_call_and_holds_nothing(
-    open_client: FlaskClient, provider: Scripted, path: str, body: Any
+    open_client: FlaskClient, provider: ScriptedProvider, path: str, body: Any
 ) -> None:
     provider.parts = (Text("hello"),) * 50
     found = open_client.post(path, json=body, buffered=False)
@@ -190,7 +195,7 @@ def test_a_client_that_leaves_in_the_middle_ends_the_call_and_holds_nothing(
 
 @pytest.mark.parametrize("dialect", ALL)
 def test_a_client_that_leaves_before_the_answer_ends_the_call_and_holds_nothing(
-    open_client: FlaskClient, provider: Scripted, monkeypatch: pytest.MonkeyPatch, dialect: Dialect
+    open_client: FlaskClient, provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch, dialect: Dialect
 ) -> None:
     ours, theirs = socket.socketpair()
     seen: list[int] = []

@@ -12,7 +12,7 @@ from knowalledge.gateway.api.gemini.stream import ContentStream
 from knowalledge.gateway.domain.answer import Finish, Usage
 from knowalledge.gateway.domain.events import QueuePosition
 from knowalledge.gateway.domain.prompt import Blob, FileRef, Message, Text, Tool, ToolCall, ToolResult
-from tests.support.web_app import Scripted, held, outcomes
+from tests.support.web_app import ScriptedProvider, held, outcomes
 
 PIXEL = base64.b64encode(b"\xff\xfe\x89PNG").decode()
 HI = [{"role": "user", "parts": [{"text": "hi"}]}]
@@ -63,7 +63,7 @@ def test_an_answer_has_googles_form_at_every_address(client: FlaskClient, place:
     assert found.json["modelVersion"] == "m"
 
 
-def test_usage_tells_thoughts_cache_and_tools_apart(client: FlaskClient, provider: Scripted) -> None:
+def test_usage_tells_thoughts_cache_and_tools_apart(client: FlaskClient, provider: ScriptedProvider) -> None:
     provider.usage = Usage(input=10, output=3, thinking=4, cached=2, tool=1)
     assert ask(client).json["usageMetadata"] == {
         "promptTokenCount": 9,
@@ -80,7 +80,7 @@ def test_usage_tells_thoughts_cache_and_tools_apart(client: FlaskClient, provide
     [(Finish.LENGTH, "MAX_TOKENS"), (Finish.SAFETY, "SAFETY"), (Finish.TOOL_CALLS, "STOP")],
 )
 def test_every_way_to_stop_has_its_name(
-    client: FlaskClient, provider: Scripted, finish: Finish, told: str
+    client: FlaskClient, provider: ScriptedProvider, finish: Finish, told: str
 ) -> None:
     provider.finish = finish
     assert ask(client).json["candidates"][0]["finishReason"] == told
@@ -132,7 +132,7 @@ def snake(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("form", ["camelCase", "snake_case"])
-def test_every_field_reaches_the_provider(client: FlaskClient, provider: Scripted, form: str) -> None:
+def test_every_field_reaches_the_provider(client: FlaskClient, provider: ScriptedProvider, form: str) -> None:
     assert ask(client, **(BODY if form == "camelCase" else snake(BODY))).status_code == 200
     prompt = provider.prompt
     assert prompt.system == "be brief"
@@ -163,14 +163,14 @@ def test_every_field_reaches_the_provider(client: FlaskClient, provider: Scripte
     ],
 )
 def test_the_mode_of_calling_is_kept(
-    client: FlaskClient, provider: Scripted, mode: str, names: Any, tools: int, choice: str
+    client: FlaskClient, provider: ScriptedProvider, mode: str, names: Any, tools: int, choice: str
 ) -> None:
     calling = {"mode": mode, **({"allowedFunctionNames": names} if names else {})}
     ask(client, tools=BODY["tools"], toolConfig={"functionCallingConfig": calling})
     assert (len(provider.prompt.tools), provider.prompt.tool_choice) == (tools, choice)
 
 
-def test_media_calls_and_results_are_parts(client: FlaskClient, provider: Scripted) -> None:
+def test_media_calls_and_results_are_parts(client: FlaskClient, provider: ScriptedProvider) -> None:
     url_safe = PIXEL.replace("+", "-").replace("/", "_").rstrip("=")
     contents = [
         {
@@ -203,7 +203,7 @@ def test_media_calls_and_results_are_parts(client: FlaskClient, provider: Script
     )
 
 
-def test_one_alone_may_stand_for_a_list_of_one(client: FlaskClient, provider: Scripted) -> None:
+def test_one_alone_may_stand_for_a_list_of_one(client: FlaskClient, provider: ScriptedProvider) -> None:
     found = ask(
         client,
         {"role": "user", "parts": {"text": "hi"}},
@@ -217,7 +217,9 @@ def test_one_alone_may_stand_for_a_list_of_one(client: FlaskClient, provider: Sc
     assert json.loads(provider.prompt.safety) == [{"category": "a", "threshold": "b"}]
 
 
-def test_the_names_within_arguments_are_never_changed(client: FlaskClient, provider: Scripted) -> None:
+def test_the_names_within_arguments_are_never_changed(
+    client: FlaskClient, provider: ScriptedProvider
+) -> None:
     part = {"function_call": {"name": "f", "args": {"file_uri": {"mime_type": 1}}}}
     assert ask(client, [{"role": "model", "parts": [part]}]).status_code == 200
     call = provider.prompt.messages[0].parts[0]
@@ -225,7 +227,7 @@ def test_the_names_within_arguments_are_never_changed(client: FlaskClient, provi
     assert json.loads(call.arguments) == {"file_uri": {"mime_type": 1}}
 
 
-def test_a_call_of_the_model_is_told(client: FlaskClient, provider: Scripted) -> None:
+def test_a_call_of_the_model_is_told(client: FlaskClient, provider: ScriptedProvider) -> None:
     provider.parts = (ToolCall("f", '{"x":1}', "c"), ToolCall("g", "{}"))
     parts = [
         {"functionCall": {"name": "f", "args": {"x": 1}, "id": "c"}},
@@ -236,7 +238,9 @@ def test_a_call_of_the_model_is_told(client: FlaskClient, provider: Scripted) ->
     assert [it["candidates"][0]["content"]["parts"][0] for it in streamed[:-1]] == parts
 
 
-def test_the_signature_of_a_call_goes_out_and_comes_back(client: FlaskClient, provider: Scripted) -> None:
+def test_the_signature_of_a_call_goes_out_and_comes_back(
+    client: FlaskClient, provider: ScriptedProvider
+) -> None:
     provider.parts = (ToolCall("f", "{}", "c", "sig"),)
     (part,) = ask(client).json["candidates"][0]["content"]["parts"]
     assert part["thoughtSignature"] == "sig"
@@ -246,7 +250,7 @@ def test_the_signature_of_a_call_goes_out_and_comes_back(client: FlaskClient, pr
 
 
 @pytest.mark.parametrize("query", ["?alt=sse", "", "?alt=json"])
-def test_a_stream_is_events_or_one_array(client: FlaskClient, provider: Scripted, query: str) -> None:
+def test_a_stream_is_events_or_one_array(client: FlaskClient, provider: ScriptedProvider, query: str) -> None:
     found = stream(client, query)
     if query == "?alt=sse":
         assert found.content_type == "text/event-stream; charset=utf-8"
@@ -264,7 +268,7 @@ def test_a_stream_is_events_or_one_array(client: FlaskClient, provider: Scripted
 
 @pytest.mark.parametrize("query", ["?alt=sse", ""])
 def test_an_error_in_the_middle_of_a_stream_is_its_last_element(
-    client: FlaskClient, provider: Scripted, query: str
+    client: FlaskClient, provider: ScriptedProvider, query: str
 ) -> None:
     provider.error, provider.after = e.ProviderRateLimited("x", retry_after=9), 1
     found = stream(client, query)
@@ -276,7 +280,7 @@ def test_an_error_in_the_middle_of_a_stream_is_its_last_element(
 
 
 def test_an_error_before_the_first_byte_of_a_stream_has_a_status(
-    client: FlaskClient, provider: Scripted
+    client: FlaskClient, provider: ScriptedProvider
 ) -> None:
     provider.error = e.ProviderTimeout("x")
     found = stream(client)
@@ -346,7 +350,7 @@ def test_waiting_is_told_by_empty_lines_because_clients_trip_over_comments(as_ar
     ],
 )
 def test_bad_input_is_told_in_googles_form(
-    client: FlaskClient, provider: Scripted, body: Any, param: str
+    client: FlaskClient, provider: ScriptedProvider, body: Any, param: str
 ) -> None:
     found = client.post("/v1beta/models/m:generateContent", json=body)
     error = found.json["error"]
@@ -355,7 +359,7 @@ def test_bad_input_is_told_in_googles_form(
     assert details["ErrorInfo"]["reason"] == "INVALID_REQUEST"
     assert details["RequestInfo"]["requestId"] == found.headers["X-Request-ID"]
     assert [it["field"] for it in details["BadRequest"]["fieldViolations"]] == [param]
-    assert not provider.asked
+    assert not provider.prompts
     assert held(client) == 0
     assert outcomes(client) == {"invalid": 1}
 
@@ -386,7 +390,7 @@ def test_the_name_of_a_model_may_hold_slashes_and_colons(client: FlaskClient) ->
     "body", [{"contents": HI}, {"generateContentRequest": {"model": "models/m", "contents": HI}}]
 )
 def test_tokens_are_counted_without_spending_quota(
-    client: FlaskClient, provider: Scripted, body: Any
+    client: FlaskClient, provider: ScriptedProvider, body: Any
 ) -> None:
     found = client.post("/v1beta/models/m:countTokens", json=body)
     assert found.json == {"totalTokens": 5}
@@ -400,7 +404,7 @@ def test_a_count_that_fails_has_its_outcome(client: FlaskClient) -> None:
     assert outcomes(client) == {"invalid": 1}
 
 
-def test_one_content_is_embedded(client: FlaskClient, provider: Scripted) -> None:
+def test_one_content_is_embedded(client: FlaskClient, provider: ScriptedProvider) -> None:
     content = {"parts": [{"text": "a"}, {"text": "b"}]}
     found = client.post("/v1beta/models/m:embedContent", json={"content": content, "outputDimensionality": 2})
     assert found.json == {"embedding": {"values": [0.5, -1.25]}}
@@ -409,7 +413,7 @@ def test_one_content_is_embedded(client: FlaskClient, provider: Scripted) -> Non
     assert provider.embedded == [(("ab",), 2), (("ab",), 3)]
 
 
-def test_many_contents_are_embedded_in_one_call(client: FlaskClient, provider: Scripted) -> None:
+def test_many_contents_are_embedded_in_one_call(client: FlaskClient, provider: ScriptedProvider) -> None:
     requests = [{"model": "models/m", "content": {"parts": [{"text": it}]}} for it in "ab"]
     found = client.post("/v1/models/m:batchEmbedContents", json={"requests": requests})
     assert found.json == {"embeddings": [{"values": [0.5, -1.25]}] * 2}
@@ -432,7 +436,9 @@ def test_many_contents_are_embedded_in_one_call(client: FlaskClient, provider: S
         ],
     ],
 )
-def test_what_cannot_be_embedded_is_refused(client: FlaskClient, provider: Scripted, requests: Any) -> None:
+def test_what_cannot_be_embedded_is_refused(
+    client: FlaskClient, provider: ScriptedProvider, requests: Any
+) -> None:
     found = client.post("/v1beta/models/m:batchEmbedContents", json={"requests": requests})
     assert found.status_code == 400
     assert not provider.embedded

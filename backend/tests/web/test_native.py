@@ -10,7 +10,7 @@ from knowalledge.config.settings import Settings
 from knowalledge.core import errors as e
 from knowalledge.providers import registry
 from knowalledge.quota.ports import Granted, Reservation
-from tests.support.web_app import Scripted
+from tests.support.web_app import ScriptedProvider
 
 
 def ask(client: FlaskClient, **body: Any) -> Any:
@@ -30,7 +30,7 @@ def test_an_answer_has_its_text_usage_and_the_state_of_the_quota(client: FlaskCl
 
 
 def test_a_stream_tells_when_it_started_each_piece_and_the_end(
-    client: FlaskClient, provider: Scripted
+    client: FlaskClient, provider: ScriptedProvider
 ) -> None:
     response = ask(client, stream=True)
     assert events(response.text) == ["started", "delta", "delta", "delta", "done"]
@@ -57,7 +57,7 @@ def test_a_spent_quota_is_429_and_says_when(client: FlaskClient) -> None:
     ],
 )
 def test_each_failure_of_the_provider_has_its_status_and_leaves_no_hold(
-    client: FlaskClient, provider: Scripted, error: Exception, status: int
+    client: FlaskClient, provider: ScriptedProvider, error: Exception, status: int
 ) -> None:
     provider.error = error
     assert ask(client).status_code == status
@@ -67,7 +67,7 @@ def test_each_failure_of_the_provider_has_its_status_and_leaves_no_hold(
 
 
 def test_a_429_of_the_provider_gives_the_quota_back_and_closes_the_target_for_its_hint(
-    client: FlaskClient, provider: Scripted
+    client: FlaskClient, provider: ScriptedProvider
 ) -> None:
     provider.error = e.ProviderRateLimited("x", retry_after=33.0, quota_id="rpm")
     refused = ask(client)
@@ -77,7 +77,7 @@ def test_a_429_of_the_provider_gives_the_quota_back_and_closes_the_target_for_it
     assert [it["used"] for it in windows] == [0, 0]
 
 
-def test_an_error_after_the_first_byte_is_an_event(client: FlaskClient, provider: Scripted) -> None:
+def test_an_error_after_the_first_byte_is_an_event(client: FlaskClient, provider: ScriptedProvider) -> None:
     provider.error, provider.after = e.ProviderGarbage("cut"), 2
     response = ask(client, stream=True)
     assert response.status_code == 200
@@ -150,7 +150,7 @@ def test_health_readiness_and_metrics_answer(client: FlaskClient) -> None:
 
 
 def test_a_tenant_is_who_a_trusted_front_says_and_nobody_else_may_say(
-    provider: Scripted, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(

@@ -13,7 +13,7 @@ from knowalledge.gateway.api.openai.stream import ChatStream
 from knowalledge.gateway.domain.answer import Finish, Usage
 from knowalledge.gateway.domain.events import QueuePosition
 from knowalledge.gateway.domain.prompt import Blob, FileRef, Message, Text, Tool, ToolCall, ToolResult
-from tests.support.web_app import Scripted, held, outcomes
+from tests.support.web_app import ScriptedProvider, held, outcomes
 
 USER = {"role": "user", "content": "hi"}
 PIXEL = base64.b64encode(b"\x89PNG").decode()
@@ -54,7 +54,9 @@ def test_an_answer_has_the_form_that_the_sdks_read(client: FlaskClient) -> None:
     assert found.headers["RateLimit"].startswith('"rpm";r=999999')
 
 
-def test_thinking_counts_as_completion_and_is_told_apart(client: FlaskClient, provider: Scripted) -> None:
+def test_thinking_counts_as_completion_and_is_told_apart(
+    client: FlaskClient, provider: ScriptedProvider
+) -> None:
     provider.usage = Usage(10, 4, 6, 2)
     usage = ask(client).json["usage"]
     assert (usage["completion_tokens"], usage["total_tokens"]) == (10, 20)
@@ -67,13 +69,13 @@ def test_thinking_counts_as_completion_and_is_told_apart(client: FlaskClient, pr
     [(Finish.LENGTH, "length"), (Finish.SAFETY, "content_filter"), (Finish.OTHER, "stop")],
 )
 def test_every_way_to_stop_has_its_name(
-    client: FlaskClient, provider: Scripted, finish: Finish, told: str
+    client: FlaskClient, provider: ScriptedProvider, finish: Finish, told: str
 ) -> None:
     provider.finish = finish
     assert ask(client).json["choices"][0]["finish_reason"] == told
 
 
-def test_every_field_reaches_the_provider(client: FlaskClient, provider: Scripted) -> None:
+def test_every_field_reaches_the_provider(client: FlaskClient, provider: ScriptedProvider) -> None:
     schema = {"type": "object", "properties": {"b": {"type": "string"}, "a": {"type": "string"}}}
     found = ask(
         client,
@@ -111,13 +113,15 @@ def test_every_field_reaches_the_provider(client: FlaskClient, provider: Scripte
     assert prompt.tool_choice == "f"
 
 
-def test_a_single_stop_and_the_older_max_tokens_are_read(client: FlaskClient, provider: Scripted) -> None:
+def test_a_single_stop_and_the_older_max_tokens_are_read(
+    client: FlaskClient, provider: ScriptedProvider
+) -> None:
     ask(client, stop="x", max_tokens=9)
     assert provider.prompt.stop == ("x",)
     assert provider.prompt.max_output_tokens == 9
 
 
-def test_images_sound_and_documents_are_parts(client: FlaskClient, provider: Scripted) -> None:
+def test_images_sound_and_documents_are_parts(client: FlaskClient, provider: ScriptedProvider) -> None:
     content = [
         {"type": "text", "text": "look"},
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}", "detail": "low"}},
@@ -145,7 +149,9 @@ def test_an_image_that_nobody_can_read_is_refused(client: FlaskClient, url: str)
     assert found.json["error"]["param"] == "messages[0].content[0]"
 
 
-def test_a_call_and_its_results_go_through_as_two_turns(client: FlaskClient, provider: Scripted) -> None:
+def test_a_call_and_its_results_go_through_as_two_turns(
+    client: FlaskClient, provider: ScriptedProvider
+) -> None:
     calls = [
         {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}},
         {"id": "c2", "type": "function", "function": {"name": "g", "arguments": ""}},
@@ -164,7 +170,9 @@ def test_a_call_and_its_results_go_through_as_two_turns(client: FlaskClient, pro
     )
 
 
-def test_a_call_of_the_model_is_told_with_an_id_of_its_own(client: FlaskClient, provider: Scripted) -> None:
+def test_a_call_of_the_model_is_told_with_an_id_of_its_own(
+    client: FlaskClient, provider: ScriptedProvider
+) -> None:
     provider.parts = (ToolCall("f", '{"x":1}'), ToolCall("f", "{}"))
     choice = ask(client).json["choices"][0]
     assert choice["finish_reason"] == "tool_calls"
@@ -177,7 +185,7 @@ def test_a_call_of_the_model_is_told_with_an_id_of_its_own(client: FlaskClient, 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_the_signature_of_a_call_goes_out_and_comes_back(
-    client: FlaskClient, provider: Scripted, stream: bool
+    client: FlaskClient, provider: ScriptedProvider, stream: bool
 ) -> None:
     provider.parts = (ToolCall("f", "{}", "c", "sig"),)
     found = ask(client, stream=stream)
@@ -193,7 +201,7 @@ def test_the_signature_of_a_call_goes_out_and_comes_back(
     assert provider.prompt.messages[1].parts == (ToolCall("f", "{}", "c", "sig"),)
 
 
-def test_a_stream_is_chunks_and_ends_with_done(client: FlaskClient, provider: Scripted) -> None:
+def test_a_stream_is_chunks_and_ends_with_done(client: FlaskClient, provider: ScriptedProvider) -> None:
     found = ask(client, stream=True)
     assert found.content_type == "text/event-stream; charset=utf-8"
     assert found.headers["RateLimit-Policy"].startswith('"rpm";q=1000000;w=60')
@@ -216,7 +224,7 @@ def test_a_stream_tells_usage_at_its_end_when_it_is_asked_to(client: FlaskClient
     assert got[-2]["usage"]["total_tokens"] == 8
 
 
-def test_streamed_calls_are_numbered(client: FlaskClient, provider: Scripted) -> None:
+def test_streamed_calls_are_numbered(client: FlaskClient, provider: ScriptedProvider) -> None:
     provider.parts = (ToolCall("f", "{}", "a"), ToolCall("g", "{}"))
     got = chunks(ask(client, stream=True).text)
     calls = [call for it in got[:-1] for call in it["choices"][0]["delta"].get("tool_calls", ())]
@@ -226,7 +234,9 @@ def test_streamed_calls_are_numbered(client: FlaskClient, provider: Scripted) ->
     assert got[-2]["choices"][0]["finish_reason"] == "tool_calls"
 
 
-def test_an_error_in_the_middle_of_a_stream_is_an_event(client: FlaskClient, provider: Scripted) -> None:
+def test_an_error_in_the_middle_of_a_stream_is_an_event(
+    client: FlaskClient, provider: ScriptedProvider
+) -> None:
     provider.error, provider.after = e.ProviderGarbage("cut"), 2
     found = ask(client, stream=True)
     assert found.status_code == 200
@@ -237,7 +247,7 @@ def test_an_error_in_the_middle_of_a_stream_is_an_event(client: FlaskClient, pro
 
 
 def test_an_error_before_the_first_byte_of_a_stream_has_a_status(
-    client: FlaskClient, provider: Scripted
+    client: FlaskClient, provider: ScriptedProvider
 ) -> None:
     provider.error = e.ProviderRateLimited("x", retry_after=70)
     found = ask(client, stream=True)
@@ -290,7 +300,7 @@ def call(name: str, arguments: str) -> dict[str, Any]:
     ],
 )
 def test_bad_input_is_told_in_openais_form(
-    client: FlaskClient, provider: Scripted, messages: list[Any], extra: Any, status: int, param: str
+    client: FlaskClient, provider: ScriptedProvider, messages: list[Any], extra: Any, status: int, param: str
 ) -> None:
     found = client.post("/v1/chat/completions", json={"model": "m", "messages": messages, **extra})
     assert found.status_code == status
@@ -298,7 +308,7 @@ def test_bad_input_is_told_in_openais_form(
     assert error["param"] == param
     assert error["type"] == ("not_found_error" if status == 404 else "invalid_request_error")
     assert error["request_id"] == found.headers["X-Request-ID"]
-    assert not provider.asked
+    assert not provider.prompts
     assert held(client) == 0
     assert outcomes(client) == {"invalid": 1}
 
@@ -314,7 +324,9 @@ def test_unknown_models_name_the_nearest(client: FlaskClient) -> None:
     ("given", "inputs"),
     [("a", ("a",)), (["a", "b"], ("a", "b"))],
 )
-def test_embeddings_come_as_floats(client: FlaskClient, provider: Scripted, given: Any, inputs: Any) -> None:
+def test_embeddings_come_as_floats(
+    client: FlaskClient, provider: ScriptedProvider, given: Any, inputs: Any
+) -> None:
     found = client.post("/v1/embeddings", json={"model": "m", "input": given, "dimensions": 2})
     assert provider.embedded == [(inputs, 2)]
     assert found.json["data"] == [
@@ -331,7 +343,9 @@ def test_embeddings_come_as_base64(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("given", [[1, 2], [[1], [2]], "", [], [""], ["a", ""], ["a"] * 2049, None, 5])
-def test_what_cannot_be_embedded_is_refused(client: FlaskClient, provider: Scripted, given: Any) -> None:
+def test_what_cannot_be_embedded_is_refused(
+    client: FlaskClient, provider: ScriptedProvider, given: Any
+) -> None:
     found = client.post("/v1/embeddings", json={"model": "m", "input": given})
     assert found.status_code == 400
     assert found.json["error"]["param"] == "input"
@@ -367,7 +381,7 @@ def test_cache_control_of_a_request_reaches_our_caches(field: str, status: str) 
     assert cache_mode(field) == status
 
 
-def test_x_server_timeout_is_the_callers_patience(client: FlaskClient, provider: Scripted) -> None:
+def test_x_server_timeout_is_the_callers_patience(client: FlaskClient, provider: ScriptedProvider) -> None:
     for field in ("12", "99999", "0", "soon"):
         client.post("/v1/chat/completions", json={"messages": [USER]}, headers={"X-Server-Timeout": field})
     assert [round(it) for it in provider.timeouts] == [12, 600, 60, 60]

@@ -20,7 +20,7 @@ from knowalledge.gateway.domain.prompt import ToolCall
 from knowalledge.providers import registry
 from knowalledge.web.docs.document import variables
 from tests.support.fake_provider import FakeProvider
-from tests.support.web_app import Scripted
+from tests.support.web_app import ScriptedProvider
 from tests.topics.conftest import png
 
 FILE = Path(__file__).parents[3] / "docs" / "openapi.json"
@@ -139,7 +139,7 @@ def real(path: str) -> str:
 @pytest.mark.parametrize("tools", [False, True])
 @pytest.mark.parametrize(("path", "body"), POSTS)
 def test_what_is_answered_is_what_the_document_says(
-    client: FlaskClient, provider: Scripted, path: str, body: Any, tools: bool
+    client: FlaskClient, provider: ScriptedProvider, path: str, body: Any, tools: bool
 ) -> None:
     if tools:
         provider.parts = (ToolCall("f", '{"x":1}', "c", "sig"),)
@@ -183,7 +183,7 @@ STREAMS: list[tuple[str, str, Any]] = [
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize(("path", "query", "body"), STREAMS)
 def test_every_event_of_a_stream_is_what_the_document_says(
-    client: FlaskClient, provider: Scripted, path: str, query: str, body: Any, fails: bool
+    client: FlaskClient, provider: ScriptedProvider, path: str, query: str, body: Any, fails: bool
 ) -> None:
     if fails:
         provider.error, provider.after = e.ProviderRateLimited("x", retry_after=1), 1
@@ -202,7 +202,12 @@ def test_every_event_of_a_stream_is_what_the_document_says(
     [(e.ProviderTimeout("x"), "5XX"), (e.ProviderRateLimited("x", retry_after=70), "429"), (None, "4XX")],
 )
 def test_every_error_is_what_the_document_says(
-    client: FlaskClient, provider: Scripted, path: str, body: Any, error: Exception | None, status: str
+    client: FlaskClient,
+    provider: ScriptedProvider,
+    path: str,
+    body: Any,
+    error: Exception | None,
+    status: str,
 ) -> None:
     provider.error = error
     found = client.post(real(path), json=body if error else {})

@@ -14,7 +14,7 @@ from knowalledge.observability import feature as observability
 from knowalledge.observability.spans import Span
 from knowalledge.providers import registry
 from tests.support.fake_provider import FakeProvider
-from tests.support.web_app import Scripted
+from tests.support.web_app import ScriptedProvider
 
 TARGET = "models: {m: {targets: [{name: t, provider: openai, model: theirs, api_key: k}]}}\n"
 TRACED = 'tracing: {endpoint: "http://127.0.0.1:1", sample: 1}\n'
@@ -54,7 +54,9 @@ def client(provider: Any, kept: Kept, folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
-def scripted(provider: Scripted, kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
+def scripted(
+    provider: ScriptedProvider, kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> FlaskClient:
     return client(provider, kept, tmp_path, monkeypatch)
 
 
@@ -88,7 +90,7 @@ def test_embeddings_are_told_as_such(scripted: FlaskClient, kept: Kept) -> None:
 
 
 def test_a_refusal_of_the_provider_is_told_and_its_reservation_released(
-    scripted: FlaskClient, provider: Scripted, kept: Kept
+    scripted: FlaskClient, provider: ScriptedProvider, kept: Kept
 ) -> None:
     provider.error = e.ProviderRejected("no")
     assert scripted.post("/api/v1/generate", json={"prompt": "x"}, buffered=True).status_code == 502
@@ -99,7 +101,7 @@ def test_a_refusal_of_the_provider_is_told_and_its_reservation_released(
 
 
 def test_a_stream_that_breaks_off_has_failed_whatever_its_status_says(
-    scripted: FlaskClient, provider: Scripted, kept: Kept
+    scripted: FlaskClient, provider: ScriptedProvider, kept: Kept
 ) -> None:
     provider.error, provider.after = e.ProviderGarbage("cut"), 1
     answer = scripted.post("/api/v1/generate", json={"prompt": "x", "stream": True}, buffered=True)
@@ -126,7 +128,7 @@ def test_a_body_that_cannot_be_read_is_told_with_its_code(scripted: FlaskClient,
 
 
 def test_without_an_address_for_spans_nothing_is_on_the_way_of_a_request(
-    provider: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    provider: ScriptedProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "c.yaml"
     config.write_text(TARGET)

@@ -23,7 +23,7 @@ MAX_TENANT = 128  # characters of a tenant's name in a key
 
 
 class ClientRate(Struct, frozen=True):
-    """How clients are told apart and counted."""
+    """How clients are identified and counted."""
 
     rate: str  # as flask-limiter writes it, such as 600/minute
     tenant_header: str  # as a WSGI environ key; empty: clients are addresses

@@ -170,7 +170,7 @@ class FairScheduler:
             self._new.append((waiter, now))
         elif self._started or not self._has_budget(now):
             self._started.append(waiter)
-        else:  # the usual case: nobody queues, so no callback is needed
+        else:  # the usual case: the queue is empty, so no callback is needed
             waiter.switch(None)
             return False
         if not self._running:
