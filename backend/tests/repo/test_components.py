@@ -6,7 +6,7 @@ import pytest
 
 from knowalledge.quota.commands import ReservationOutcome
 from knowalledge.quota.domain.queue import QueueOutcome
-from knowalledge.quota.replica import State
+from knowalledge.quota.replica import ReplicaState
 from tools import components
 from tools.components import reachable, reduced
 
@@ -47,7 +47,7 @@ def test_the_diagrams_of_states_have_the_states_of_the_code() -> None:
     reservation, replica = re.findall(
         r"```mermaid\nstateDiagram-v2\n(.*?)```", components.PAGE.read_text(), re.S
     )
-    assert set(re.findall(r"--> (\w+)", replica)) == {it.name.title() for it in State}
+    assert set(re.findall(r"--> (\w+)", replica)) == {it.name.title() for it in ReplicaState}
     assert {it.name.title() for it in ReservationOutcome} <= set(re.findall(r"Held --> (\w+)", reservation))
     left = re.search(r"Queued --> Left: (.+)", reservation)
     assert left is not None
