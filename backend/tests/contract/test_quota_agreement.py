@@ -202,7 +202,7 @@ learning = st.lists(
 )
 
 
-@examples(60)
+@examples(30)
 @example(history=[("fill", 1.0)] * 3 + [("last", 0.1)] + [("first", 0.1)] * 3, level=Priority.HIGH)
 @given(history=learning, level=st.sampled_from([Priority.HIGH, Priority.LOW]))
 def test_the_scripts_and_the_arithmetic_learn_the_same(

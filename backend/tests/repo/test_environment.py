@@ -13,13 +13,10 @@ from knowalledge.config.sources import variable
 from tests.support.environment import FIXED, cleaned
 
 ROOT = Path(__file__).parents[3]
-# Of each kind one: settings, the model of a process, real processes, third-party clients, Redis.
+# Of each kind one: third-party credentials, proxies, real processes with Redis, the web application.
 SUBSET = (
-    "tests/config",
-    "tests/contract/test_popularity.py",
     "tests/providers/test_credentials.py",
     "tests/providers/test_registry.py",
-    "tests/repo/test_reference.py",
     "tests/system/test_doctor.py",
     "tests/web/test_edges.py",
 )
