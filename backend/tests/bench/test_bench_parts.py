@@ -49,7 +49,7 @@ def test_rounds_with_steal_time_are_repeated(
     def counted(*stolen: float) -> list[int]:
         """The rounds that count if these shares are stolen; each round is a second on one processor."""
         at = [Times(0.0, 0.0, 0.0)]
-        monkeypatch.setattr(steal.psutil, "cpu_times", lambda: at[-1])
+        monkeypatch.setattr("bench.steal.psutil.cpu_times", lambda: at[-1])
 
         def measure(round_: int) -> int:
             user, lost, guest = at[-1]

@@ -124,7 +124,7 @@ def test_statistics_tell_each_layer_and_what_was_saved(client: FlaskClient) -> N
     first = client.get("/api/v1/topics/light")
     client.get("/api/v1/topics/light")
     client.get("/api/v1/topics/light", headers={"If-None-Match": first.headers["ETag"]})
-    found = client.get("/api/cache/stats").json
+    found = client.get("/api/cache/stats").get_json()
     assert (found["hits"], found["misses"], found["hit_rate"]) == (2, 1, 0.6667)
     assert found["layers"]["memory"]["entries"] == 1
     assert found["layers"]["memory"]["bytes"] > 1000
@@ -162,7 +162,7 @@ def replicas(clock: ManualClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Any,
 
 def saved(client: FlaskClient) -> Any:
     """What each layer saved that saved anything; ``all`` is what the caches saved together."""
-    found = client.get("/api/cache/stats").json
+    found = client.get("/api/cache/stats").get_json()
     layers = {name: layer["saved"] for name, layer in found["layers"].items() if layer["saved"]}
     return {"all": found["saved"]} | {name: it for name, it in layers.items() if it["output_tokens"]}
 
@@ -236,7 +236,7 @@ def test_the_tokens_of_a_304_are_told_once_of_the_layer_that_vouched_for_it(repl
     etag = client.get(LIGHT).headers["ETag"]
     for _ in range(2):
         assert client.get(LIGHT, headers={"If-None-Match": etag}).status_code == 304
-    layers = client.get("/api/cache/stats").json["layers"]
+    layers = client.get("/api/cache/stats").get_json()["layers"]
     assert (layers["browser"]["hits"], layers["browser"]["saved"]) == (2, None)
     assert saved(client) == {"all": calls(2), "memory": calls(2)}
 

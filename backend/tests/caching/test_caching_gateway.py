@@ -159,7 +159,7 @@ def test_another_tenant_never_gets_the_answer_and_never_shares_the_flight(world:
     assert world.models.calls == 2
     world.models.go.set()
     gevent.joinall(asked, timeout=5)
-    assert sorted(it.value.cache.status for it in asked) == ["miss", "miss", "shared"]
+    assert sorted(it.get().cache.status for it in asked) == ["miss", "miss", "shared"]
     world.ask(tenant="c")
     assert world.models.calls == 3
 
@@ -228,10 +228,11 @@ def test_streams_share_a_flight_replay_what_was_said_and_then_follow_live(world:
     assert text_of(late) == "answer"
     first.close()
     world.models.go.set()
-    gevent.joinall([follower, unary], timeout=5)
+    follower.join(5)
+    unary.join(5)
     assert text_of(late) == "answer 1"
-    assert unary.value.completion.text == "answer 1"
-    assert unary.value.cache.status == "shared"
+    assert unary.get().completion.text == "answer 1"
+    assert unary.get().cache.status == "shared"
     assert world.models.calls == 1
     assert [it.outcome for it in world.told.records] == [Outcome.SHARED, Outcome.SHARED]
 
@@ -243,9 +244,10 @@ def test_a_stream_that_follows_a_unary_run_gets_the_whole_at_once(world: World) 
     follower = gevent.spawn(world.follow)
     gevent.sleep(0.01)
     world.models.go.set()
-    gevent.joinall([leader, follower], timeout=5)
-    assert [type(it) for it in follower.value] == [Started, Delta, Done]
-    assert text_of(follower.value) == "answer 1"
+    leader.join(5)
+    follower.join(5)
+    assert [type(it) for it in follower.get()] == [Started, Delta, Done]
+    assert text_of(follower.get()) == "answer 1"
     assert world.models.calls == 1
 
 
@@ -305,7 +307,12 @@ def test_with_a_stale_answer_at_hand_nobody_waits_long_for_the_first_word(
     world.ask()
     world.clock.sleep(601)
     world.models.go.clear()
-    monkeypatch.setattr(world.models, "stream", lambda *_: iter(world.models.go.wait() or ()))
+
+    def stalled(*_: object) -> Iterator[list[Event]]:
+        world.models.go.wait()
+        return iter(())
+
+    monkeypatch.setattr(world.models, "stream", stalled)
     with gevent.Timeout(5):
         events = world.follow()
     world.models.go.set()

@@ -35,6 +35,8 @@ USAGE = Usage(input=10, output=4, thinking=3, cached=2)
 def url() -> Iterator[str]:
     command = [sys.executable, "-m", "tests.contract.vertex_grpc"]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdin is not None
+    assert child.stdout is not None
     yield f"http://127.0.0.1:{int(child.stdout.readline())}"
     child.stdin.close()
     child.stdout.close()
@@ -179,7 +181,10 @@ def test_each_failure_has_its_error(word: str, kind: type[e.KnowalledgeError], p
 
 
 def test_a_429_has_retry_after_and_quota_id(provider: Provider) -> None:
-    for call in (*both(provider), lambda word, timeout: list(each(provider, prompt_of("midway"), timeout))):
+    def midway(_: str, timeout: float) -> object:
+        return list(each(provider, prompt_of("midway"), timeout))
+
+    for call in (*both(provider), midway):
         with pytest.raises(e.ProviderRateLimited) as caught:
             call("limited", S)
         assert (caught.value.retry_after, caught.value.quota_id) == (33.0, "TokensPerMinute")

@@ -27,7 +27,8 @@ SOON = 0.5  # a timeout that tests reach, but after the first event of a stream
 
 @pytest.fixture(params=DIALECTS, ids=lambda it: it.name)
 def dialect(request: pytest.FixtureRequest) -> Dialect:
-    return request.param
+    found: Dialect = request.param
+    return found
 
 
 @pytest.fixture

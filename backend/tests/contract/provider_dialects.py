@@ -28,6 +28,8 @@ class Dialect(ABC):
     counts_tokens = True
     ping_answer = b"{}"
     vectors: bytes
+    vectors_usage: Usage | None
+    key_cached: str
     terminator: tuple[bytes, ...] = ()  # data after the last event of a stream
 
     @abstractmethod

@@ -53,7 +53,7 @@ class Client:
     """A replica's connection, which can be cut."""
 
     def __init__(self, inner: Redis) -> None:
-        self.inner = inner
+        self.inner: Any = inner
         self.cut = False
 
     def execute_command(self, *args: Any) -> Any:
@@ -282,7 +282,7 @@ def test_a_leader_that_shuts_down_is_replaced(clients: list[Client]) -> None:
     with pytest.raises(ShuttingDown):
         everything(seat)
     follower.join(30)
-    assert follower.value[-1] == b"B"
+    assert follower.get()[-1] == b"B"
     assert first.closed == 1
 
 
@@ -325,7 +325,7 @@ def test_nothing_stays_behind(clients: list[Client], redis_client: Redis) -> Non
     everything(flights.fly(k(), work))
     settle()
     assert flights._runs == {}
-    names = redis_client.keys("kn:{flight:*")
+    names: Any = redis_client.keys("kn:{flight:*")
     assert all(0 < redis_client.pttl(name) <= 1000 * PACE.keep for name in names)
     assert not [name for name in names if name.endswith(b"lease")]
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from knowalledge.core import errors as e
 from knowalledge.core.clock import SystemClock
@@ -144,7 +145,7 @@ def test_invalid_json_is_rejected_before_it_is_embedded(field: str) -> None:
     """It is embedded as text, so it could end our object and add another."""
     for text in ('{}},"contents":[{"x":{', "{", "nonsense", "\x00"):
         with pytest.raises(e.ProviderRejected):
-            google.request_body(Prompt(PROMPT.messages, **{field: text}))
+            google.request_body(replace(PROMPT, **{field: text}))
     with pytest.raises(e.ProviderRejected):
         google.request_body(Prompt(PROMPT.messages, tools=(Tool("f", "", '{},"x":1'),)))
 
@@ -216,7 +217,8 @@ def test_tokens_are_counted_with_the_system_prompt_and_the_tools(server: Loopbac
     vertex_.count_tokens(full, S)
     assert last_body(server) == {"contents": contents, **extra}
     assert server.requests[-1].path.endswith(":countTokens")
-    gemini.close(), vertex_.close()
+    gemini.close()
+    vertex_.close()
 
 
 def test_embeddings_are_requested_in_each_apis_format(server: Loopback) -> None:
@@ -237,7 +239,8 @@ def test_embeddings_are_requested_in_each_apis_format(server: Loopback) -> None:
         "instances": [{"content": "a"}, {"content": "b"}],
         "parameters": {"outputDimensionality": 2},
     }
-    gemini.close(), vertex_.close()
+    gemini.close()
+    vertex_.close()
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def test_a_client_above_its_rate_gets_429_with_retry_after_and_others_are_served
         "/api/v1/generate", json={"prompt": "hi"}, environ_overrides={"REMOTE_ADDR": "10.0.0.1"}
     )
     assert response.content_type == "application/problem+json"
-    assert response.json["code"] == "client_limited"
+    assert response.get_json()["code"] == "client_limited"
     assert 1 <= int(response.headers["Retry-After"]) <= 60
     assert "10.0.0.1" not in response.text
 
@@ -67,8 +67,8 @@ def test_all_dialects_and_topics_share_one_count_and_each_has_its_own_error_form
     gemini = client.post("/v1beta/models/m:generateContent", json={})
     topic = client.get("/api/v1/topics/light")
     assert [it.status_code for it in (openai, gemini, topic)] == [429, 429, 429]
-    assert openai.json["error"]["type"] == "rate_limit_error"
-    assert gemini.json["error"]["status"] == "RESOURCE_EXHAUSTED"
+    assert openai.get_json()["error"]["type"] == "rate_limit_error"
+    assert gemini.get_json()["error"]["status"] == "RESOURCE_EXHAUSTED"
 
 
 def test_probes_metrics_and_statistics_are_never_limited(start: Start) -> None:

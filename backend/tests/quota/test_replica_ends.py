@@ -39,10 +39,9 @@ class Calls(RedisQuotaStore):
             auto_dispatch=False,
         )
         self.calls: list[list[str]] = []
-        self.before: dict[
-            int, Callable[[], None]
-        ] = {}  # what happens while a call is under way, by its number
-        self.after: dict[int, Callable[[], None]] = {}  # and while its answer is
+        # What happens while a call is under way, by its number, and while its answer is.
+        self.before: dict[int, Callable[[], object]] = {}
+        self.after: dict[int, Callable[[], object]] = {}
 
     def finish(self, target: str, ends: Sequence[EndedReservation]) -> int:
         number = len(self.calls)

@@ -103,7 +103,9 @@ def test_a_lock_holds_all_that_its_distributions_require_with_their_extras(lock:
         pytest.skip(f"{PLACES[lock]} is not installed (make deploy-tools, make lock)")
     installed = {canonicalize_name(it.name): it for it in distributions(path=packages)}
     for name, version in held(lock, default_environment()).items():  # type: ignore[arg-type]
-        assert installed[name].version == version, f"{name} is not the locked one: make setup"
+        assert installed[canonicalize_name(name)].version == version, (
+            f"{name} is not the locked one: make setup"
+        )
     for minor, platform in product((11, 12, 13, 14), PLATFORMS):
         python = {"python_version": f"3.{minor}", "python_full_version": f"3.{minor}.0"}
         environment = {**default_environment(), **platform, **python}

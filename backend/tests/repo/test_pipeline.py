@@ -117,7 +117,7 @@ def release(tmp_path: Path, status: str, image: str = IMAGE, same: str = "") -> 
     calls = tmp_path / "calls"
     calls.touch()
     environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "CALLS": str(calls), "STATUS": status, "SAME": same}
-    command = [ROOT / "deploy/release.sh", "staging", image, "https://staging.example"]
+    command: list[str | Path] = [ROOT / "deploy/release.sh", "staging", image, "https://staging.example"]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
     return done.returncode, calls.read_text().splitlines()
 

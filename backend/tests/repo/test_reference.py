@@ -28,6 +28,7 @@ def test_every_error_code_of_the_source_has_its_row() -> None:
         for line in kind.body
         if isinstance(line, ast.Assign)
         and isinstance(line.value, ast.Constant)
+        and isinstance(line.value.value, str)
         and [ast.unparse(it) for it in line.targets] == ["code"]
     }
     assert {"internal", "method_not_allowed", "provider_auth"} <= codes

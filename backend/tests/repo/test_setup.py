@@ -88,11 +88,9 @@ def run(environ: dict[str, str], *command: "str | Path") -> "tuple[int, str]":
 def installed(environment: Path) -> dict[str, str]:
     """The version of every distribution in an environment, pip and what it brings aside."""
     (packages,) = environment.glob("lib/python3*/site-packages")
-    found = dict(re.match(r"(.+)-(.+)\.dist-info", it.name).groups() for it in packages.glob("*.dist-info"))  # type: ignore[union-attr]
+    names = (it.name.removesuffix(".dist-info").rpartition("-") for it in packages.glob("*.dist-info"))
     return {
-        name.replace("_", "-"): version
-        for name, version in found.items()
-        if name not in {"pip", "setuptools"}
+        name.replace("_", "-"): version for name, _, version in names if name not in {"pip", "setuptools"}
     }
 
 
@@ -156,7 +154,7 @@ class Made:
         return run(self.index.environ() | environ, sys.executable, self.folder, self.lock)
 
     def is_whole(self) -> bool:
-        program = [self.folder / "bin/python", "-m", "pip", "check"]
+        program: list[str | Path] = [self.folder / "bin/python", "-m", "pip", "check"]
         done = subprocess.run(program, capture_output=True, env=self.index.environ())
         return done.returncode == 0 and installed(self.folder) == EXPECTED
 
@@ -265,13 +263,13 @@ def pretending(what: str) -> list[str]:
 
 def refused(interpreter: str, options: list[str], tmp_path: Path) -> str:
     (tmp_path / "dev.txt").touch()
-    command = [interpreter, *options, SCRIPT, tmp_path / "venv", tmp_path / "dev.txt"]
+    command: list[str | Path] = [interpreter, *options, SCRIPT, tmp_path / "venv", tmp_path / "dev.txt"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr == ""
     assert not (tmp_path / "venv").exists()
     (sentence,) = done.stdout.splitlines()
-    return sentence
+    return str(sentence)
 
 
 def test_a_python_that_is_too_old_is_told_which_is_needed(tmp_path: Path) -> None:

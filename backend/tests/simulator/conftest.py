@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 
@@ -21,27 +22,20 @@ class SimulatorClient:
     def __init__(self, port: int, provider: Provider) -> None:
         self.port, self.provider = port, provider
 
-    def open(self, method: str, path: str, body: Any = None, **headers: str) -> HTTPResponse:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        connection.request(method, path, data, headers)
-        response = connection.getresponse()
-        response.connection = connection  # type: ignore[attr-defined]
-        return response
+    @contextmanager
+    def open(self, method: str, path: str, body: Any = None, **headers: str) -> Iterator[HTTPResponse]:
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=10)) as connection:
+            data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+            connection.request(method, path, data, headers)
+            yield connection.getresponse()
 
     def request(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-        response = self.open(method, path, body, **headers)
-        try:
+        with self.open(method, path, body, **headers) as response:
             return response.status, json.loads(response.read())
-        finally:
-            response.connection.close()  # type: ignore[attr-defined]
 
     def text(self, path: str, body: Any) -> str:
-        response = self.open("POST", path, body)
-        try:
+        with self.open("POST", path, body) as response:
             return response.read().decode()
-        finally:
-            response.connection.close()  # type: ignore[attr-defined]
 
     def set_knobs(self, **patch: Any) -> None:
         status, body = self.request("POST", "/_control", patch)

@@ -109,10 +109,9 @@ def test_models_are_listed_and_described(sim: SimulatorClient) -> None:
 def test_an_exhausted_quota_is_429_in_the_callers_dialect(sim: SimulatorClient) -> None:
     sim.set_knobs(rpm=1)
     assert [sim.request("POST", GEMINI, BODY)[0] for _ in range(2)] == [200, 429]
-    response = sim.open("POST", CHAT, CHAT_BODY)  # both dialects share the model's quota
-    assert response.status == 429
-    assert int(response.headers["retry-after"]) in (60, 61)
-    response.connection.close()
+    with sim.open("POST", CHAT, CHAT_BODY) as response:  # both dialects share the model's quota
+        assert response.status == 429
+        assert int(response.headers["retry-after"]) in (60, 61)
     stats = sim.stats()
     assert (stats["accepted"], stats["rejected"], stats["peak_window_use"]) == (1, 2, {"rpm": 1.0})
 
@@ -193,19 +192,16 @@ def test_garbage_is_not_json_and_gzip_is_compressed(sim: SimulatorClient) -> Non
     assert sim.text(GEMINI, BODY) == "<html>garbage</html>"
     assert "{garbage" in sim.text(GEMINI_SSE, BODY)
     sim.set_knobs(faults={"gzip": 1})
-    response = sim.open("POST", GEMINI, BODY)
-    assert response.headers["content-encoding"] == "gzip"
-    assert "candidates" in json.loads(gzip.decompress(response.read()))
-    response.connection.close()
+    with sim.open("POST", GEMINI, BODY) as response:
+        assert response.headers["content-encoding"] == "gzip"
+        assert "candidates" in json.loads(gzip.decompress(response.read()))
 
 
 @pytest.mark.parametrize("path", [GEMINI, GEMINI_SSE])
 def test_a_cut_response_ends_in_the_middle(sim: SimulatorClient, path: str) -> None:
     sim.set_knobs(faults={"cut": 1})
-    response = sim.open("POST", path, BODY)
-    with pytest.raises(IncompleteRead):
+    with sim.open("POST", path, BODY) as response, pytest.raises(IncompleteRead):
         response.read()
-    response.connection.close()
 
 
 def test_a_reset_connection_has_no_response_and_a_hanging_one_stays_open(sim: SimulatorClient) -> None:
@@ -222,10 +218,9 @@ def test_a_reset_connection_has_no_response_and_a_hanging_one_stays_open(sim: Si
 
 def test_a_429_may_arrive_inside_a_stream_of_status_200(sim: SimulatorClient) -> None:
     sim.set_knobs(faults={"stream_429": 1})
-    response = sim.open("POST", GEMINI_SSE, BODY)
-    assert response.status == 200
-    assert events(response.read().decode())[0]["error"]["code"] == 429
-    response.connection.close()
+    with sim.open("POST", GEMINI_SSE, BODY) as response:
+        assert response.status == 200
+        assert events(response.read().decode())[0]["error"]["code"] == 429
     assert sim.stats()["accepted"] == 0
 
 

@@ -1,6 +1,7 @@
 """The simulator's exact windows, under an injected clock."""
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -23,7 +24,8 @@ def test_a_charge_counts_up_to_but_not_at_the_end_of_its_span() -> None:
 def test_a_full_minute_admits_again_exactly_when_its_first_request_leaves_the_window() -> None:
     tested = quota(rpm=3)
     assert [tested.admit(at, 1) for at in (0.0, 10.0, 59.0)] == [None, None, None]
-    assert tested.admit(59.999, 1) == Rejection("rpm", 3, 3, pytest.approx(0.001))
+    wait: Any = pytest.approx(0.001)
+    assert tested.admit(59.999, 1) == Rejection("rpm", 3, 3, wait)
     assert tested.admit(60.0, 1) is None
     assert tested.admit(69.999, 1) is not None
     assert tested.admit(70.0, 1) is None
@@ -69,7 +71,8 @@ def test_a_rejected_request_is_charged_to_no_window() -> None:
 def test_a_rejection_names_the_window_with_the_longest_wait() -> None:
     tested = quota(rpm=1, rpd=1)
     tested.admit(0.0, 1)
-    assert tested.admit(1.0, 1) == Rejection("rpd", 1, 1, pytest.approx(86_399.0))
+    wait: Any = pytest.approx(86_399.0)
+    assert tested.admit(1.0, 1) == Rejection("rpd", 1, 1, wait)
 
 
 def test_a_request_above_the_limit_has_to_wait_a_whole_span() -> None:

@@ -54,7 +54,7 @@ class CuttableRedis:
     """Redis with a connection that can be cut. ``meanwhile`` is called once, before the next script runs."""
 
     def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+        self._redis: Any = redis  # its stubs leave execute_command and pubsub untyped
         self.cut = False
         self.meanwhile: Callable[[], None] | None = None
 

@@ -3,7 +3,7 @@
 import gzip
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gevent
 from gevent.event import Event
@@ -25,7 +25,7 @@ class ReceivedRequest(NamedTuple):
         return self.line.split(" ")[1]
 
 
-Handler = Callable[["Exchange"], None]
+Handler = Callable[["Exchange"], object]
 
 
 class Exchange:
@@ -92,10 +92,12 @@ class Loopback:
         self.open_connections = 0
         self.idle = Event()
         self.idle.set()
-        extra = {} if tls is None else {"ssl_context": tls}
-        self._server = StreamServer((family, 0), self._serve, spawn=Pool(), **extra)
+        extra: dict[str, Any] = {} if tls is None else {"ssl_context": tls}
+        self._pool = Pool()
+        self._server = StreamServer((family, 0), self._serve, spawn=self._pool, **extra)
         self._server.start()
-        self.port = int(self._server.server_port)
+        assert self._server.server_port is not None
+        self.port = self._server.server_port
         host = f"[{family}]" if ":" in family else family
         self.url = f"{'http' if tls is None else 'https'}://{host}:{self.port}"
 
@@ -122,7 +124,7 @@ class Loopback:
 
     def drop(self) -> None:
         """Close every connection and keep listening."""
-        self._server.pool.kill()
+        self._pool.kill()
 
     def stop(self) -> None:
         self._server.stop(timeout=0)
@@ -165,7 +167,8 @@ def listening(handle: Callable[[socket], object]) -> Iterator[int]:
     server = StreamServer(("127.0.0.1", 0), serve, spawn=pool)
     server.start()
     try:
-        yield int(server.server_port)
+        assert server.server_port is not None
+        yield server.server_port
     finally:
         server.stop(timeout=0)
         pool.kill()

@@ -26,7 +26,7 @@ def program(name: str) -> str:
     """The path of a program. Without it the test is skipped, for a reason that names its Debian package."""
     path = os.environ.get("PATH", "") + ":/usr/sbin"  # where daemons are
     for known in (name, *ALIASES.get(name, ())):
-        found = shutil.which(known, path=path)
+        found: str | None = shutil.which(known, path=path)
         if found is not None:
             return found
     pytest.skip(f"{name} is not installed (Debian: {DEBIAN[name]})")

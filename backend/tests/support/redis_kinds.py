@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -15,9 +16,10 @@ from tests.conftest import redis_binary
 
 def wait_ready(redis: Redis, *command: str | int) -> None:
     """Wait until Redis executes a command, by default a write."""
+    client: Any = redis
     for _ in range(400):
         try:
-            redis.execute_command(*(command or ("SET", "{well}", 1)))
+            client.execute_command(*(command or ("SET", "{well}", 1)))
         except RedisError:
             time.sleep(0.025)
         else:

@@ -107,7 +107,7 @@ def open_client(provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch, tmp
 
 def held(client: FlaskClient) -> int:
     """The quota that running requests have reserved."""
-    windows = client.get("/api/quota/stats").json["targets"]["t"]["windows"]
+    windows = client.get("/api/quota/stats").get_json()["targets"]["t"]["windows"]
     return sum(window["reserved"] for window in windows)
 
 

@@ -147,7 +147,7 @@ def test_a_disk_that_is_full_or_closed_is_seen(
     assert rows(examine(settings, SystemClock(), 5.0))["disk"].ok
     monkeypatch.setattr(doctor, "MIN_FREE", 10**18)
     assert not rows(examine(settings, SystemClock(), 5.0))["disk"].ok
-    monkeypatch.setattr(doctor.tempfile, "gettempdir", lambda: str(tmp_path / "gone"))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "gone"))
     assert not rows(examine(settings, SystemClock(), 5.0))["disk"].ok
 
 

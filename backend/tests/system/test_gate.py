@@ -47,7 +47,7 @@ def read(url: str) -> Any:
 def gate(redis_port: int) -> list[bytes | None]:
     """Its end, in microseconds, and the window that the provider named."""
     with Redis(port=redis_port) as redis:
-        found: list[bytes | None] = redis.hmget("kn:{t}:quota", "g", "gw")  # type: ignore[assignment]
+        found: list[bytes | None] = redis.hmget("kn:{t}:quota", "g", "gw")
         return found
 
 

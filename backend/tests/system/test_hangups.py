@@ -85,7 +85,7 @@ class Deaf:
     """A client of Redis whose caller is struck after the command has gone out and before its reply is read."""
 
     def __init__(self, client: Redis) -> None:
-        self._client = client
+        self._client: Any = client
         self.strikes = False
 
     def execute_command(self, *args: Any) -> Any:

@@ -146,10 +146,9 @@ def test_openai_calls_a_tool_and_gives_its_result_back(ours: openai.OpenAI) -> N
     (call,) = message.tool_calls
     assert call.type == "function"
     assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Bern"})
+    said: Any = message.model_dump(exclude_none=True)
     result: Any = {"role": "tool", "tool_call_id": call.id, "content": "sun"}
-    second = ours.chat.completions.create(
-        model="tooled", messages=[*HI, message.model_dump(exclude_none=True), result], tools=[WEATHER]
-    )
+    second = ours.chat.completions.create(model="tooled", messages=[*HI, said, result], tools=[WEATHER])
     assert second.choices[0].message.content == "it says sun"
 
 
@@ -201,7 +200,7 @@ def test_openai_raises_its_own_errors(ours: openai.OpenAI, url: str) -> None:
 
 
 def test_openai_raises_when_a_stream_breaks(ours: openai.OpenAI) -> None:
-    texts = []
+    texts: list[str | None] = []
 
     def read() -> None:
         with ours.chat.completions.create(model="cut", messages=HI, stream=True) as stream:

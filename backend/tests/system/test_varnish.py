@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -95,7 +96,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator["tuple[Cdn, Or
         if part.name.startswith("pytest-"):
             part.chmod(0o755)  # varnishd reads as a user of its own
     folder.chmod(0o755)
-    command = [
+    command: list[str | Path] = [
         varnishd,
         "-F",
         "-n",

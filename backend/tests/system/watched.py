@@ -54,14 +54,14 @@ class Watch:
 
 def main(config: str, bind: str, log: str, slow: str = "") -> None:
     if slow:
-        render = NativeStream.render
+        render: Any = NativeStream.render
         asleep = monkey.get_original("time", "sleep")
 
-        def event(self: Any, found: Any) -> bytes:
+        def event(self: Any, found: Any) -> Any:
             asleep(float(slow) if isinstance(found, Done) else 0)
             return render(self, found)
 
-        NativeStream.render = event  # type: ignore[method-assign]
+        NativeStream.render = event  # type: ignore[assignment, method-assign]
     greenlet.settrace(Watch(log))
     Server(Settings.load(config=config), bind, 1).run()
 

@@ -87,7 +87,7 @@ def test_a_stale_answer_serves_as_a_fallback_for_an_hour_and_says_so(
     provider.error = failure
     stale = client.get("/api/v1/topics/light/related")
     assert stale.status_code == 200
-    assert stale.json == {**fresh.json, "degraded": True}
+    assert stale.get_json() == {**fresh.get_json(), "degraded": True}
     assert stale.headers["Age"] == "3601"
     assert stale.headers["X-Degraded"] == "true"
     assert "detail=stale" in stale.headers["Cache-Status"]
@@ -107,7 +107,7 @@ def test_after_the_fallback_a_provider_that_is_back_is_asked(
     provider.error = None
     clock.sleep(30)
     again = client.get("/api/v1/topics/light/related")
-    assert again.json["degraded"] is False
+    assert again.get_json()["degraded"] is False
     assert "fwd=miss" in again.headers["Cache-Status"]
 
 
@@ -239,7 +239,7 @@ def test_cache_control_of_the_request_says_whether_a_stored_answer_will_do(
     only = client.post(
         "/api/v1/generate", json={"prompt": "other"}, headers={"Cache-Control": "only-if-cached"}
     )
-    assert (only.status_code, only.json["code"]) == (503, "cache_miss")
+    assert (only.status_code, only.get_json()["code"]) == (503, "cache_miss")
 
 
 # -- the short way -----------------------------------------------------------------------------------

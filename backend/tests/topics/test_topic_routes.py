@@ -25,8 +25,8 @@ def test_each_question_about_a_topic_has_a_whole_structured_answer(
 ) -> None:
     response = client.get(path)
     assert response.status_code == 200
-    assert len(response.json[field]) == count
-    assert (response.json["topic"], response.json["degraded"]) == ("light", False)
+    assert len(response.get_json()[field]) == count
+    assert (response.get_json()["topic"], response.get_json()["degraded"]) == ("light", False)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_bad_question_is_refused_with_the_field_at_fault_and_asks_no_model(
         assert response.status_code in (200, 400)
         return
     assert response.status_code == 400
-    assert response.json["param"] == param
+    assert response.get_json()["param"] == param
     assert response.headers["Cache-Control"] == "no-store"
     assert provider.calls == 0
 
@@ -135,7 +135,7 @@ def test_an_address_with_an_encoded_question_mark_is_not_mistaken_for_one_with_a
     alone: FlaskClient, headers: dict[str, str]
 ) -> None:
     alone.get("/api/v1/topics/light/explanations%3Fsubtopics=rays")
-    found = alone.get("/api/v1/topics/light/explanations?subtopics=rays?", headers=headers).json
+    found = alone.get("/api/v1/topics/light/explanations?subtopics=rays?", headers=headers).get_json()
     assert (found["topic"], found["view"]) == ("light", "explanations")
 
 
@@ -152,7 +152,7 @@ def test_no_address_is_redirected_to_a_host_that_the_caller_names(alone: FlaskCl
 )
 def test_a_topic_may_begin_with_a_slash_or_hold_a_line_end(alone: FlaskClient, topic: str, name: str) -> None:
     response = alone.get(f"/api/v1/topics/{topic}/related")
-    assert (response.status_code, response.json["topic"]) == (200, name)
+    assert (response.status_code, response.get_json()["topic"]) == (200, name)
 
 
 # -- what models say ---------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def test_a_topic_may_begin_with_a_slash_or_hold_a_line_end(alone: FlaskClient, t
 
 def test_an_answer_in_a_code_fence_is_taken(alone: FlaskClient, provider: FakeProvider) -> None:
     provider.answers = ['```json\n{"topics": ["a", "b", "c"]}\n```']
-    assert alone.get("/api/v1/topics/light/related?count=3").json["related"] == ["a", "b", "c"]
+    assert alone.get("/api/v1/topics/light/related?count=3").get_json()["related"] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_an_answer_in_a_code_fence_is_taken(alone: FlaskClient, provider: FakePr
 )
 def test_a_bad_answer_is_repaired_once(alone: FlaskClient, provider: FakeProvider, bad: str) -> None:
     provider.answers = [bad, '{"topics": ["a", "b", "c"]}']
-    assert alone.get("/api/v1/topics/light/related?count=3").json["related"] == ["a", "b", "c"]
+    assert alone.get("/api/v1/topics/light/related?count=3").get_json()["related"] == ["a", "b", "c"]
     assert provider.calls == 2
     assert len(provider.prompts[1].messages) == 3
     provider.answers = [bad, bad]
@@ -195,9 +195,9 @@ def test_what_is_named_can_be_asked_about(alone: FlaskClient, provider: FakeProv
         '{"subtopics": [{"title": "Waves, rays,and lenses", "summary": "s"}]}',
         '{"topics": ["../..", "Optics", " LIGHT ", "a\\u0000b", "Colour"]}',
     ]
-    found = alone.get("/api/v1/topics/light/subtopics?count=1").json["subtopics"]
+    found = alone.get("/api/v1/topics/light/subtopics?count=1").get_json()["subtopics"]
     assert found == [{"title": "Waves rays and lenses", "summary": "s"}]
-    assert alone.get("/api/v1/topics/light/related?count=2").json["related"] == ["Optics", "Colour"]
+    assert alone.get("/api/v1/topics/light/related?count=2").get_json()["related"] == ["Optics", "Colour"]
 
 
 def test_an_answer_that_was_cut_off_is_never_served(alone: FlaskClient, provider: FakeProvider) -> None:
@@ -224,7 +224,7 @@ def test_a_quiz_whose_answer_cannot_be_right_is_not_served(
 
 def test_explanations_are_one_a_subtopic_and_in_order(alone: FlaskClient, provider: FakeProvider) -> None:
     provider.answers = ['{"explanations": ["about b"]}', '{"explanations": ["about b", "about a"]}']
-    found = alone.get("/api/v1/topics/light/explanations?subtopics=B,a").json["explanations"]
+    found = alone.get("/api/v1/topics/light/explanations?subtopics=B,a").get_json()["explanations"]
     assert [(it["subtopic"], it["explanation"]) for it in found] == [("b", "about b"), ("a", "about a")]
     assert provider.calls == 2
 
@@ -242,8 +242,8 @@ def test_a_picture_becomes_a_topic_and_the_same_one_is_looked_at_once(
 ) -> None:
     provider.answers = ['{"topic": "Solar Eclipse", "description": "d", "alternatives": ["moon"]}']
     response = client.post("/api/v1/topics/from-image", data=png(), content_type="image/png")
-    assert response.json["topic"] == "solar eclipse"
-    assert response.json["href"] == "/api/v1/topics/solar%20eclipse"
+    assert response.get_json()["topic"] == "solar eclipse"
+    assert response.get_json()["href"] == "/api/v1/topics/solar%20eclipse"
     assert response.headers["Cache-Control"] == "no-store"
     blob = provider.prompts[0].messages[0].parts[0]
     assert blob == Blob("image/png", png())
@@ -298,4 +298,4 @@ def test_a_topic_read_off_a_picture_that_names_nothing_is_repaired(
         '{"topic": "sea", "description": "d", "alternatives": []}',
     ]
     response = alone.post("/api/v1/topics/from-image", data=png())
-    assert response.json["topic"] == "sea"
+    assert response.get_json()["topic"] == "sea"

@@ -118,7 +118,7 @@ def test_its_errors_have_its_form_and_those_of_others_the_common_one(
     assert (lost.status_code, lost.json) == (404, {"coo": "it flew away"})
     elsewhere = client.get("/nothing")
     assert elsewhere.content_type == "application/problem+json"
-    assert elsewhere.json["code"] == "not_found"
+    assert elsewhere.get_json()["code"] == "not_found"
     assert failures == ["NotFound", "NotFound"]
 
 
@@ -136,7 +136,7 @@ def test_the_middleware_of_the_first_feature_sees_a_request_first(
 
 
 def test_its_operations_are_in_the_document_with_its_errors(client: FlaskClient) -> None:
-    document = client.get("/api/openapi.json").json
+    document = client.get("/api/openapi.json").get_json()
     operation = document["paths"]["/api/v1/pigeons/{name}"]["get"]
     assert operation["tags"] == ["pigeons"]
     assert operation["responses"]["4XX"] == {"$ref": "#/components/responses/pigeonRefused"}

@@ -47,20 +47,20 @@ def events(text: str) -> list[Any]:
 def test_an_answer_has_googles_form_at_every_address(client: FlaskClient, place: str) -> None:
     found = client.post(f"{place}:generateContent", json={"contents": HI})
     assert found.status_code == 200
-    assert found.json["candidates"] == [
+    assert found.get_json()["candidates"] == [
         {
             "content": {"role": "model", "parts": [{"text": "hello"}, {"text": " "}, {"text": "world"}]},
             "finishReason": "STOP",
             "index": 0,
         }
     ]
-    assert found.json["usageMetadata"] == {
+    assert found.get_json()["usageMetadata"] == {
         "promptTokenCount": 5,
         "candidatesTokenCount": 3,
         "totalTokenCount": 8,
     }
-    assert found.json["responseId"] == found.headers["X-Request-ID"]
-    assert found.json["modelVersion"] == "m"
+    assert found.get_json()["responseId"] == found.headers["X-Request-ID"]
+    assert found.get_json()["modelVersion"] == "m"
 
 
 def test_usage_tells_thoughts_cache_and_tools_apart(client: FlaskClient, provider: ScriptedProvider) -> None:
@@ -353,7 +353,7 @@ def test_bad_input_is_told_in_googles_form(
     client: FlaskClient, provider: ScriptedProvider, body: Any, param: str
 ) -> None:
     found = client.post("/v1beta/models/m:generateContent", json=body)
-    error = found.json["error"]
+    error = found.get_json()["error"]
     assert (found.status_code, error["code"], error["status"]) == (400, 400, "INVALID_ARGUMENT")
     details = {it["@type"].rsplit(".", 1)[1]: it for it in error["details"]}
     assert details["ErrorInfo"]["reason"] == "INVALID_REQUEST"
@@ -378,12 +378,12 @@ def test_unknown_models_and_methods_are_404_in_googles_form(client: FlaskClient,
     for path in (f"{place}n:generateContent", f"{place}:nothing", f"{place}:"):
         found = client.post(path, json={"contents": HI})
         assert found.status_code == 404
-        assert found.json["error"]["status"] == "NOT_FOUND"
+        assert found.get_json()["error"]["status"] == "NOT_FOUND"
 
 
 def test_the_name_of_a_model_may_hold_slashes_and_colons(client: FlaskClient) -> None:
     found = client.post("/v1beta/models/a/b:c:generateContent", json={"contents": HI})
-    assert "'m'" in found.json["error"]["message"]  # it was looked up, not misread as a method
+    assert "'m'" in found.get_json()["error"]["message"]  # it was looked up, not misread as a method
 
 
 @pytest.mark.parametrize(
@@ -395,7 +395,7 @@ def test_tokens_are_counted_without_spending_quota(
     found = client.post("/v1beta/models/m:countTokens", json=body)
     assert found.json == {"totalTokens": 5}
     assert provider.prompt.messages == (Message("user", (Text("hi"),)),)
-    windows = client.get("/api/quota/stats").json["targets"]["t"]["windows"]
+    windows = client.get("/api/quota/stats").get_json()["targets"]["t"]["windows"]
     assert [it["used"] for it in windows] == [0, 0]
 
 
@@ -445,23 +445,25 @@ def test_what_cannot_be_embedded_is_refused(
 
 
 def test_models_are_listed_and_looked_up(client: FlaskClient) -> None:
-    assert [it["name"] for it in client.get("/v1beta/models").json["models"]] == ["models/m"]
-    assert client.get("/v1beta/models/m").json["name"] == "models/m"
+    assert [it["name"] for it in client.get("/v1beta/models").get_json()["models"]] == ["models/m"]
+    assert client.get("/v1beta/models/m").get_json()["name"] == "models/m"
     vertex = "/v1beta1/publishers/google/models"
-    assert [it["name"] for it in client.get(vertex).json["publisherModels"]] == ["publishers/google/models/m"]
-    assert client.get(f"{vertex}/m").json["name"] == "publishers/google/models/m"
-    assert client.get("/v1beta/models/mn").json["error"]["status"] == "NOT_FOUND"
+    assert [it["name"] for it in client.get(vertex).get_json()["publisherModels"]] == [
+        "publishers/google/models/m"
+    ]
+    assert client.get(f"{vertex}/m").get_json()["name"] == "publishers/google/models/m"
+    assert client.get("/v1beta/models/mn").get_json()["error"]["status"] == "NOT_FOUND"
 
 
 def test_the_address_that_both_dialects_have_answers_each_client_in_its_own(client: FlaskClient) -> None:
     google = {"x-goog-api-key": "k"}
-    assert client.get("/v1/models", headers=google).json["models"][0]["name"] == "models/m"
-    assert client.get("/v1/models/m", headers=google).json["name"] == "models/m"
-    assert client.get("/v1/models/mn", headers=google).json["error"]["status"] == "NOT_FOUND"
-    assert client.get("/v1/models").json["object"] == "list"
-    assert client.get("/v1/models/mn").json["error"]["type"] == "not_found_error"
+    assert client.get("/v1/models", headers=google).get_json()["models"][0]["name"] == "models/m"
+    assert client.get("/v1/models/m", headers=google).get_json()["name"] == "models/m"
+    assert client.get("/v1/models/mn", headers=google).get_json()["error"]["status"] == "NOT_FOUND"
+    assert client.get("/v1/models").get_json()["object"] == "list"
+    assert client.get("/v1/models/mn").get_json()["error"]["type"] == "not_found_error"
 
 
 @pytest.mark.parametrize("path", ["/v1beta/nothing", "/v1beta1/nothing", "/v1/projects/p/nothing"])
 def test_no_route_is_told_in_googles_form(client: FlaskClient, path: str) -> None:
-    assert client.get(path).json["error"]["status"] == "NOT_FOUND"
+    assert client.get(path).get_json()["error"]["status"] == "NOT_FOUND"

@@ -62,7 +62,7 @@ def test_each_failure_of_the_provider_has_its_status_and_leaves_no_hold(
     provider.error = error
     assert ask(client).status_code == status
     assert ask(client, stream=True).status_code == status
-    windows = client.get("/api/quota/stats").json["targets"]["t"]["windows"]
+    windows = client.get("/api/quota/stats").get_json()["targets"]["t"]["windows"]
     assert [it["reserved"] for it in windows] == [0, 0]
 
 
@@ -73,7 +73,7 @@ def test_a_429_of_the_provider_gives_the_quota_back_and_closes_the_target_for_it
     refused = ask(client)
     assert refused.status_code == 429
     assert int(refused.headers["Retry-After"]) == 33
-    windows = client.get("/api/quota/stats").json["targets"]["t"]["windows"]
+    windows = client.get("/api/quota/stats").get_json()["targets"]["t"]["windows"]
     assert [it["used"] for it in windows] == [0, 0]
 
 
@@ -119,7 +119,7 @@ def test_an_error_after_the_first_byte_is_an_event(client: FlaskClient, provider
 def test_bad_input_is_told_what_is_wrong(client: FlaskClient, body: bytes, status: int, word: str) -> None:
     response = client.post("/api/v1/generate", data=body)
     assert response.status_code == status
-    assert word in response.json["detail"]
+    assert word in response.get_json()["detail"]
 
 
 def test_a_priority_is_capped_to_what_the_caller_may_claim(open_client: FlaskClient) -> None:
@@ -135,7 +135,7 @@ def test_a_priority_is_capped_to_what_the_caller_may_claim(open_client: FlaskCli
 
 def test_a_safe_request_id_is_kept_and_a_hostile_one_replaced(client: FlaskClient) -> None:
     kept = client.post("/api/v1/generate", json={"prompt": "a"}, headers={"X-Request-ID": "abc-1"})
-    assert kept.headers["X-Request-ID"] == kept.json["id"] == "abc-1"
+    assert kept.headers["X-Request-ID"] == kept.get_json()["id"] == "abc-1"
     replaced = client.post("/api/v1/generate", json={"prompt": "a"}, headers={"X-Request-ID": "a b<script>"})
     assert "script" not in replaced.headers["X-Request-ID"]
 
@@ -143,7 +143,7 @@ def test_a_safe_request_id_is_kept_and_a_hostile_one_replaced(client: FlaskClien
 def test_health_readiness_and_metrics_answer(client: FlaskClient) -> None:
     ask(client)
     assert client.get("/api/health").json == {"status": "ok"}
-    assert client.get("/api/ready").json["status"] == "ready"
+    assert client.get("/api/ready").get_json()["status"] == "ready"
     text = client.get("/metrics").text
     assert 'knowalledge_requests_total{model="m",outcome="ok",priority="medium"} 1.0' in text
     assert 'knowalledge_quota_used{target="t",window="rpm"} 1.0' in text

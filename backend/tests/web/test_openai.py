@@ -304,7 +304,7 @@ def test_bad_input_is_told_in_openais_form(
 ) -> None:
     found = client.post("/v1/chat/completions", json={"model": "m", "messages": messages, **extra})
     assert found.status_code == status
-    error = found.json["error"]
+    error = found.get_json()["error"]
     assert error["param"] == param
     assert error["type"] == ("not_found_error" if status == 404 else "invalid_request_error")
     assert error["request_id"] == found.headers["X-Request-ID"]
@@ -317,7 +317,7 @@ def test_unknown_models_name_the_nearest(client: FlaskClient) -> None:
     assert "'m'" in ask(client, model="mn").json["error"]["message"]
     found = client.get("/v1/models/mn")
     assert found.status_code == 404
-    assert "'m'" in found.json["error"]["message"]
+    assert "'m'" in found.get_json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -329,16 +329,16 @@ def test_embeddings_come_as_floats(
 ) -> None:
     found = client.post("/v1/embeddings", json={"model": "m", "input": given, "dimensions": 2})
     assert provider.embedded == [(inputs, 2)]
-    assert found.json["data"] == [
+    assert found.get_json()["data"] == [
         {"object": "embedding", "index": index, "embedding": [0.5, -1.25]} for index in range(len(inputs))
     ]
-    assert found.json["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
+    assert found.get_json()["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
     assert found.headers["X-Target"] == "t"
 
 
 def test_embeddings_come_as_base64(client: FlaskClient) -> None:
     body = {"model": "m", "input": "a", "encoding_format": "base64"}
-    found = client.post("/v1/embeddings", json=body).json["data"][0]["embedding"]
+    found = client.post("/v1/embeddings", json=body).get_json()["data"][0]["embedding"]
     assert struct.unpack("<2f", base64.b64decode(found)) == (0.5, -1.25)
 
 
@@ -348,7 +348,7 @@ def test_what_cannot_be_embedded_is_refused(
 ) -> None:
     found = client.post("/v1/embeddings", json={"model": "m", "input": given})
     assert found.status_code == 400
-    assert found.json["error"]["param"] == "input"
+    assert found.get_json()["error"]["param"] == "input"
     assert not provider.embedded
 
 
@@ -359,9 +359,9 @@ def test_models_are_listed_and_looked_up(client: FlaskClient) -> None:
 
 
 def test_no_route_and_no_method_are_told_in_openais_form(client: FlaskClient) -> None:
-    assert client.post("/v1/nothing").json["error"]["code"] == "not_found"
+    assert client.post("/v1/nothing").get_json()["error"]["code"] == "not_found"
     found = client.get("/v1/chat/completions")
-    assert (found.status_code, found.json["error"]["code"]) == (405, "method_not_allowed")
+    assert (found.status_code, found.get_json()["error"]["code"]) == (405, "method_not_allowed")
     assert "POST" in found.headers["Allow"]
 
 

@@ -73,7 +73,7 @@ def test_every_route_is_in_the_document_and_nothing_else_is(client: FlaskClient)
 
 
 def test_every_method_of_geminis_dialect_is_in_the_document(client: FlaskClient) -> None:
-    told = client.post("/v1beta/models/m:nothing").json["error"]["message"]
+    told = client.post("/v1beta/models/m:nothing").get_json()["error"]["message"]
     methods = {it.strip() for it in told.partition("are ")[2].split(",")}
     listed = {it.partition("}:")[2] for it in DOCUMENT["paths"] if it.startswith("/v1beta/models/{model}:")}
     assert methods == listed

@@ -10,7 +10,7 @@ from gevent.event import Event as Flag
 
 from knowalledge.core.errors import ClientGone, ProviderGarbage
 from knowalledge.gateway.api.streaming import CONTENT_TYPE, HUB_WRITE, StreamedBody
-from knowalledge.gateway.domain.events import Delta, Event, QueuePosition, Started
+from knowalledge.gateway.domain.events import Delta, Done, Event, QueuePosition, Started
 from knowalledge.net import presence
 
 
@@ -43,7 +43,7 @@ class Source:
         came: list[Event] = []
         try:
             for event in self._events:
-                if isinstance(event, Delta | QueuePosition | Started):
+                if isinstance(event, Delta | Done | QueuePosition | Started):
                     self.told += 1
                     came.append(event)
                     continue
