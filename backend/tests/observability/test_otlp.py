@@ -17,9 +17,10 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from knowalledge.core.errors import Unavailable
+from knowalledge.core.trace_context import Attributes
 from knowalledge.observability import otlp
 from knowalledge.observability.otlp import MAX_BATCH, MAX_TEXT, Collector, Exporter
-from knowalledge.observability.spans import CLIENT, INTERNAL, SERVER, Attributes, Fact, Span
+from knowalledge.observability.spans import CLIENT, INTERNAL, SERVER, Fact, Span
 from tests.support.otlp import Store, spans_of, store
 
 RESOURCE: Attributes = {"service.name": "knowalledge"}
