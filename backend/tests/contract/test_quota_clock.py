@@ -24,7 +24,7 @@ def enter(store: Store, level: Priority = Priority.HIGH) -> Ticket:
     return queued(reserve(store, ONE, level, 10_000))
 
 
-def served(ticket: Ticket) -> bool:
+def was_granted(ticket: Ticket) -> bool:
     return isinstance(ticket.wait(0), Granted)
 
 
@@ -128,7 +128,7 @@ def test_those_who_wait_keep_their_places_though_the_clock_steps_back(
     for _ in range(2):
         clock.sleep(pump(store))
         pump(store)
-        order.append((served(elder), served(younger)))
+        order.append((was_granted(elder), was_granted(younger)))
     assert order == [(True, False), (True, True)]
 
 
@@ -156,7 +156,7 @@ def test_the_aged_are_served_in_time_though_the_clock_was_set_back_while_they_wa
     store.window_status("t")
     clock.sleep(2)  # five seconds in all, after which one is aged
     grants = 0
-    while not served(aged):
+    while not was_granted(aged):
         enter(store, Priority.HIGH)
         store.release(held.pop())
         pump(store)

@@ -18,14 +18,14 @@ from tests.support.doubles import ManualClock
 from tests.support.properties import examples
 from tests.support.stored import contents
 
-Asked = tuple[int, int, int, int, bool]
-Ended = tuple[int, ReservationOutcome, int, int]
+ArrivalDraw = tuple[int, int, int, int, bool]
+EndDraw = tuple[int, ReservationOutcome, int, int]
 
-asked: st.SearchStrategy[Asked] = st.tuples(
+arrivals: st.SearchStrategy[ArrivalDraw] = st.tuples(
     st.integers(1, 300), st.integers(0, 200), st.integers(0, 9_000), st.integers(0, 11), st.booleans()
 )
 # Which of the reservations, so that the same may end twice; how; and what it took.
-endings: st.SearchStrategy[list[Ended]] = st.lists(
+endings: st.SearchStrategy[list[EndDraw]] = st.lists(
     st.tuples(
         st.integers(0, 13), st.sampled_from(ReservationOutcome), st.integers(0, 400), st.integers(0, 400)
     ),
@@ -34,19 +34,19 @@ endings: st.SearchStrategy[list[Ended]] = st.lists(
 kinds = st.sampled_from([WINDOWS, WINDOWS[:2], (LEARNT, WINDOWS[1])])
 
 
-def asking(number: int, it: Asked) -> ReservationRequest:
-    first, second, _, who, waits = it
+def request_of(number: int, drawn_arrival: ArrivalDraw) -> ReservationRequest:
+    first, second, _, level_and_tenant, waits = drawn_arrival
     patience = 10_000.0 if waits else 0.0
     return ReservationRequest(
         f"{number:04}",
         TokenCost(first, second),
-        Priority(who % 4),
-        ("", "light", "heavy")[who // 4],
+        Priority(level_and_tenant % 4),
+        ("", "light", "heavy")[level_and_tenant // 4],
         patience,
     )
 
 
-def ends_of(granted: list[Reservation], drawn: list[Ended]) -> list[EndedReservation]:
+def ends_of(granted: list[Reservation], drawn: list[EndDraw]) -> list[EndedReservation]:
     return [
         EndedReservation(
             granted[which % len(granted)],
@@ -59,16 +59,16 @@ def ends_of(granted: list[Reservation], drawn: list[Ended]) -> list[EndedReserva
 
 
 def after(
-    redis: Redis, windows: tuple[Window, ...], history: list[Asked]
+    redis: Redis, windows: tuple[Window, ...], history: list[ArrivalDraw]
 ) -> tuple[RedisQuotaStore, list[Reservation], ManualClock]:
     """A new state with what was granted, some of it to tenants who waited for it. Nobody waits any more."""
     redis.flushdb()
     clock = ManualClock()
     store = redis_store(redis, clock, *windows)
     granted = []
-    for number, it in enumerate(history):
-        clock.sleep(it[2] / 1000)
-        result: object = store.reserve("t", asking(number, it))
+    for number, drawn_arrival in enumerate(history):
+        clock.sleep(drawn_arrival[2] / 1000)
+        result: object = store.reserve("t", request_of(number, drawn_arrival))
         if isinstance(result, Queued):
             for _ in range(8):
                 clock.sleep(10.0)
@@ -83,29 +83,29 @@ def after(
 
 @examples(80)
 @given(
-    history=st.lists(asked, min_size=1, max_size=14),
+    history=st.lists(arrivals, min_size=1, max_size=14),
     drawn=endings,
     windows=kinds,
     milliseconds=st.integers(0, 70_000),
 )
 def test_ends_in_one_call_leave_the_very_state_that_they_leave_one_by_one(
-    history: list[Asked],
-    drawn: list[Ended],
+    history: list[ArrivalDraw],
+    drawn: list[EndDraw],
     windows: tuple[Window, ...],
     milliseconds: int,
     redis_client: Redis,
 ) -> None:
-    found = []
+    states = []
     for together in (True, False):
         store, granted, clock = after(redis_client, windows, history)
         clock.sleep(milliseconds / 1000)
         ends = ends_of(granted, drawn)
-        live = sum(store.finish("t", call) for call in ([ends] if together else [[it] for it in ends]))
-        assert live == len({it.reservation.id for it in ends})
-        found.append(
+        live = sum(store.finish("t", call) for call in ([ends] if together else [[end] for end in ends]))
+        assert live == len({end.reservation.id for end in ends})
+        states.append(
             (store.window_status("t"), store.totals("t"), store.queue_stats("t"), contents(redis_client))
         )
-    assert found[0] == found[1]
+    assert states[0] == states[1]
 
 
 class Waits(MemoryQuotaStore):
@@ -116,24 +116,28 @@ class Waits(MemoryQuotaStore):
 
 @examples(80)
 @given(
-    history=st.lists(st.tuples(st.lists(asked, max_size=8), endings), min_size=1, max_size=6), windows=kinds
+    history=st.lists(st.tuples(st.lists(arrivals, max_size=8), endings), min_size=1, max_size=6),
+    windows=kinds,
 )
 def test_whoever_waits_takes_the_room_of_all_that_ended_in_one_call(
-    history: list[tuple[list[Asked], list[Ended]]], windows: tuple[Window, ...], redis_client: Redis
+    history: list[tuple[list[ArrivalDraw], list[EndDraw]]], windows: tuple[Window, ...], redis_client: Redis
 ) -> None:
     redis_client.flushdb()
     clock = ManualClock()
-    alone = Waits({"t": windows}, RULES, clock, auto_dispatch=False)
+    pure = Waits({"t": windows}, RULES, clock, auto_dispatch=False)
     shared = redis_store(redis_client, clock, *windows)
     live: list[Reservation] = []
     waiting: list[tuple[Ticket, Ticket]] = []
-    alone.window_status("t")  # both have seen the moment at which it begins
+    pure.window_status("t")  # both have seen the moment at which it begins
     number = 0
     for newcomers, drawn in history:
-        for it in newcomers:
+        for drawn_arrival in newcomers:
             number += 1
-            clock.sleep(it[2] / 1000)
-            one, other = alone.reserve("t", asking(number, it)), shared.reserve("t", asking(number, it))
+            clock.sleep(drawn_arrival[2] / 1000)
+            one, other = (
+                pure.reserve("t", request_of(number, drawn_arrival)),
+                shared.reserve("t", request_of(number, drawn_arrival)),
+            )
             assert one.window_status == other.window_status
             if isinstance(one, Granted) and isinstance(other, Granted):
                 live.append(other.reservation)
@@ -144,15 +148,15 @@ def test_whoever_waits_takes_the_room_of_all_that_ended_in_one_call(
         for end in ends:
             match end.outcome:
                 case ReservationOutcome.SETTLED:
-                    alone.settle(end.reservation, end.actual)
+                    pure.settle(end.reservation, end.actual)
                 case ReservationOutcome.RELEASED:
-                    alone.release(end.reservation)
+                    pure.release(end.reservation)
                 case ReservationOutcome.REJECTED:
-                    alone.release_rejected(end.reservation)
+                    pure.release_rejected(end.reservation)
         if ended:
-            alone.dispatch("t")
-            agree(alone, shared)  # before anything but the ends has granted
-        pump(alone)
+            pure.dispatch("t")
+            agree(pure, shared)  # before anything but the ends has granted
+        pump(pure)
         pump(shared)
         for tickets in list(waiting):
             mine, theirs = (ticket.wait(0) for ticket in tickets)
@@ -160,7 +164,7 @@ def test_whoever_waits_takes_the_room_of_all_that_ended_in_one_call(
                 live.append(theirs.reservation)
             if mine is not None:
                 waiting.remove(tickets)
-        agree(alone, shared)
+        agree(pure, shared)
 
 
 def test_nothing_is_granted_that_what_ends_in_the_same_call_has_spent(

@@ -200,10 +200,10 @@ def test_a_gate_that_is_brought_later_is_counted_from_then_and_does_not_add_up(
     ],
 )
 def test_the_pause_of_a_join_and_a_gate_do_not_shorten_each_other_and_the_pause_is_no_word_of_the_provider(
-    empty: Redis, clock: ManualClock, brought: Gate, waits_s: float, window: str, told: Gate
+    empty: Redis, clock: ManualClock, brought: Gate, waits_s: float, window: str, reported: Gate
 ) -> None:
     store = not_joined(empty, clock, *WINDOWS)
     join(store, WINDOWS, brought, pause_s=2.5)
     refusal = refused(reserve(store, ONE))
     assert (refusal.wait_s, refusal.window) == (waits_s, window)
-    assert store.heartbeat("t").gate == told
+    assert store.heartbeat("t").gate == reported

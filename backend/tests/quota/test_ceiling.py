@@ -31,7 +31,7 @@ from knowalledge.quota.domain.window import (
 from knowalledge_simulator.window import Window as Judge
 
 ONE = TokenCost(1, 1)
-NOBODY_SAYS = Window("learnt", Count.REQUESTS, 60, 60, learn=True)
+LEARNT = Window("learnt", Count.REQUESTS, 60, 60, learn=True)
 
 
 def us(seconds: float) -> int:
@@ -39,17 +39,17 @@ def us(seconds: float) -> int:
 
 
 def at(seconds: float) -> Moment:
-    return moment_of((NOBODY_SAYS,), us(seconds))
+    return moment_of((LEARNT,), us(seconds))
 
 
-def found(limit: int, now: float = 1000.0) -> Ceiling:
+def ceiling_cut_to(limit: int, now: float = 1000.0) -> Ceiling:
     """A ceiling that was cut to the limit at a moment."""
     ceiling = Ceiling(limit + 1)
     ceiling.reject(us(now), us(now), limit)
     return ceiling
 
 
-def press(ceiling: Ceiling, now: float) -> int:
+def raised_by(ceiling: Ceiling, now: float) -> int:
     """By how much it gives way."""
     before = ceiling.limit
     ceiling.probe(us(now))
@@ -57,22 +57,22 @@ def press(ceiling: Ceiling, now: float) -> int:
 
 
 def test_a_probe_is_one_request_more_and_a_refused_one_gives_its_place_back() -> None:
-    ceiling = found(40)
-    assert press(ceiling, 1000 + PROBE_S - 0.1) == 0
-    assert press(ceiling, 1000 + PROBE_S) == 1
-    assert press(ceiling, 1000 + PROBE_S + 0.1) == 0
+    ceiling = ceiling_cut_to(40)
+    assert raised_by(ceiling, 1000 + PROBE_S - 0.1) == 0
+    assert raised_by(ceiling, 1000 + PROBE_S) == 1
+    assert raised_by(ceiling, 1000 + PROBE_S + 0.1) == 0
     ceiling.reject(us(1000 + PROBE_S + 0.2), us(1000 + PROBE_S), 40)
     assert ceiling.limit == 40
-    assert press(ceiling, 1000 + 2 * PROBE_S) == 0
+    assert raised_by(ceiling, 1000 + 2 * PROBE_S) == 0
 
 
 def test_steps_double_from_an_accepted_probe_on_and_the_refused_one_is_taken_back() -> None:
-    ceiling = found(40)
+    ceiling = ceiling_cut_to(40)
     now = 1000.0 + PROBE_S
-    steps = [press(ceiling, now)]
+    steps = [raised_by(ceiling, now)]
     now += VERIFY_S
     for _ in range(4):
-        steps.append(press(ceiling, now))
+        steps.append(raised_by(ceiling, now))
         now += STEP_S
     assert steps == [1, 2, 4, 8, 16]
     assert ceiling.climbing
@@ -82,8 +82,8 @@ def test_steps_double_from_an_accepted_probe_on_and_the_refused_one_is_taken_bac
 
 
 def test_what_was_accepted_before_a_step_is_not_taken_back_though_places_came_free_meanwhile() -> None:
-    ceiling = found(40)
-    press(ceiling, 1000 + PROBE_S)
+    ceiling = ceiling_cut_to(40)
+    raised_by(ceiling, 1000 + PROBE_S)
     ceiling.reject(us(1001 + PROBE_S), us(1000 + PROBE_S), 38)
     assert ceiling.limit == 40
 
@@ -99,11 +99,11 @@ def test_refusals_that_go_on_cut_a_tenth_each_and_those_on_their_way_do_not() ->
 
 @pytest.mark.parametrize("later", [REPEAT_S + 1.0, 1.0])
 def test_a_refusal_long_after_another_or_soon_after_a_probe_is_no_sign_of_a_lower_limit(later: float) -> None:
-    ceiling = found(100)
+    ceiling = ceiling_cut_to(100)
     now = 1000.0
     if later < REPEAT_S:
         now += PROBE_S
-        press(ceiling, now)
+        raised_by(ceiling, now)
         ceiling.reject(us(now), us(now), 100)
     ceiling.reject(us(now + later), us(now + later), 99)
     assert ceiling.limit == 99
@@ -121,13 +121,13 @@ def test_what_another_has_found_is_not_probed_at_once_and_what_is_known_already_
     ceiling.adopt(us(1000), 60)
     assert ceiling.climbing
     ceiling.adopt(us(1000), 90)
-    assert (ceiling.limit, ceiling.climbing, press(ceiling, 1001)) == (90, False, 0)
+    assert (ceiling.limit, ceiling.climbing, raised_by(ceiling, 1001)) == (90, False, 0)
 
 
 def ledger_of(limit: int, now: float) -> Ledger:
     """A ledger with nothing in it whose ceiling was cut to the limit a probe's interval ago."""
-    ledger = Ledger((NOBODY_SAYS,))
-    ledger.rings[0].ceiling = found(limit, now - PROBE_S)
+    ledger = Ledger((LEARNT,))
+    ledger.rings[0].ceiling = ceiling_cut_to(limit, now - PROBE_S)
     return ledger
 
 
@@ -152,7 +152,7 @@ def test_a_full_window_is_probed_by_one_request_as_soon_as_the_pace_allows() -> 
 
 
 def test_while_it_climbs_requests_go_one_by_one_and_fast() -> None:
-    ledger = Ledger((NOBODY_SAYS,))
+    ledger = Ledger((LEARNT,))
     first, second = (ledger.reserve(at(1000.0), ONE) for _ in range(2))
     assert isinstance(first, Charge)
     assert isinstance(second, Shortage)
@@ -169,10 +169,10 @@ def test_a_level_that_leaves_a_share_to_others_probes_when_its_own_is_full() -> 
 
 
 def test_alone_a_refusal_cuts_to_what_is_used_and_what_is_the_others() -> None:
-    ledger = Ledger((NOBODY_SAYS,))
-    ledger.enter_degraded(at(1000.0), (WindowStatus(NOBODY_SAYS, used=0, held=0, resets_s=60, limit=40),), 2)
-    entries = [ledger.charge(at(1000.0), ONE) for _ in range(10)]
-    ledger.release_rejected(at(1000.1), entries[-1])
+    ledger = Ledger((LEARNT,))
+    ledger.enter_degraded(at(1000.0), (WindowStatus(LEARNT, used=0, held=0, resets_s=60, limit=40),), 2)
+    charges = [ledger.charge(at(1000.0), ONE) for _ in range(10)]
+    ledger.release_rejected(at(1000.1), charges[-1])
     assert ledger.rings[0].limit == 20 + 9
 
 
@@ -185,22 +185,22 @@ class Call(Struct, frozen=True):
 
 def played(limit_at: Callable[[float], int], seconds: int, seed: int) -> tuple[list[Call], list[int]]:
     """Requests keep coming, eight a second, and a few always wait; the calls, and the ceiling at each second."""
-    ledger, judge, dice = Ledger((NOBODY_SAYS,)), Judge(60), Random(seed)
+    ledger, judge, dice = Ledger((LEARNT,)), Judge(60), Random(seed)
     start = dice.randrange(60)
     waiting = 0
     turn = 0.0  # when the next of them is worth trying
-    way: list[tuple[float, Charge]] = []
+    in_flight: list[tuple[float, Charge]] = []
     calls: list[Call] = []
     ceilings = []
     for tick in range(seconds * 40):
         now = tick / 40
         moment = at(start + now)
-        while way and way[0][0] <= now:
-            arrived, entry = heappop(way)
+        while in_flight and in_flight[0][0] <= now:
+            arrived, charge = heappop(in_flight)
             refused = judge.wait(arrived, 1, limit_at(arrived)) > 0
             calls.append(Call(arrived, not refused))
             if refused:
-                ledger.release_rejected(moment, entry)
+                ledger.release_rejected(moment, charge)
                 ledger.close_gate(moment.now + SECOND)
             else:
                 judge.add(arrived, 1, 0)
@@ -211,7 +211,7 @@ def played(limit_at: Callable[[float], int], seconds: int, seed: int) -> tuple[l
                 turn = now + min(result.wait_s, 0.5)
                 break
             waiting -= 1
-            heappush(way, (now + dice.lognormvariate(-3.5, 0.5), result))  # 30 ms
+            heappush(in_flight, (now + dice.lognormvariate(-3.5, 0.5), result))  # 30 ms
         if tick % 40 == 0:
             ceilings.append(ledger.rings[0].limit)
     return calls, ceilings

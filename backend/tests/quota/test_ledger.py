@@ -120,15 +120,15 @@ def test_an_input_window_ignores_output() -> None:
 
 def test_release_leaves_nothing_behind() -> None:
     ledger = Ledger((RPM, TPM))
-    entry = charged(ledger, 5.0, TokenCost(100, 100))
-    ledger.release(moment_of(ledger.windows, us(7.0)), entry)
+    charge = charged(ledger, 5.0, TokenCost(100, 100))
+    ledger.release(moment_of(ledger.windows, us(7.0)), charge)
     assert used(ledger, 7.0) == [0, 0]
 
 
 def test_settling_after_the_window_has_passed_corrects_nothing_old() -> None:
     ledger = Ledger((TPM,))
-    entry = charged(ledger, 0.0, TokenCost(500, 100))
-    settle(ledger, 500.0, entry, TokenCost(10, 7))
+    charge = charged(ledger, 0.0, TokenCost(500, 100))
+    settle(ledger, 500.0, charge, TokenCost(10, 7))
     assert used(ledger, 500.0) == [7]
 
 
@@ -325,8 +325,8 @@ def test_a_place_that_the_provider_refused_to_a_replica_alone_is_not_tried_again
     ledger = Ledger((RPM,))
     seen = WindowStatus(RPM, used=7, held=0, resets_s=60, limit=10)
     ledger.enter_degraded(at(ledger, 1000.0), (seen,), 3)
-    entry = charged(ledger, 1000.0, TokenCost(1, 0))
-    ledger.release_rejected(at(ledger, 1001.0), entry)
+    charge = charged(ledger, 1000.0, TokenCost(1, 0))
+    ledger.release_rejected(at(ledger, 1001.0), charge)
     assert not fits(ledger, 1001.0, TokenCost(1, 0))
     assert fits(ledger, 1061.0, TokenCost(1, 0))
 
@@ -385,7 +385,7 @@ class LedgerMachine(RuleBasedStateMachine):
         return self.now - self.behind
 
     @rule(given_input=st.integers(1, 300), output=st.integers(0, 300))
-    def ask(self, given_input: int, output: int) -> None:
+    def reserve_some(self, given_input: int, output: int) -> None:
         cost = cap_output(self.windows, TokenCost(given_input, output))
         if any(window.charge_of(cost) > window.limit for window in self.windows):
             return
@@ -399,9 +399,9 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def complete(self, data: st.DataObject) -> None:
         """The true output is at most what was held: beyond it, no store can promise anything."""
-        entry, _ = self.live.pop(data.draw(st.integers(0, len(self.live) - 1)))
-        output = data.draw(st.integers(0, entry.cost.output))
-        settle(self.ledger, self.clock, entry, TokenCost(entry.cost.input, output))
+        charge, _ = self.live.pop(data.draw(st.integers(0, len(self.live) - 1)))
+        output = data.draw(st.integers(0, charge.cost.output))
+        settle(self.ledger, self.clock, charge, TokenCost(charge.cost.input, output))
         self._count(1, output)
         self._count(2, output)
 
@@ -409,8 +409,8 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def give_up(self, data: st.DataObject) -> None:
         """Nothing was sent."""
-        entry, counted = self.live.pop(data.draw(st.integers(0, len(self.live) - 1)))
-        self.ledger.release(moment_of(self.windows, us(self.clock)), entry)
+        charge, counted = self.live.pop(data.draw(st.integers(0, len(self.live) - 1)))
+        self.ledger.release(moment_of(self.windows, us(self.clock)), charge)
         for it in counted:
             it.amount = 0
 
@@ -478,25 +478,25 @@ def test_settling_moves_nothing_but_the_bucket_of_the_grant_and_that_of_the_comp
     steps: list[tuple[float, int, int]], which: int, later: float, given_input: int, output: int
 ) -> None:
     ledger, now = Ledger((TPM, RPM)), 1_000_000.0
-    entries = []
+    charges = []
     for wait, amount, held in steps:
         now += wait
-        entry = reserve(ledger, now, TokenCost(amount, held))
-        if isinstance(entry, Charge):
-            entries.append(entry)
-    entry, now = entries[which % len(entries)], now + later
+        charge = reserve(ledger, now, TokenCost(amount, held))
+        if isinstance(charge, Charge):
+            charges.append(charge)
+    charge, now = charges[which % len(charges)], now + later
     used(ledger, now)
     before, held_before = [ring.by_bucket() for ring in ledger.rings], ledger.rings[0].held
-    settle(ledger, now, entry, TokenCost(given_input, output))
+    settle(ledger, now, charge, TokenCost(given_input, output))
     after = [ring.by_bucket() for ring in ledger.rings]
     moved = {it: after[0].get(it, 0) - before[0].get(it, 0) for it in after[0].keys() | before[0].keys()}
-    newest, own = ledger.rings[0].newest, entry.buckets[0]
+    newest, own = ledger.rings[0].newest, charge.buckets[0]
     wanted = {newest - TPM.guard: output}
     if newest - own < SIZE:  # else it is out of the window and no more
-        wanted[own] = wanted.get(own, 0) + given_input - entry.cost.input
+        wanted[own] = wanted.get(own, 0) + given_input - charge.cost.input
     assert {it: amount for it, amount in moved.items() if amount} == {
         it: amount for it, amount in wanted.items() if amount
     }
     assert after[1] == before[1]  # a request is a request
-    assert ledger.rings[0].held == held_before - entry.cost.output
+    assert ledger.rings[0].held == held_before - charge.cost.output
     assert ledger.rings[0].charged == sum(after[0].values())

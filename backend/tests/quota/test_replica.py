@@ -30,18 +30,18 @@ class StillClock:
 
 
 @pytest.fixture
-def line(redis_client: Redis) -> CuttableRedis:
+def link(redis_client: Redis) -> CuttableRedis:
     return CuttableRedis(redis_client)
 
 
 @pytest.fixture
-def store(line: CuttableRedis, monkeypatch: pytest.MonkeyPatch) -> ReplicaQuotaStore:
+def store(link: CuttableRedis, monkeypatch: pytest.MonkeyPatch) -> ReplicaQuotaStore:
     """A replica that looks for a Redis that is gone a thousand times a second."""
     monkeypatch.setattr(replica, "RECONNECT_S", 0.001)
     clock, rules = StillClock(), QueueRules()
     mirror = MemoryQuotaStore(WINDOWS, rules, clock, auto_dispatch=False)
     shared = RedisQuotaStore(
-        line,
+        link,
         WINDOWS,
         rules,
         clock,
@@ -60,18 +60,18 @@ def joined(store: ReplicaQuotaStore) -> None:
 
 
 def test_what_comes_free_on_the_way_back_is_granted_by_redis_and_not_unseen_by_it(
-    line: CuttableRedis, store: ReplicaQuotaStore
+    link: CuttableRedis, store: ReplicaQuotaStore
 ) -> None:
 
     def reserve(key: str, patience_s: float = 0.0) -> Decision:
         return store.reserve("t", ReservationRequest(key, TokenCost(1, 0), Priority.HIGH, "", patience_s))
 
     granted(reserve("1"))
-    line.cut = True
+    link.cut = True
     alone = [granted(reserve(key)) for key in ("2", "3", "4")]
     waiter = queued(reserve("5", patience_s=100.0))
-    line.meanwhile = lambda: store.release(alone[0])  # while the join is on its way
-    line.cut = False
+    link.meanwhile = lambda: store.release(alone[0])  # while the join is on its way
+    link.cut = False
     joined(store)
     assert waiter.wait(0) == Requeue()
     # What the join brought, and the end that followed it, add up to what is spent.
@@ -80,17 +80,17 @@ def test_what_comes_free_on_the_way_back_is_granted_by_redis_and_not_unseen_by_i
 
 
 def test_an_end_that_arrives_while_redis_is_lost_to_another_is_told_once_and_stops_nobody(
-    line: CuttableRedis, store: ReplicaQuotaStore
+    link: CuttableRedis, store: ReplicaQuotaStore
 ) -> None:
     ended = granted(store.reserve("t", ReservationRequest("1", TokenCost(1, 0))))
 
     def lost() -> None:
-        line.cut = True
+        link.cut = True
         assert store.reserve("t", ReservationRequest("2", TokenCost(1, 0))).degraded
-        line.cut = False
+        link.cut = False
 
     store.release(ended)
-    line.meanwhile = lost
+    link.meanwhile = lost
     store.stop()  # tells of the end
     joined(store)
     store.stop()

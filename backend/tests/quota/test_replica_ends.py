@@ -22,15 +22,15 @@ from tests.support.doubles import CuttableRedis, ManualClock
 LIMITS = (Window("rpm", Count.REQUESTS, 1000, 60), Window("tpm", Count.TOKENS, 100_000, 60))
 WINDOWS = {"t": LIMITS, "u": LIMITS}
 MANY = 2 * MAX_ENDS_PER_CALL + 50
-TRUE = TokenCost(10, 3)
+ACTUAL = TokenCost(10, 3)
 
 
 class Calls(RedisQuotaStore):
     """The shared store, and the ends that each call of it has brought."""
 
-    def __init__(self, line: CuttableRedis, clock: ManualClock) -> None:
+    def __init__(self, link: CuttableRedis, clock: ManualClock) -> None:
         super().__init__(
-            line,
+            link,
             WINDOWS,
             QueueRules(),
             clock,
@@ -45,7 +45,7 @@ class Calls(RedisQuotaStore):
 
     def finish(self, target: str, ends: Sequence[EndedReservation]) -> int:
         number = len(self.calls)
-        self.calls.append([it.reservation.id for it in ends])
+        self.calls.append([node.reservation.id for node in ends])
         self.before.get(number, _nothing)()
         live = super().finish(target, ends)
         self.after.get(number, _nothing)()
@@ -72,20 +72,20 @@ class Replica:
     def __init__(self, redis: Redis) -> None:
         clock = ManualClock()
         self.redis = redis
-        self.line = CuttableRedis(redis)
-        self.shared = Calls(self.line, clock)
+        self.link = CuttableRedis(redis)
+        self.shared = Calls(self.link, clock)
         mirror = MemoryQuotaStore(WINDOWS, QueueRules(), clock, auto_dispatch=False)
         self.store = ReplicaQuotaStore(self.shared, mirror, WINDOWS, clock)
 
     def take(self, count: int, target: str = "t") -> list[Reservation]:
         return [
-            granted(self.store.reserve(target, ReservationRequest(f"{target}{it}", TokenCost(10, 20))))
-            for it in range(count)
+            granted(self.store.reserve(target, ReservationRequest(f"{target}{number}", TokenCost(10, 20))))
+            for number in range(count)
         ]
 
     def settle(self, reservations: list[Reservation]) -> None:
-        for it in reservations:
-            self.store.settle(it, TRUE)
+        for node in reservations:
+            self.store.settle(node, ACTUAL)
 
     def joined(self) -> None:
         """Until it is one of the many again."""
@@ -95,15 +95,15 @@ class Replica:
 
     def spent(self) -> list[tuple[int, int]]:
         """Of each window what is used and what of that is held, as Redis has it."""
-        return [(it.used, it.held) for it in self.shared.window_status("t")]
+        return [(node.used, node.held) for node in self.shared.window_status("t")]
 
 
 @pytest.fixture
-def it(redis_client: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[Replica]:
+def node(redis_client: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[Replica]:
     monkeypatch.setattr(replica, "RECONNECT_S", 0.001)
-    found = Replica(redis_client)
-    yield found
-    found.store.stop()
+    node = Replica(redis_client)
+    yield node
+    node.store.stop()
 
 
 def in_order(calls: list[list[str]]) -> list[str]:
@@ -111,125 +111,125 @@ def in_order(calls: list[list[str]]) -> list[str]:
 
 
 def ids(reservations: list[Reservation]) -> list[str]:
-    return [it.id for it in reservations]
+    return [node.id for node in reservations]
 
 
-ALL = [(MANY, 0), (MANY * (TRUE.input + TRUE.output), 0)]
+ALL = [(MANY, 0), (MANY * (ACTUAL.input + ACTUAL.output), 0)]
 
 
-def test_the_first_end_goes_at_once_and_what_gathers_meanwhile_in_one_call(it: Replica) -> None:
-    first, *rest = it.take(9)
-    other = it.take(1, "u")
+def test_the_first_end_goes_at_once_and_what_gathers_meanwhile_in_one_call(node: Replica) -> None:
+    first, *rest = node.take(9)
+    other = node.take(1, "u")
     door = Event()
-    it.shared.before[0] = lambda: _opens(door)  # a Redis that is slow to answer
-    it.store.start()
-    it.settle([first])
+    node.shared.before[0] = lambda: _opens(door)  # a Redis that is slow to answer
+    node.store.start()
+    node.settle([first])
     gevent.sleep(0)
-    assert it.shared.calls == [["t0"]]
-    it.settle(rest[:3])
-    it.store.release(rest[3])
+    assert node.shared.calls == [["t0"]]
+    node.settle(rest[:3])
+    node.store.release(rest[3])
     gevent.sleep(0)
-    it.store.release_rejected(rest[4])
-    it.settle([*rest[5:], *other])
+    node.store.release_rejected(rest[4])
+    node.settle([*rest[5:], *other])
     gevent.sleep(0)
-    assert it.shared.calls == [["t0"], ["u0"]]  # one target does not wait for another
+    assert node.shared.calls == [["t0"], ["u0"]]  # one target does not wait for another
     door.set()
     gevent.sleep(0)
     gevent.sleep(0)
-    assert it.shared.calls == [["t0"], ["u0"], ids(rest)]
-    totals = it.shared.totals("t")
+    assert node.shared.calls == [["t0"], ["u0"], ids(rest)]
+    totals = node.shared.totals("t")
     assert (totals.settled, totals.released, totals.rejected) == (7, 1, 1)
 
 
-def test_one_call_brings_no_more_than_redis_may_be_held_up_by_and_keeps_the_order(it: Replica) -> None:
-    reservations = it.take(MANY)
-    it.settle(reservations)
-    it.store.stop()
-    assert [len(call) for call in it.shared.calls] == [100, 100, 50]
-    assert in_order(it.shared.calls) == ids(reservations)
-    assert it.spent() == ALL
+def test_one_call_brings_no_more_than_redis_may_be_held_up_by_and_keeps_the_order(node: Replica) -> None:
+    reservations = node.take(MANY)
+    node.settle(reservations)
+    node.store.stop()
+    assert [len(call) for call in node.shared.calls] == [100, 100, 50]
+    assert in_order(node.shared.calls) == ids(reservations)
+    assert node.spent() == ALL
 
 
 @pytest.mark.parametrize("call", [0, 1, 2])
 @pytest.mark.parametrize("heard", [False, True], ids=["unheard", "unanswered"])
 def test_a_loss_in_the_middle_of_many_ends_loses_none_and_doubles_none(
-    it: Replica, call: int, heard: bool
+    node: Replica, call: int, heard: bool
 ) -> None:
-    reservations = it.take(MANY + 1)
+    reservations = node.take(MANY + 1)
     running = reservations.pop()
-    (it.shared.after if heard else it.shared.before)[call] = _gone
-    it.settle(reservations)
-    it.store.stop()
-    assert it.store.degraded
-    it.joined()
-    it.store.stop()
-    assert in_order(it.shared.calls[call + 1 :]) == ids(reservations[call * MAX_ENDS_PER_CALL :])
-    assert it.shared.totals("t").settled == MANY
-    assert it.redis.hkeys("kn:{t}:live:a") == [running.id.encode()]
-    it.store.settle(running, TRUE)
-    it.store.stop()
-    assert it.spent() == [(used + more, 0) for (used, _), more in zip(ALL, (1, 13), strict=True)]
+    (node.shared.after if heard else node.shared.before)[call] = _gone
+    node.settle(reservations)
+    node.store.stop()
+    assert node.store.degraded
+    node.joined()
+    node.store.stop()
+    assert in_order(node.shared.calls[call + 1 :]) == ids(reservations[call * MAX_ENDS_PER_CALL :])
+    assert node.shared.totals("t").settled == MANY
+    assert node.redis.hkeys("kn:{t}:live:a") == [running.id.encode()]
+    node.store.settle(running, ACTUAL)
+    node.store.stop()
+    assert node.spent() == [(used + more, 0) for (used, _), more in zip(ALL, (1, 13), strict=True)]
 
 
 @pytest.mark.parametrize("answered", ["alone", "joining", "back"])
 def test_many_ends_are_all_told_of_though_redis_is_lost_to_another_while_a_call_is_under_way(
-    it: Replica, answered: str
+    node: Replica, answered: str
 ) -> None:
-    reservations = it.take(MANY)
+    reservations = node.take(MANY)
     early, late = reservations[:-10], reservations[-10:]
-    joins, told = Event(), Event()
+    joins, joined_late = Event(), Event()
 
     def joining() -> None:
-        it.settle(late)
+        node.settle(late)
         joins.set()
-        assert told.wait(5)
+        assert joined_late.wait(5)
 
     def lost() -> None:
-        it.line.cut = True
-        assert it.store.reserve("t", ReservationRequest("alone", TokenCost(1, 0))).degraded
-        it.line.cut = False
+        node.link.cut = True
+        assert node.store.reserve("t", ReservationRequest("alone", TokenCost(1, 0))).degraded
+        node.link.cut = False
         if answered == "joining":
-            it.line.meanwhile = joining
+            node.link.meanwhile = joining
             assert joins.wait(5)
         elif answered == "back":
-            it.joined()
+            node.joined()
 
-    it.shared.before[1] = lost
-    it.settle(early)
-    it.store.stop()
-    told.set()
-    it.joined()
+    node.shared.before[1] = lost
+    node.settle(early)
+    node.store.stop()
+    joined_late.set()
+    node.joined()
     if answered != "joining":
-        it.settle(late)
-    it.store.stop()
-    assert in_order(it.shared.calls)[-50:] == ids(reservations[-50:])
-    assert it.shared.totals("t").settled == MANY
-    assert it.redis.hkeys("kn:{t}:live:a") == [b"alone"]
-    assert it.spent() == [(used + 1, 0) for used, _ in ALL]
+        node.settle(late)
+    node.store.stop()
+    assert in_order(node.shared.calls)[-50:] == ids(reservations[-50:])
+    assert node.shared.totals("t").settled == MANY
+    assert node.redis.hkeys("kn:{t}:live:a") == [b"alone"]
+    assert node.spent() == [(used + 1, 0) for used, _ in ALL]
 
 
 def test_ends_of_which_a_state_was_forgotten_are_told_to_the_new_one_to_which_all_is_brought(
-    it: Replica,
+    node: Replica,
 ) -> None:
-    reservations = it.take(MANY + 1)
+    reservations = node.take(MANY + 1)
     running = reservations.pop()
-    it.shared.before[1] = it.redis.flushdb
-    it.settle(reservations)
-    it.store.stop()
-    assert not it.store.degraded
-    assert in_order(it.shared.calls[2:]) == ids(reservations[MAX_ENDS_PER_CALL:])
-    assert it.spent() == [
+    node.shared.before[1] = node.redis.flushdb
+    node.settle(reservations)
+    node.store.stop()
+    assert not node.store.degraded
+    assert in_order(node.shared.calls[2:]) == ids(reservations[MAX_ENDS_PER_CALL:])
+    assert node.spent() == [
         (used + more, held) for (used, _), more, held in zip(ALL, (1, 30), (0, 20), strict=True)
     ]
-    assert it.redis.hkeys("kn:{t}:live:a") == [running.id.encode()]
+    assert node.redis.hkeys("kn:{t}:live:a") == [running.id.encode()]
 
 
-def test_an_end_is_told_of_twice_at_most_in_vain(it: Replica) -> None:
-    reservations = it.take(3)
-    it.settle([*reservations, *reservations])
-    it.store.release(reservations[0])
-    it.store.stop()
-    it.settle(reservations)
-    it.store.stop()
-    assert it.shared.totals("t").settled == 3
-    assert it.spent() == [(3, 0), (39, 0)]
+def test_an_end_is_told_of_twice_at_most_in_vain(node: Replica) -> None:
+    reservations = node.take(3)
+    node.settle([*reservations, *reservations])
+    node.store.release(reservations[0])
+    node.store.stop()
+    node.settle(reservations)
+    node.store.stop()
+    assert node.shared.totals("t").settled == 3
+    assert node.spent() == [(3, 0), (39, 0)]

@@ -45,7 +45,7 @@ class Replica:
     """One replica; ``beaten`` is set when it has heard a whole heartbeat."""
 
     def __init__(self, redis: Redis, time: Time, name: str) -> None:
-        self.line = CuttableRedis(redis)
+        self.link = CuttableRedis(redis)
         self.beaten = Event()
         self._beats = 0
         shared = Beating(self, time, name)
@@ -82,7 +82,7 @@ class Beating(RedisQuotaStore):
 
     def __init__(self, owner: Replica, time: Time, name: str) -> None:
         super().__init__(
-            owner.line, WINDOWS, QueueRules(), time, name, redis_now=time.moment, auto_dispatch=False
+            owner.link, WINDOWS, QueueRules(), time, name, redis_now=time.moment, auto_dispatch=False
         )
         self._owner = owner
 
@@ -108,11 +108,11 @@ def time() -> Time:
 @pytest.fixture
 def pair(redis_client: Redis, time: Time) -> tuple[Replica, Replica]:
     """Two that have joined, and know Redis' clock."""
-    found = Replica(redis_client, time, "a"), Replica(redis_client, time, "b")
-    for it in found:
-        granted(it.reserve())
-        it.beat()
-    return found
+    nodes = Replica(redis_client, time, "a"), Replica(redis_client, time, "b")
+    for node in nodes:
+        granted(node.reserve())
+        node.beat()
+    return nodes
 
 
 def waits(decision: Decision) -> tuple[float, str]:
@@ -129,14 +129,14 @@ REST = (CLOSED_S - PASSED_S, "rpm")
 def test_a_redis_that_comes_back_empty_learns_what_is_left_of_a_gate_whatever_the_clocks_were_set_to(
     pair: tuple[Replica, Replica], time: Time, redis_client: Redis, who: str, ours: int, redis: int
 ) -> None:
-    told, heard = pair
-    told.store.close_gate("t", CLOSED_S, "rpm")
-    heard.beat()
+    closer, peer = pair
+    closer.store.close_gate("t", CLOSED_S, "rpm")
+    peer.beat()
     redis_client.flushdb()
     time.passed += PASSED_S
     time.ours += ours
     time.redis += redis
-    left = told if who == "told" else heard  # the other is gone for good
+    left = closer if who == "told" else peer  # the other is gone for good
     assert waits(left.reserve()) == REST
     assert not left.store.degraded
 
@@ -144,37 +144,37 @@ def test_a_redis_that_comes_back_empty_learns_what_is_left_of_a_gate_whatever_th
 def test_a_gate_is_brought_by_the_heartbeat_of_a_replica_that_nobody_asks(
     pair: tuple[Replica, Replica], time: Time, redis_client: Redis
 ) -> None:
-    told, other = pair
-    told.store.close_gate("t", CLOSED_S, "rpm")
+    closer, other = pair
+    closer.store.close_gate("t", CLOSED_S, "rpm")
     redis_client.flushdb()
     time.passed += PASSED_S
-    told.beat()
+    closer.beat()
     assert waits(other.reserve()) == REST
 
 
 def test_a_replica_that_is_alone_keeps_to_a_gate_that_another_was_told_of(
     pair: tuple[Replica, Replica], time: Time
 ) -> None:
-    told, heard = pair
-    told.store.close_gate("t", CLOSED_S, "rpm")
-    heard.beat()
+    closer, peer = pair
+    closer.store.close_gate("t", CLOSED_S, "rpm")
+    peer.beat()
     time.passed += PASSED_S
-    heard.line.cut = True
-    found = heard.reserve()
-    assert found.degraded
-    assert waits(found) == REST
+    peer.link.cut = True
+    nodes = peer.reserve()
+    assert nodes.degraded
+    assert waits(nodes) == REST
 
 
 def test_what_a_replica_is_told_while_it_is_alone_holds_for_all_when_it_is_back(
     pair: tuple[Replica, Replica], time: Time
 ) -> None:
     alone, other = pair
-    alone.line.cut = True
+    alone.link.cut = True
     assert alone.reserve().degraded
     alone.store.close_gate("t", CLOSED_S, "rpm")
     granted(other.reserve())
     time.passed += PASSED_S
-    alone.line.cut = False
+    alone.link.cut = False
     alone.joined()
     assert waits(other.reserve()) == REST
 
@@ -183,10 +183,10 @@ def test_what_a_replica_is_told_while_its_join_is_on_the_way_is_not_lost(
     pair: tuple[Replica, Replica], time: Time
 ) -> None:
     joining, other = pair
-    joining.line.cut = True
+    joining.link.cut = True
     assert joining.reserve().degraded
-    joining.line.meanwhile = lambda: joining.store.close_gate("t", CLOSED_S, "rpm")
-    joining.line.cut = False
+    joining.link.meanwhile = lambda: joining.store.close_gate("t", CLOSED_S, "rpm")
+    joining.link.cut = False
     joining.joined()
     time.passed += PASSED_S
     assert waits(other.reserve()) == REST
@@ -195,21 +195,21 @@ def test_what_a_replica_is_told_while_its_join_is_on_the_way_is_not_lost(
 def test_of_two_times_that_a_provider_names_the_later_is_brought(
     pair: tuple[Replica, Replica], time: Time, redis_client: Redis
 ) -> None:
-    told, _ = pair
-    told.store.close_gate("t", CLOSED_S, "rpm")
-    told.store.close_gate("t", PASSED_S + 5, "rpd")
+    closer, _ = pair
+    closer.store.close_gate("t", CLOSED_S, "rpm")
+    closer.store.close_gate("t", PASSED_S + 5, "rpd")
     redis_client.flushdb()
     time.passed += PASSED_S
-    assert waits(told.reserve()) == REST
+    assert waits(closer.reserve()) == REST
 
 
 def test_a_gate_that_is_over_is_brought_to_nobody(
     pair: tuple[Replica, Replica], time: Time, redis_client: Redis
 ) -> None:
-    told, _ = pair
-    told.store.close_gate("t", CLOSED_S, "rpm")
+    closer, _ = pair
+    closer.store.close_gate("t", CLOSED_S, "rpm")
     time.passed += CLOSED_S
     redis_client.flushdb()
-    assert waits(told.reserve()) == (replica.JOIN_PAUSE_S, "")  # so that all may join
+    assert waits(closer.reserve()) == (replica.JOIN_PAUSE_S, "")  # so that all may join
     time.passed += replica.JOIN_PAUSE_S
-    granted(told.reserve())
+    granted(closer.reserve())

@@ -122,7 +122,7 @@ ReserveReply = GrantedReply | QueuedReply | RefusedReply
 
 class DispatchReply(Struct, frozen=True):
     granted: int  # how many
-    wait_us: int  # until the next would be granted; 0: nobody waits
+    wait_us: int  # until the next would be granted; 0: none waits
 
 
 class HeartbeatReply(Struct, frozen=True):
@@ -339,8 +339,8 @@ class QuotaCommands:
 
     def epoch(self, target: StoredTarget) -> str:
         """The epoch of the state in Redis; "" if there is none."""
-        found: bytes = self._execute("HGET", target.keys[0], Field.EPOCH) or b""
-        return found.decode()
+        stored: bytes = self._execute("HGET", target.keys[0], Field.EPOCH) or b""
+        return stored.decode()
 
     def totals(self, target: StoredTarget) -> QuotaTotals:
         counters = self._execute("HMGET", target.keys[0], *(field for field, _ in _TOTALS))

@@ -239,7 +239,7 @@ class MemoryQuotaStore:
         state.live[waiter.id] = _Live(waiter, charge)
 
     def record_sync(self, target: str) -> None:
-        """The shared store has told what all replicas together have used."""
+        """The status of all replicas together has come from the shared store."""
         state = self._targets[target]
         state.controller.ledger.record_sync(self._now(state))
 

@@ -33,7 +33,7 @@ class Reservation(Struct, frozen=True):
 
 
 class Granted(Struct, frozen=True):
-    """The request may be sent now; whoever holds the reservation must end it."""
+    """The request may be sent now. The holder of the reservation must end it."""
 
     reservation: Reservation
     window_status: tuple[WindowStatus, ...] = ()  # every window after the decision; () if not known

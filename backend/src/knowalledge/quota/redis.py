@@ -146,7 +146,7 @@ class RedisQuotaStore:
             local.forget(request.id)
             raise
         except BaseException:
-            # The caller was interrupted, and the script may yet run: nobody will use what it takes.
+            # The caller was interrupted, and the script may yet run: what it takes would stay unused.
             gevent.spawn(self._give_up, local, waiter, QueueOutcome.CANCELLED)
             raise
         match reply:
@@ -214,7 +214,7 @@ class RedisQuotaStore:
         local.forget(waiter.id)
         try:
             if not self._commands.leave(local.stored, waiter.id, outcome):
-                # Granted in the same moment: the message is under way and nobody will take it.
+                # Granted in the same moment: the message is under way and will find no ticket.
                 self.release(Reservation(local.stored.name, waiter.id, waiter.cost))
         except (RedisUnavailable, EpochMismatch):
             pass  # the place goes with the state, or with the next join
@@ -303,10 +303,10 @@ class RedisQuotaStore:
         """
         local = self._targets[target]
         while True:
-            found = self._commands.epoch(local.stored)
-            new = found != local.epoch or not found
-            joined = self._commands.join(local.stored, found, LEASE_S, pause_s, usage_of(new))
-            if joined == found or not found:
+            epoch = self._commands.epoch(local.stored)
+            new = epoch != local.epoch or not epoch
+            joined = self._commands.join(local.stored, epoch, LEASE_S, pause_s, usage_of(new))
+            if joined == epoch or not epoch:
                 local.epoch = joined
                 local.requeue_all()
                 return new

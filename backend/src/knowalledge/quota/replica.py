@@ -51,7 +51,7 @@ RECONNECT_S = 0.25  # how often a lost Redis is tried
 JOIN_PAUSE_S = HEARTBEAT_S + 0.5
 # Ids of reservations that ended while degraded. Beyond it the oldest stay held until their lease ends.
 MAX_ENDED = 50_000
-MAX_ENDS_PER_CALL = 100  # Redis serves nobody else while a script runs
+MAX_ENDS_PER_CALL = 100  # Redis serves no other client while a script runs
 JOIN_WAIT_S = 2.0  # how long a request waits for a join under way
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ class ReplicaState(Enum):
 
 
 class _ClosedGate(Struct, frozen=True):
-    """A gate that the provider closed, by the one clock of ours that nobody sets."""
+    """A gate that the provider closed, by the monotonic clock, which is never set."""
 
     until: float  # seconds, monotonic
     window: str

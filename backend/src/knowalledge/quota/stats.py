@@ -57,7 +57,7 @@ class TenantStats(Struct, frozen=True):
 
 
 class LevelStats(TenantStats, frozen=True):
-    """The same of a whole level, and of up to a hundred of its tenants, those first that have somebody waiting."""
+    """The same of a whole level, and of up to a hundred of its tenants, those that wait first."""
 
     tenants: dict[str, TenantStats]
 

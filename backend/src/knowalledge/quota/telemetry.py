@@ -53,12 +53,12 @@ class QuotaMetrics:
 
     def windows(self, target: str, status: Sequence[WindowStatus]) -> None:
         """The state of a target's windows."""
-        for it in status:
-            labels = (target, it.window.name)
-            self._used[labels].set(it.used)
-            self._reserved[labels].set(it.held)
-            self._limit[labels].set(it.limit)
-            self._resets[labels].set(it.resets_s)
+        for window in status:
+            labels = (target, window.window.name)
+            self._used[labels].set(window.used)
+            self._reserved[labels].set(window.held)
+            self._limit[labels].set(window.limit)
+            self._resets[labels].set(window.resets_s)
 
     def queue(self, target: str, stats: QueueStats) -> None:
         """The state of one priority of a target's queue."""

@@ -188,9 +188,9 @@ def svg(scenarios: Sequence[ScenarioResult]) -> str:
             )
             colour = _COLOURS[index % len(_COLOURS)]
             parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
-    for index, it in enumerate(scenarios):
+    for index, scenario in enumerate(scenarios):
         parts.append(
             f'<text x="{_LEFT + index * 280}" y="{total - 12}" fill="{_COLOURS[index % len(_COLOURS)]}">'
-            f"{it.name}</text>"
+            f"{scenario.name}</text>"
         )
     return "".join(parts) + "</svg>\n"

@@ -200,7 +200,7 @@ local function slowdown(level)
   return math.min(MAX_SLOWDOWN, total / (total - above))
 end
 
--- Grant what fits, in order. Returns how many, and microseconds until the next would fit, 0 if nobody waits.
+-- Grant what fits, in order. Returns how many, and microseconds until the next would fit, 0 if none waits.
 local function dispatch()
   for granted = 0, BATCH_SIZE - 1 do
     local sizes = level_sizes()
