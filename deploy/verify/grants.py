@@ -50,7 +50,7 @@ def spend(task: "tuple[int, int, int, int]") -> int:
             QueueRules(capacity=100),
             SystemClock(),
             f"r{number}",
-            pumps=False,
+            auto_dispatch=False,
         )
         for name in names:
             spent = LocalUsage(

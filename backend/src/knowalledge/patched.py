@@ -2,6 +2,7 @@
 
 import sys
 from importlib import metadata
+from importlib.abc import MetaPathFinder
 
 from gevent import monkey
 
@@ -14,11 +15,17 @@ try:
 finally:
     metadata.entry_points = _entry_points
 
-# redis-py imports OpenTelemetry's SDK wherever it is installed, for metrics that nobody asks it for: 0.1 s and 3 MB.
-# None makes the import an ImportError, which redis-py takes for "not installed".
-_imported: object = sys.modules.setdefault("opentelemetry", None)  # type: ignore[arg-type]
-try:
-    import redis  # noqa: F401
-finally:
-    if _imported is None:
-        del sys.modules["opentelemetry"]
+
+class _HiddenFromRedis(MetaPathFinder):
+    """Keeps redis-py from importing OpenTelemetry's SDK, for metrics that nobody asks it for: 0.1 s and 3 MB.
+
+    While redis-py is being imported, OpenTelemetry counts as not installed.
+    """
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:  # noqa: ARG002 - the protocol's
+        redis = getattr(sys.modules.get("redis"), "__spec__", None)
+        if fullname.partition(".")[0] == "opentelemetry" and getattr(redis, "_initializing", False):
+            raise ModuleNotFoundError(f"{fullname} is hidden from redis", name=fullname)
+
+
+sys.meta_path.insert(0, _HiddenFromRedis())

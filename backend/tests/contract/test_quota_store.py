@@ -192,7 +192,7 @@ def test_a_gate_that_is_brought_later_is_counted_from_then_and_does_not_add_up(
 
 
 @pytest.mark.parametrize(
-    ("brought", "waits_s", "window", "told"),
+    ("brought", "waits_s", "window", "reported"),
     [
         (Gate(SECOND, "rpm"), 2.5, "", OPEN),
         (Gate(9 * SECOND, "rpm"), 9.0, "rpm", Gate(9 * SECOND, "rpm")),
