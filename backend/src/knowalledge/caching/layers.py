@@ -97,10 +97,10 @@ class Layers:
         generation = 0
         best: tuple[int, CacheEntry] | None = None
         for index in reversed(range(len(self.layers))):  # of equally new entries, the authority's
-            found = self.layers[index].cache.get(key)
-            generation = generation or found.generation
-            if found.entry is not None and (best is None or found.entry.made_at > best[1].made_at):
-                best = index, found.entry
+            lookup = self.layers[index].cache.get(key)
+            generation = generation or lookup.generation
+            if lookup.entry is not None and (best is None or lookup.entry.made_at > best[1].made_at):
+                best = index, lookup.entry
         if best is None:
             return CacheLookup(None, False, None, generation)
         index, entry = best

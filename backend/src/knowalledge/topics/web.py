@@ -39,33 +39,12 @@ def blueprint(web: WebContext, topics: Topics, policy: Policy, memo: Memo, timeo
     routes = Blueprint("topics", __name__)
     routes.record(lambda setup: setup.app.url_map.converters.update(topic=TopicConverter))
 
-    def parsed_url(view: View, topic: str) -> ParsedUrl:
-        url = memo_key(request.environ)
-        parsed = memo.get(url)
-        if parsed is None:
-            query = parse_query(view, topic, parameters(request))
-            key = topics.key(query)
-            rule = request.url_rule
-            parsed = ParsedUrl(rule.rule if rule else "", query, key, policy.headers(key.tags))
-            if len(url) < 2000:
-                memo.put(url, parsed, 4 * len(url) + 2000)
-        return parsed
-
-    def context() -> RequestContext:
-        return RequestContext(
-            web.request_id(request),
-            web.principal(request),
-            identity.priority(request.environ, None),
-            timeout_s,
-            trace_of(request.environ),
-        )
-
     def answer(view: View, topic: str) -> Response:
-        url = parsed_url(view, topic)
+        url = _parsed_url(topics, policy, memo, view, topic)
         # A traced request skips the memo, so that each step is recorded.
         document = None if trace_of(request.environ).live else topics.get_local(url.key)
         if document is None:
-            document = topics.get(url.query, context())
+            document = topics.get(url.query, _context(web, timeout_s))
         else:
             topics.record_query(url.query)
         caching = policy.fallback_headers(document.tags) if document.degraded else url.headers
@@ -97,7 +76,7 @@ def blueprint(web: WebContext, topics: Topics, policy: Policy, memo: Memo, timeo
     @routes.post("/api/v1/topics/from-image")
     def from_image() -> Response:
         lang = parse_query("related", "image", parameters(request)).lang
-        document = topics.describe(image_of(request), lang, context())
+        document = topics.describe(image_of(request), lang, _context(web, timeout_s))
         headers: Headers = [
             ("Cache-Control", "no-store"),
             ("Cache-Status", cache_status_header(document, policy.shared)),
@@ -106,6 +85,30 @@ def blueprint(web: WebContext, topics: Topics, policy: Policy, memo: Memo, timeo
         return Response(document.body, 200, headers, content_type="application/json")
 
     return routes
+
+
+def _context(web: WebContext, timeout_s: float) -> RequestContext:
+    return RequestContext(
+        web.request_id(request),
+        web.principal(request),
+        identity.priority(request.environ, None),
+        timeout_s,
+        trace_of(request.environ),
+    )
+
+
+def _parsed_url(topics: Topics, policy: Policy, memo: Memo, view: View, topic: str) -> ParsedUrl:
+    """The current request's URL, from the memo if it was parsed before."""
+    url = memo_key(request.environ)
+    parsed = memo.get(url)
+    if parsed is None:
+        query = parse_query(view, topic, parameters(request))
+        key = topics.key(query)
+        rule = request.url_rule
+        parsed = ParsedUrl(rule.rule if rule else "", query, key, policy.headers(key.tags))
+        if len(url) < 2000:
+            memo.put(url, parsed, 4 * len(url) + 2000)
+    return parsed
 
 
 def parameters(request: Request) -> dict[str, str]:
