@@ -98,7 +98,7 @@ service_images() {
   imitation "$(tag varnish)" 'varnish varnish-modules gcc libc6-dev' 'ENTRYPOINT []'
   imitation "$(tag prom/prometheus)" prometheus 'RUN mkdir -p /prometheus && chown 65534:65534 /prometheus\nUSER nobody\nENTRYPOINT ["prometheus"]'
   imitation "$(tag prom/alertmanager)" prometheus-alertmanager 'RUN mkdir -p /alertmanager && chown 65534:65534 /alertmanager\nUSER nobody\nENTRYPOINT ["prometheus-alertmanager"]'
-  imitation "$(tag oliver006/redis_exporter)" prometheus-redis-exporter 'USER nobody\nENTRYPOINT ["prometheus-redis-exporter"]'
+  imitation "$(tag quay.io/oliver006/redis_exporter)" prometheus-redis-exporter 'USER nobody\nENTRYPOINT ["prometheus-redis-exporter"]'
   # Debian has neither Grafana nor Jaeger: programs of ours that say what they are not.
   imitation "$(tag grafana/grafana)" 'python3 wget' 'COPY panels.py /panels.py\nRUN mkdir -p /var/lib/grafana && chown 472:0 /var/lib/grafana\nUSER 472\nENTRYPOINT ["python3", "/panels.py"]' panels.py
   imitation "$(tag jaegertracing/jaeger)" python3 'COPY traces.py /traces.py\nUSER 10001\nENTRYPOINT ["python3", "/traces.py"]' traces.py

@@ -47,11 +47,13 @@ def naming_files() -> list[Path]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The files that name images and the scripts that read them, in a repository of their own."""
+    """The files that name images, as if no digest were known yet, and the scripts that read them, in a repository of their own."""
     for file in [*naming_files(), *(ROOT / "deploy").glob("*.sh")]:
         copy = tmp_path / file.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, copy)
+        if file.suffix != ".sh":
+            copy.write_text(re.sub(r"@sha256:[0-9a-f]{64}", "", copy.read_text()))
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True, timeout=30)
     subprocess.run(["git", "add", "."], cwd=tmp_path, check=True, timeout=30)
     (tmp_path / "bin").mkdir()
@@ -76,6 +78,12 @@ def named(checkout: Path) -> dict[str, set[str]]:
         for image, digest in NAMED.findall((checkout / file.relative_to(ROOT)).read_text()):
             found.setdefault(image, set()).add(digest)
     return found
+
+
+def test_every_image_of_others_is_held_to_one_digest() -> None:
+    pinned = named(ROOT)
+    assert len(pinned) >= 9
+    assert {image for image, digests in pinned.items() if len(digests) != 1 or "" in digests} == set()
 
 
 def test_the_check_fails_on_each_image_that_a_tag_alone_names(checkout: Path) -> None:
