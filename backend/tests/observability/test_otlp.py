@@ -17,10 +17,10 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from knowalledge.core.errors import Unavailable
-from knowalledge.core.trace_context import Attributes
+from knowalledge.core.trace_context import Attribute, Attributes
 from knowalledge.observability import otlp
 from knowalledge.observability.otlp import MAX_BATCH, MAX_TEXT, Collector, Exporter
-from knowalledge.observability.spans import CLIENT, INTERNAL, SERVER, Fact, Span
+from knowalledge.observability.spans import CLIENT, INTERNAL, SERVER, Span
 from tests.support.otlp import Store, spans_of, store
 
 RESOURCE: Attributes = {"service.name": "knowalledge"}
@@ -34,7 +34,7 @@ class Counts(dict[str, int]):
         self[result] = self.get(result, 0) + number
 
 
-def span(number: int = 0, **attributes: Fact) -> Span:
+def span(number: int = 0, **attributes: Attribute) -> Span:
     return Span(TRACE, f"{number + 1:016x}", "", "x", INTERNAL, 1, 2, {"n": number, **attributes})
 
 
@@ -63,7 +63,7 @@ def test_what_waits_is_sent_in_order_and_in_messages_of_a_bounded_size(at: Store
             exporter.put(span(index))
     sizes = [len(spans_of(body)) for body in at.taken]
     assert max(sizes) <= MAX_BATCH
-    assert [seen.facts["n"] for seen in at.spans] == list(range(number))
+    assert [seen.attributes["n"] for seen in at.spans] == list(range(number))
     assert counts == {"sent": number}
 
 
@@ -76,9 +76,9 @@ def test_a_span_arrives_as_it_was_told(at: Store) -> None:
     step, root = at.spans
     assert (step.trace, step.id, step.parent, step.name, step.kind) == (TRACE, "2" * 16, ROOT, "step", 3)
     assert (step.start, step.end, step.failed) == (5, 7, True)
-    assert step.facts == {"text": "a", "number": 3, "share": 0.5}
+    assert step.attributes == {"text": "a", "number": 3, "share": 0.5}
     assert (root.id, root.parent, root.kind, root.failed) == (ROOT, "e" * 16, 2, False)
-    assert root.facts == {"flag": True, "list": ["a", "b"]}
+    assert root.attributes == {"flag": True, "list": ["a", "b"]}
 
 
 def readable(span: Span) -> ReadableSpan:
@@ -92,7 +92,7 @@ def readable(span: Span) -> ReadableSpan:
         context(span.id, False),
         context(span.parent, span.kind == SERVER) if span.parent else None,
         Resource(RESOURCE),
-        span.facts,
+        span.attributes,
         kind=SpanKind(span.kind - 1),
         status=Status(StatusCode.ERROR if span.failed else StatusCode.UNSET),
         start_time=span.start,
@@ -129,7 +129,7 @@ def test_while_the_collector_is_away_the_oldest_are_dropped_and_the_rest_comes_l
         assert counts == {"dropped": 5}
         at.status = 200
         at.wait(lambda spans: len(spans) == 11)
-    assert [seen.facts["n"] for seen in at.spans] == [0, *range(6, 16)]
+    assert [seen.attributes["n"] for seen in at.spans] == [0, *range(6, 16)]
     assert counts == {"dropped": 5, "sent": 11}
 
 
@@ -166,9 +166,9 @@ def test_what_cannot_be_written_keeps_nothing_else_from_being_sent(at: Store) ->
     with exporting(at.url) as (exporter, counts):
         exporter.put(span(1, half="a\ud800", huge=10**30, both=("\ud800",)))
         exporter.put(span(2))
-    assert [it.facts["n"] for it in at.spans] == [1, 2]
-    assert at.spans[0].facts["half"] == "a?"
-    assert at.spans[0].facts["huge"] == "1" + "0" * 30
+    assert [it.attributes["n"] for it in at.spans] == [1, 2]
+    assert at.spans[0].attributes["half"] == "a?"
+    assert at.spans[0].attributes["huge"] == "1" + "0" * 30
     assert counts == {"sent": 2}
 
 
@@ -176,8 +176,8 @@ def test_texts_and_lists_are_cut(at: Store) -> None:
     with exporting(at.url) as (exporter, _):
         exporter.put(span(text="q" * 10**6, list=("q" * 10**6,) * 1000))
     (seen,) = at.spans
-    assert len(seen.facts["text"]) == len(seen.facts["list"][0]) == MAX_TEXT
-    assert len(seen.facts["list"]) == otlp.MAX_ITEMS
+    assert len(seen.attributes["text"]) == len(seen.attributes["list"][0]) == MAX_TEXT
+    assert len(seen.attributes["list"]) == otlp.MAX_ITEMS
 
 
 def test_an_answer_of_any_size_is_not_read_to_its_end(at: Store) -> None:

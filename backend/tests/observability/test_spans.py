@@ -102,7 +102,7 @@ def test_only_what_is_our_fault_or_the_providers_counts_as_failed(
     trace.ended()
     trace.ended()
     (root,) = kit.spans
-    assert (root.failed, root.facts.get("error.type", "")) == (failed, error)
+    assert (root.failed, root.attributes.get("error.type", "")) == (failed, error)
 
 
 def test_an_unknown_method_is_not_repeated() -> None:
@@ -112,7 +112,7 @@ def test_an_unknown_method_is_not_repeated() -> None:
     trace.answered("", 405, "r")
     trace.ended()
     (root,) = kit.spans
-    assert root.name == root.facts["http.request.method"] == "_OTHER"
+    assert root.name == root.attributes["http.request.method"] == "_OTHER"
     assert "SESAME" not in repr(root)
 
 
@@ -123,13 +123,13 @@ def test_a_call_says_what_its_target_is_and_a_failed_step_says_why() -> None:
     trace.add_call("provider", 100.0, "t", {"x": 1}, "provider_timeout")
     trace.add_call("provider", 100.0, "unknown", {})
     known, unknown = kit.spans
-    assert known.facts == {
+    assert known.attributes == {
         "x": 1,
         "gen_ai.provider.name": "gcp.vertex_ai",
         "gen_ai.request.model": "gemini-x",
         "error.type": "provider_timeout",
     }
-    assert (known.failed, unknown.failed, unknown.facts) == (True, False, {})
+    assert (known.failed, unknown.failed, unknown.attributes) == (True, False, {})
     assert known.trace_id == CALLER[3:35]
 
 
@@ -142,7 +142,7 @@ def test_a_traced_request_says_how_it_ended() -> None:
     trace.answered("/x", 200, "r")
     trace.ended()
     (root,) = kit.spans
-    assert root.facts == {
+    assert root.attributes == {
         "http.request.method": "POST",
         "http.response.status_code": 200,
         "http.route": "/x",

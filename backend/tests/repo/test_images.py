@@ -47,7 +47,7 @@ def naming_files() -> list[Path]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The files that name images, as if no digest were known yet, and the scripts that read them, in a repository of their own."""
+    """A repository with the files that name images, their digests taken away, and the scripts that read them."""
     for file in [*naming_files(), *(ROOT / "deploy").glob("*.sh")]:
         copy = tmp_path / file.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ class Seen(NamedTuple):
     kind: int
     start: int
     end: int
-    facts: dict[str, Any]
+    attributes: dict[str, Any]
     failed: bool
 
 

@@ -87,31 +87,31 @@ def test_a_trace_says_what_was_tried_why_and_what_it_took(asked: Asked) -> None:
     spans = asked.store.trace(trace_id)
     root = next(it for it in spans if it.kind == 2)
     assert (root.name, root.parent, root.failed) == ("POST /api/v1/generate", "00f067aa0ba902b7", False)
-    assert root.facts["http.response.status_code"] == 200
-    assert root.facts["http.route"] == "/api/v1/generate"
-    assert root.facts["knowalledge.request_id"] == "req-1"
-    assert root.facts["knowalledge.outcome"] == "ok"
-    assert root.facts["gen_ai.request.model"] == "m"
+    assert root.attributes["http.response.status_code"] == 200
+    assert root.attributes["http.route"] == "/api/v1/generate"
+    assert root.attributes["knowalledge.request_id"] == "req-1"
+    assert root.attributes["knowalledge.outcome"] == "ok"
+    assert root.attributes["gen_ai.request.model"] == "m"
     steps = [it for it in spans if it is not root]
     assert {it.parent for it in steps} == {root.id}
     assert [it.name for it in steps] == ["queue", "provider", "settle", "queue", "provider", "settle"]
     assert all(root.start <= it.start and it.end <= root.end for it in steps)
     refused, chosen = (it for it in steps if it.name == "provider")
     assert refused.failed
-    assert refused.facts["knowalledge.target"] == "first"
-    assert refused.facts["error.type"] == "provider_rate_limited"
-    assert "PerMinute" in refused.facts["knowalledge.quota.id"]
-    assert steps[2].facts["knowalledge.settle.ending"] == "refused"
+    assert refused.attributes["knowalledge.target"] == "first"
+    assert refused.attributes["error.type"] == "provider_rate_limited"
+    assert "PerMinute" in refused.attributes["knowalledge.quota.id"]
+    assert steps[2].attributes["knowalledge.settle.ending"] == "refused"
     assert not chosen.failed
-    assert chosen.facts["knowalledge.retry"] == 1
-    assert chosen.facts["knowalledge.target"] == answer["target"] == "second"
-    assert chosen.facts["knowalledge.target.reason"] == answer["reason"] != ""
-    assert chosen.facts["gen_ai.provider.name"] == "gcp.gemini"
-    assert chosen.facts["gen_ai.request.model"] == "gemini-b"
-    assert chosen.facts["gen_ai.usage.input_tokens"] == answer["usage"]["input_tokens"]
-    assert chosen.facts["gen_ai.usage.output_tokens"] == answer["usage"]["output_tokens"]
-    assert chosen.facts["gen_ai.response.finish_reasons"] == ["stop"]
-    assert steps[5].facts["knowalledge.charged.output_tokens"] == answer["usage"]["output_tokens"]
+    assert chosen.attributes["knowalledge.retry"] == 1
+    assert chosen.attributes["knowalledge.target"] == answer["target"] == "second"
+    assert chosen.attributes["knowalledge.target.reason"] == answer["reason"] != ""
+    assert chosen.attributes["gen_ai.provider.name"] == "gcp.gemini"
+    assert chosen.attributes["gen_ai.request.model"] == "gemini-b"
+    assert chosen.attributes["gen_ai.usage.input_tokens"] == answer["usage"]["input_tokens"]
+    assert chosen.attributes["gen_ai.usage.output_tokens"] == answer["usage"]["output_tokens"]
+    assert chosen.attributes["gen_ai.response.finish_reasons"] == ["stop"]
+    assert steps[5].attributes["knowalledge.charged.output_tokens"] == answer["usage"]["output_tokens"]
     assert asked.store.paths == {"/v1/traces"}
 
 
@@ -125,7 +125,9 @@ def test_the_span_of_a_stream_ends_when_the_stream_does(asked: Asked) -> None:
     assert root.end >= provider.end
     assert (root.end - root.start) / 1e9 > took - 0.5
     assert (
-        0.04 < provider.facts["gen_ai.response.time_to_first_chunk"] < (provider.end - provider.start) / 1e9
+        0.04
+        < provider.attributes["gen_ai.response.time_to_first_chunk"]
+        < (provider.end - provider.start) / 1e9
     )
 
 
@@ -133,33 +135,36 @@ def test_a_wait_for_quota_is_in_the_trace_with_its_place_and_its_level(asked: As
     body = {"prompt": "hi", "model": "narrow", "priority": "high"}
     asked.ask(body)
     _, trace_id, data = asked.ask(body)
-    facts = asked.spans(trace_id)["queue"].facts
-    assert facts["knowalledge.queue.position"] == 1
-    assert facts["knowalledge.priority"] == "high"
-    assert facts["knowalledge.target"] == "only"
-    assert facts["knowalledge.queue.waited_s"] * 1000 == pytest.approx(
+    attributes = asked.spans(trace_id)["queue"].attributes
+    assert attributes["knowalledge.queue.position"] == 1
+    assert attributes["knowalledge.priority"] == "high"
+    assert attributes["knowalledge.target"] == "only"
+    assert attributes["knowalledge.queue.waited_s"] * 1000 == pytest.approx(
         json.loads(data)["queue"]["waited_ms"], abs=1
     )
-    assert facts["knowalledge.queue.waited_s"] > 0.1
+    assert attributes["knowalledge.queue.waited_s"] > 0.1
 
 
 def test_a_cached_answer_has_a_look_and_no_provider(asked: Asked) -> None:
     body = {"prompt": "the same again", "model": "narrow", "temperature": 0}
     _, first, _ = asked.ask(body)
     _, second, _ = asked.ask(body)
-    assert asked.spans(first)["cache"].facts == {"knowalledge.cache.result": "miss"}
+    assert asked.spans(first)["cache"].attributes == {"knowalledge.cache.result": "miss"}
     spans = asked.spans(second)
     assert set(spans) == {"POST /api/v1/generate", "cache"}
-    assert spans["cache"].facts == {"knowalledge.cache.result": "hit", "knowalledge.cache.layer": "memory"}
-    assert spans["POST /api/v1/generate"].facts["knowalledge.outcome"] == "cached"
+    assert spans["cache"].attributes == {
+        "knowalledge.cache.result": "hit",
+        "knowalledge.cache.layer": "memory",
+    }
+    assert spans["POST /api/v1/generate"].attributes["knowalledge.outcome"] == "cached"
 
 
 def test_a_failure_is_told_with_its_code_and_a_callers_mistake_is_none_of_ours(asked: Asked) -> None:
     _, trace_id, _ = asked.ask({"prompt": "hi", "model": "no-such-model"})
     spans = asked.spans(trace_id)
     root = spans["POST /api/v1/generate"]
-    assert root.facts["error.type"] == "unknown_model"
-    assert root.facts["gen_ai.request.model"] == "unknown"
+    assert root.attributes["error.type"] == "unknown_model"
+    assert root.attributes["gen_ai.request.model"] == "unknown"
     assert not root.failed
     assert spans["queue"].failed
     assert "provider" not in spans
@@ -176,12 +181,12 @@ def test_who_is_not_sampled_is_not_traced_and_a_context_that_makes_no_sense_is_n
         )
         assert status == 200
     spans = asked.store.wait(
-        lambda found: any(it.facts.get("knowalledge.request_id") == "broken" for it in found)
+        lambda found: any(it.attributes.get("knowalledge.request_id") == "broken" for it in found)
     )
-    mine = next(it for it in spans if it.facts.get("knowalledge.request_id") == "broken")
+    mine = next(it for it in spans if it.attributes.get("knowalledge.request_id") == "broken")
     assert mine.parent == ""
     assert not any(it.trace.endswith("dead") for it in spans)
-    assert not any(it.facts.get("knowalledge.request_id") == "off" for it in spans)
+    assert not any(it.attributes.get("knowalledge.request_id") == "off" for it in spans)
 
 
 def test_the_log_line_of_a_traced_request_names_its_trace(asked: Asked) -> None:

@@ -68,12 +68,12 @@ def test_a_topic_tells_of_its_look_also_where_an_untraced_one_takes_a_shorter_wa
     asking.get("/api/v1/topics/sesame", buffered=True)
     spans = kept.taken()
     assert set(spans) == {name, "cache", "queue", "provider", "settle"}
-    assert spans["cache"].facts["knowalledge.cache.result"] == "miss"
+    assert spans["cache"].attributes["knowalledge.cache.result"] == "miss"
     for _ in range(2):
         assert "hit" in asking.get("/api/v1/topics/sesame", buffered=True).headers["Cache-Status"]
         spans = kept.taken()
         assert set(spans) == {name, "cache"}
-        assert spans["cache"].facts == {
+        assert spans["cache"].attributes == {
             "knowalledge.cache.result": "hit",
             "knowalledge.cache.layer": "memory",
         }
@@ -83,10 +83,10 @@ def test_a_topic_tells_of_its_look_also_where_an_untraced_one_takes_a_shorter_wa
 
 def test_embeddings_are_told_as_such(scripted: FlaskClient, kept: Kept) -> None:
     scripted.post("/v1/embeddings", json={"model": "m", "input": "x"})
-    facts = kept.taken()["provider"].facts
-    assert facts["gen_ai.operation.name"] == "embeddings"
-    assert facts["gen_ai.request.model"] == "theirs"
-    assert facts["gen_ai.usage.input_tokens"] == 4
+    attributes = kept.taken()["provider"].attributes
+    assert attributes["gen_ai.operation.name"] == "embeddings"
+    assert attributes["gen_ai.request.model"] == "theirs"
+    assert attributes["gen_ai.usage.input_tokens"] == 4
 
 
 def test_a_refusal_of_the_provider_is_told_and_its_reservation_released(
@@ -95,8 +95,8 @@ def test_a_refusal_of_the_provider_is_told_and_its_reservation_released(
     provider.error = e.ProviderRejected("no")
     assert scripted.post("/api/v1/generate", json={"prompt": "x"}, buffered=True).status_code == 502
     spans = kept.taken()
-    assert spans["provider"].facts["error.type"] == "provider_rejected"
-    assert spans["settle"].facts["knowalledge.settle.ending"] == "released"
+    assert spans["provider"].attributes["error.type"] == "provider_rejected"
+    assert spans["settle"].attributes["knowalledge.settle.ending"] == "released"
     assert spans["POST /api/v1/generate"].failed
 
 
@@ -108,7 +108,7 @@ def test_a_stream_that_breaks_off_has_failed_whatever_its_status_says(
     assert answer.status_code == 200
     assert b"event: error" in answer.data
     root = kept.taken()["POST /api/v1/generate"]
-    assert (root.failed, root.facts["error.type"]) == (True, "provider_garbage")
+    assert (root.failed, root.attributes["error.type"]) == (True, "provider_garbage")
 
 
 def test_a_stream_that_is_left_is_told_when_it_is_left(scripted: FlaskClient, kept: Kept) -> None:
@@ -123,8 +123,8 @@ def test_a_stream_that_is_left_is_told_when_it_is_left(scripted: FlaskClient, ke
 def test_a_body_that_cannot_be_read_is_told_with_its_code(scripted: FlaskClient, kept: Kept) -> None:
     scripted.post("/api/v1/generate", data=b"{", buffered=True)
     (root,) = kept.taken().values()
-    assert root.facts["error.type"] == "invalid_request"
-    assert root.facts["knowalledge.outcome"] == "invalid"
+    assert root.attributes["error.type"] == "invalid_request"
+    assert root.attributes["knowalledge.outcome"] == "invalid"
 
 
 def test_without_an_address_for_spans_nothing_is_on_the_way_of_a_request(

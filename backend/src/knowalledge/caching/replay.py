@@ -40,7 +40,7 @@ class ReplayCursor:
         return bool(self._length or self._has_calls)
 
     def restart(self) -> None:
-        """A new run begins; it repeats the text from its start."""
+        """Begin again with a new run, which repeats the text from its start."""
         self._position = 0
 
     def advance(self, event: Event) -> Iterator[Event]:

@@ -23,9 +23,9 @@ class Saved(Struct, frozen=True):
 class LayerStats(Struct, frozen=True):
     """What one layer did since the start, over all workers of this replica, and what it holds now.
 
-    A hit of ``browser`` is a 304; ``redis`` holds what all replicas share; ``flight`` tells of answers that came from
-    another request's run, and of stale ones that served for want of a fresh one. ``saved`` is null for ``browser``:
-    a 304 saves the way, and its tokens are told of the layer that knew the answer to be the same.
+    A hit of ``browser`` is a 304; ``redis`` holds what all replicas share; ``flight`` counts answers that another
+    request's run produced, and stale ones that were served because no fresh one could be had. ``saved`` is null for
+    ``browser``: a 304 saves the transfer only; its tokens count for the layer that held the answer.
     """
 
     hits: int = 0

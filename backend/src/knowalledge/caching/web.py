@@ -52,7 +52,7 @@ def blueprint(
             raise InvalidRequest("give one of pattern, tag or key", param="pattern")
         if body.pattern is None and set("*?[") & set(given[0]) and given[0] != "*":
             raise InvalidRequest("a tag or key holds no wildcard; give a pattern", param="tag")
-        found = invalidate(given[0], web.principal(request).tenant, web.request_id(request))
-        return json_response(Invalidated(found.removed, found.cdn), web.headers(request))
+        invalidated = invalidate(given[0], web.principal(request).tenant, web.request_id(request))
+        return json_response(Invalidated(invalidated.removed, invalidated.cdn), web.headers(request))
 
     return routes

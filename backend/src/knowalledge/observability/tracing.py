@@ -23,39 +23,39 @@ class Traced:
     def __call__(self, environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
         if environ["PATH_INFO"].startswith(_UNTOLD):
             return self._inner(environ, start)
-        found = self._tracer.begin(environ["REQUEST_METHOD"], environ.get("HTTP_TRACEPARENT"))
-        if found is None:
+        trace = self._tracer.begin(environ["REQUEST_METHOD"], environ.get("HTTP_TRACEPARENT"))
+        if trace is None:
             return self._inner(environ, start)
-        return self._traced(environ, start, found)
+        return self._traced(environ, start, trace)
 
     def _traced(
-        self, environ: "WSGIEnvironment", start: "StartResponse", found: RequestTrace
+        self, environ: "WSGIEnvironment", start: "StartResponse", trace: RequestTrace
     ) -> Iterable[bytes]:
-        environ[TRACE] = found
+        environ[TRACE] = trace
 
         def answered(status: str, *more: Any) -> Any:
             request = environ.get("werkzeug.request")  # Flask's; none if a middleware has answered
             rule = request and request.url_rule
             request_id = identity.request_id(environ, self._new_id)
-            found.answered(rule.rule if rule else "", int(status[:3]), request_id)
+            trace.answered(rule.rule if rule else "", int(status[:3]), request_id)
             return start(status, *more)
 
         try:
             body = self._inner(environ, answered)
         except BaseException as error:  # a trace that has begun ends, whatever ends its request
-            found.ended(type(error).__name__)
+            trace.ended(type(error).__name__)
             raise
         if isinstance(body, list | tuple):
-            found.ended()
+            trace.ended()
             return body
-        return _Body(body, found)
+        return _Body(body, trace)
 
 
 class _Body:
-    """What is told when it is over."""
+    """A body whose end ends the trace."""
 
-    def __init__(self, inner: Iterable[bytes], found: RequestTrace) -> None:
-        self._inner, self._found = inner, found
+    def __init__(self, inner: Iterable[bytes], trace: RequestTrace) -> None:
+        self._inner, self._trace = inner, trace
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._inner)
@@ -66,4 +66,4 @@ class _Body:
             if close is not None:
                 close()
         finally:
-            self._found.ended()
+            self._trace.ended()

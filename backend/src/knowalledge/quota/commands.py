@@ -161,7 +161,7 @@ def _window_name(waits_for: int | bytes, target: StoredTarget) -> str:
 
 
 def decode_positions(reply: Sequence[int], ids: Iterable[str]) -> Positions:
-    """ETA of the first, how many wait, ETA of the last, and the position of each id, 0 if it does not wait."""
+    """ETA of the first waiter, number of waiters, ETA of the last, and each id's position (0: it does not wait)."""
     first_us, waiting, last_us, *positions = reply
     by_id = {waiter_id: position for waiter_id, position in zip(ids, positions, strict=True) if position}
     return Positions(first_us / SECOND, last_us / SECOND, by_id, waiting)
