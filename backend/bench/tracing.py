@@ -16,9 +16,10 @@ from bench.report import Row
 
 TITLE = "What tracing costs"
 WHY = (
-    "Three `knowalledge serve` workers that differ in `tracing` alone, quota in Redis, a zero-latency provider,\n"
-    f"{IN_FLIGHT} requests in flight, measured in turns. CPU is user and system time of the worker process, and\n"
-    "includes sending the spans. A round's ratio is taken within the round; the table has the median of the ratios."
+    "Three `knowalledge serve` workers that differ in `tracing` alone: quota in Redis, a zero-latency provider, "
+    f"{IN_FLIGHT} requests in flight, measured in turns.\n"
+    "CPU is user and system time of the worker process, and includes sending the spans.\n"
+    "A round's ratio is taken within the round; the table has the median of the ratios."
 )
 SAMPLED = {"off": "", "10%": "0.1", "100%": "1"}
 

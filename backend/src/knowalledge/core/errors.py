@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class KnowalledgeError(Exception):
-    """A fault of this program; the base class of every error that a caller may see. ``code`` is stable and documented."""
+    """A fault of this program, and the base class of all others. ``code`` is stable and documented."""
 
     code = "internal"
 
