@@ -98,7 +98,7 @@ dev: secrets ## Start the stack with the code of this checkout, restarted when i
 demo-down: ## Stop what demo or dev started, and remove its volumes.
 	$(DEMO) --profile traces down --volumes --remove-orphans
 
-manifests: setup ## Write the PrometheusRule, the dashboard, and the list of settings in k8s/base/gateway.yaml.
+manifests: setup ## Write the PrometheusRule, the dashboards, and the list of settings in k8s/base/gateway.yaml.
 	$(BIN)/python deploy/manifests.py
 
 # Apart from the environment that runs and tests.

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from urllib.request import urlopen
 
 FOLDER = Path(__file__).resolve().parents[2] / "monitoring/grafana/dashboards"
-VARIABLES = {"$__rate_interval": "1m", "$model": ".*"}
+VARIABLES = {"$__rate_interval": "1m", "$model": ".*", "$target": ".*"}
 
 
 def main() -> int:

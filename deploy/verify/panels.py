@@ -18,7 +18,7 @@ from urllib.request import urlopen
 
 PROVISIONING = Path("/etc/grafana/provisioning")
 SPAN_S, STEP_S = 900, 15
-VARIABLES = {"$__rate_interval": "1m", "$model": ".*"}
+VARIABLES = {"$__rate_interval": "1m", "$model": ".*", "$target": ".*"}
 COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#17becf", "#7f7f7f")
 STYLE = """body{font:13px sans-serif;margin:1em;background:#fafafa}p{color:#555}
 main{display:grid;grid-template-columns:repeat(24,1fr);gap:8px}

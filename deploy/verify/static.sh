@@ -29,7 +29,7 @@ sed -i 's/backend-[123]/127.0.0.1/; s/varnish:/127.0.0.1:/' "$work/nginx/upstrea
 check nginx "nginx" nginx -t -q -c "$work/nginx/nginx.conf"
 check varnishd "Varnish" varnishd -C -f "$work/varnish/default.vcl"
 check promtool "Prometheus: rules" promtool check rules monitoring/prometheus/rules/recording.yml monitoring/prometheus/rules/alerts.yml
-check promtool "Prometheus: rules, unit tests" promtool test rules monitoring/prometheus/tests/alerts_test.yml
+check promtool "Prometheus: rules, unit tests" promtool test rules monitoring/prometheus/tests/*.yml
 sed "s|/etc/prometheus|$PWD/monitoring/prometheus|" monitoring/prometheus/prometheus.yml >"$work/prometheus.yml"
 check promtool "Prometheus: configuration" promtool check config "$work/prometheus.yml"
 check amtool "Alertmanager" amtool check-config monitoring/alertmanager/alertmanager.yml

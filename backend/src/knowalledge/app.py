@@ -99,6 +99,7 @@ def build_capabilities(
     prices = {it.name: it.price for it in settings.models if it.price}
     capabilities: tuple[Feature, ...] = (
         tracing,
+        observability.build_process(metrics, clock),
         quota,
         gateway,
         knowledge,

@@ -7,6 +7,7 @@ import pytest
 
 # By the Debian package that has each.
 DEBIAN = {
+    "amtool": "prometheus-alertmanager",
     "chromium": "chromium",
     "curl": "curl",
     "git": "git",
@@ -15,6 +16,7 @@ DEBIAN = {
     "node": "nodejs",
     "npm": "npm",
     "openssl": "openssl",
+    "prometheus-alertmanager": "prometheus-alertmanager",
     "promtool": "prometheus",
     "varnishd": "varnish",
 }

@@ -6,11 +6,12 @@ from uuid import uuid4
 
 from knowalledge import __version__
 from knowalledge.core.clock import Clock
-from knowalledge.core.feature import Feature
+from knowalledge.core.feature import Feature, Task
 from knowalledge.core.health import Dependency
 from knowalledge.core.metrics import Metrics
 from knowalledge.core.trace_context import Attributes
 from knowalledge.observability import tracing, web
+from knowalledge.observability.process import INTERVAL_S, ProcessMetrics
 from knowalledge.observability.settings import TracingSettings
 from knowalledge.observability.spans import SpanTracer, TargetInfo
 from knowalledge.observability.telemetry import SpanMetrics
@@ -40,6 +41,11 @@ def build_health(
 
     routes = web.blueprint(not_ready, notes, dependencies, metrics)
     return Feature(blueprints=(routes,), operations=web.OPERATIONS)
+
+
+def build_process(metrics: Metrics, clock: Clock) -> Feature:
+    """Memory, open files and the hub's lag of each worker, for Prometheus."""
+    return Feature(tasks=(Task(INTERVAL_S, ProcessMetrics(metrics, clock).measure),))
 
 
 def build_tracing(
