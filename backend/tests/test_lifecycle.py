@@ -6,6 +6,7 @@ import gevent
 from structlog.testing import capture_logs
 
 from knowalledge.core.feature import Feature, Task
+from knowalledge.core.supervision import Supervisor
 from knowalledge.lifecycle import Lifecycle
 
 
@@ -25,7 +26,7 @@ def feature(name: str, calls: list[str]) -> Feature:
 
 def test_features_start_in_their_order_and_stop_in_the_reverse_one() -> None:
     calls: list[str] = []
-    lifecycle = Lifecycle([feature("a", calls), feature("b", calls)])
+    lifecycle = Lifecycle([feature("a", calls), feature("b", calls)], Supervisor())
     lifecycle.start()
     lifecycle.drain()
     lifecycle.stop()
@@ -34,7 +35,7 @@ def test_features_start_in_their_order_and_stop_in_the_reverse_one() -> None:
 
 def test_operators_read_what_every_feature_says() -> None:
     calls: list[str] = []
-    lifecycle = Lifecycle([feature("a", calls), Feature(), feature("b", calls)])
+    lifecycle = Lifecycle([feature("a", calls), Feature(), feature("b", calls)], Supervisor())
     assert lifecycle.not_ready() == ("a is warming up", "b is warming up")
     assert lifecycle.notes() == ("a is degraded", "b is degraded")
     lifecycle.refresh_metrics()
@@ -42,7 +43,7 @@ def test_operators_read_what_every_feature_says() -> None:
 
 
 def test_a_process_that_drains_is_not_ready() -> None:
-    lifecycle = Lifecycle([Feature()])
+    lifecycle = Lifecycle([Feature()], Supervisor())
     assert lifecycle.not_ready() == ()
     lifecycle.drain()
     assert lifecycle.not_ready() == ("shutting down",)
@@ -56,7 +57,8 @@ def test_tasks_run_between_start_and_stop_and_a_failed_run_ends_none() -> None:
         if len(runs) == 1:
             raise ValueError("the first one fails")
 
-    lifecycle = Lifecycle([Feature(tasks=(Task(0.0, run),))])
+    supervisor = Supervisor(sleep=lambda _: gevent.sleep(0))
+    lifecycle = Lifecycle([Feature(tasks=(Task("count", 0.0, run),))], supervisor)
     gevent.sleep(0)
     assert runs == []
     with capture_logs() as lines:
@@ -64,7 +66,7 @@ def test_tasks_run_between_start_and_stop_and_a_failed_run_ends_none() -> None:
         while len(runs) < 3:
             gevent.sleep(0)
         lifecycle.stop()
-    assert [(it["event"], it["error"]) for it in lines] == [("background task failed", "ValueError")]
+    assert [it["error"] for it in lines if it["event"] == "background work failed"] == ["ValueError"]
     done = len(runs)
     gevent.sleep(0.01)
     assert len(runs) == done

@@ -15,6 +15,7 @@ from knowalledge.core.clock import Clock, SystemClock
 from knowalledge.core.context import Principal
 from knowalledge.core.feature import Feature
 from knowalledge.core.metrics import Metrics
+from knowalledge.core.supervision import Supervisor
 from knowalledge.gateway import feature as gateways
 from knowalledge.gateway.api.context import ApiContext
 from knowalledge.gateway.telemetry import GatewayTelemetry
@@ -47,9 +48,11 @@ def create_app(settings: Settings, metrics: PrometheusMetrics | None = None) -> 
         max_body=settings.server.max_body,
         max_timeout_s=settings.request.max_timeout,
     )
-    capabilities = build_capabilities(settings, redis, web, clock, metrics)
-    lifecycle = Lifecycle(capabilities)
+    supervisor = Supervisor(metrics, clock)
+    capabilities = build_capabilities(settings, redis, web, clock, metrics, supervisor)
+    lifecycle = Lifecycle(capabilities, supervisor)
     health = observability.build_health(
+        lifecycle.not_alive,
         lifecycle.not_ready,
         lifecycle.notes,
         dependencies=lambda: (redis.check(clock),) if redis else (),
@@ -63,12 +66,19 @@ def create_app(settings: Settings, metrics: PrometheusMetrics | None = None) -> 
 
 
 def build_capabilities(
-    settings: Settings, redis: RedisConnection | None, web: WebContext, clock: Clock, metrics: Metrics
+    settings: Settings,
+    redis: RedisConnection | None,
+    web: WebContext,
+    clock: Clock,
+    metrics: Metrics,
+    supervisor: Supervisor,
 ) -> tuple[Feature, ...]:
     """Every capability, in the order in which they are started; the middleware of the first sees a request first."""
     tracing = observability.build_tracing(settings.tracing, settings.targets, web.new_id, clock, metrics)
     windows = {it.name: it.windows for it in settings.targets}
-    quota = quotas.build(windows, settings.queue, redis.commands if redis else None, clock, metrics)
+    quota = quotas.build(
+        windows, settings.queue, redis.commands if redis else None, clock, metrics, supervisor
+    )
     telemetry = GatewayTelemetry(metrics)
     direct = gateways.make_gateway(
         make_routes(settings.models, settings.provider.proxy, clock),

@@ -1,24 +1,27 @@
 """The process from its first request to its last: background tasks, the drain, the end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import gevent
-import structlog
 
-from knowalledge.core.feature import Feature, Task
+from knowalledge.core.feature import Feature
+from knowalledge.core.supervision import Supervisor
 
 
 class Lifecycle:
     """Starts, drains and stops the features of one process."""
 
-    def __init__(self, features: Sequence[Feature]) -> None:
+    def __init__(self, features: Sequence[Feature], supervisor: Supervisor) -> None:
+        """``supervisor`` runs the features' tasks."""
         self._features = tuple(features)
-        self._background = Background([task for it in self._features for task in it.tasks])
+        self._supervisor = supervisor
+        self._running: list[gevent.Greenlet[..., None]] = []
         self._draining = False
 
     def start(self) -> None:
         """In the process that serves, once."""
-        self._background.start()
+        tasks = (task for it in self._features for task in it.tasks)
+        self._running = [self._supervisor.repeat(it.name, it.run, it.interval_s) for it in tasks]
         for feature in self._features:
             feature.start()
 
@@ -30,9 +33,14 @@ class Lifecycle:
 
     def stop(self) -> None:
         """After the last response: what is on its way out goes out."""
-        self._background.stop()
+        self._supervisor.stop(*self._running)
+        self._running = []
         for feature in reversed(self._features):
             feature.stop()
+
+    def not_alive(self) -> tuple[str, ...]:
+        """Why this process should be replaced: the work beside requests that cannot be kept alive."""
+        return tuple(f"{name} cannot be kept alive" for name in self._supervisor.failing())
 
     def not_ready(self) -> tuple[str, ...]:
         """Why this process should get no more requests."""
@@ -47,29 +55,3 @@ class Lifecycle:
         """Set every gauge that is computed when it is read."""
         for feature in self._features:
             feature.refresh_metrics()
-
-
-class Background:
-    """Runs each task again and again, in a greenlet of its own. A failed run is logged, and the next one comes."""
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        self._tasks = tasks
-        self._running: list[gevent.Greenlet[..., object]] = []
-        self._log = structlog.get_logger()
-
-    def start(self) -> None:
-        """Does nothing while they run."""
-        if not self._running:
-            self._running = [gevent.spawn(self._repeat, it.interval_s, it.run) for it in self._tasks]
-
-    def stop(self) -> None:
-        gevent.killall(self._running)
-        self._running = []
-
-    def _repeat(self, interval_s: float, run: Callable[[], object]) -> None:
-        while True:
-            try:
-                run()
-            except Exception as error:  # noqa: BLE001 - one failure must not end what runs for ever
-                self._log.error("background task failed", error=type(error).__name__)
-            gevent.sleep(interval_s)

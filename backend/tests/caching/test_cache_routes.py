@@ -1,6 +1,5 @@
 """Operators' routes: statistics, and taking answers back."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import gevent
@@ -8,14 +7,13 @@ import pytest
 from flask.testing import FlaskClient
 
 from knowalledge import app as wiring
-from knowalledge import lifecycle
 from knowalledge.caching import feature as caching
 from knowalledge.caching import read_through
 from knowalledge.config.settings import Settings
 from knowalledge.core.errors import ProviderUnavailable, Unavailable
 from knowalledge.core.feature import Task
-from knowalledge.lifecycle import Background
 from knowalledge.providers import registry
+from knowalledge.topics import feature as topics
 from tests.support.doubles import ManualClock
 from tests.support.fake_provider import FakeProvider
 
@@ -253,11 +251,10 @@ def test_where_answers_live_shortly_popular_ones_are_looked_at_more_often(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     monkeypatch.setattr(registry, "build", lambda spec, clock: FakeProvider())
-    seen: list[Sequence[Task]] = []
-    monkeypatch.setattr(lifecycle, "Background", lambda tasks: seen.append(tasks) or Background(tasks))
+    seen: list[Task] = []
+    monkeypatch.setattr(topics, "Task", lambda *args: seen.append(Task(*args)) or seen[-1])
     for life in ("1h", "10s"):
         config = tmp_path / "life.yaml"
         config.write_text(CONFIG + f"cache: {{memory_ttl: {life}}}\n")
         wiring.create_app(Settings.load(environ={}, config=str(config)))
-    rounds = [it.interval_s for tasks in seen for it in tasks if getattr(it.run, "__name__", "") == "round"]
-    assert rounds == [5.0, 1.0]
+    assert [it.interval_s for it in seen] == [5.0, 1.0]

@@ -68,7 +68,10 @@ def make_caches(
         blocking=redis.pool,
     )
     return Caches(
-        ReadThrough(layers, flights, clock), counts, (Task(LISTEN_S, listen),), lambda: shared.unreadable
+        ReadThrough(layers, flights, clock),
+        counts,
+        (Task("cache.listen", LISTEN_S, listen),),
+        lambda: shared.unreadable,
     )
 
 
@@ -87,7 +90,7 @@ def build(
     return Feature(
         blueprints=(web.blueprint(web_context, statistics, invalidate),),
         operations=OPERATIONS,
-        tasks=(*caches.tasks, Task(NOTE_S, statistics.note_memory)),
+        tasks=(*caches.tasks, Task("cache.gauges", NOTE_S, statistics.note_memory)),
         refresh_metrics=statistics.refresh_metrics,
     )
 

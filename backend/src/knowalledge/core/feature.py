@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 
 
 class Task(Struct, frozen=True):
-    """Work beside requests: ``run`` is called again ``interval_s`` seconds after it returned."""
+    """Work beside requests: ``run`` is called again ``interval_s`` seconds after it returned.
 
+    ``name`` is shown in logs and metrics, and by the liveness probe if the work cannot be kept alive.
+    """
+
+    name: str
     interval_s: float
     run: Callable[[], object]
 

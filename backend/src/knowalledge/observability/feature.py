@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 def build_health(
+    not_alive: Callable[[], tuple[str, ...]],
     not_ready: Callable[[], tuple[str, ...]],
     notes: Callable[[], tuple[str, ...]],
     dependencies: Callable[[], tuple[Dependency, ...]],
@@ -31,21 +32,21 @@ def build_health(
 ) -> Feature:
     """The routes for probes and Prometheus.
 
-    ``not_ready`` gives the reasons to send no requests here. ``refresh`` sets the gauges before ``render`` gives all
-    series in Prometheus' text format.
+    ``not_alive`` gives the reasons to replace this process, ``not_ready`` those to send no requests here. ``refresh``
+    sets the gauges before ``render`` gives all series in Prometheus' text format.
     """
 
     def metrics() -> bytes:
         refresh()
         return render()
 
-    routes = web.blueprint(not_ready, notes, dependencies, metrics)
+    routes = web.blueprint(not_alive, not_ready, notes, dependencies, metrics)
     return Feature(blueprints=(routes,), operations=web.OPERATIONS)
 
 
 def build_process(metrics: Metrics, clock: Clock) -> Feature:
     """Memory, open files and the hub's lag of each worker, for Prometheus."""
-    return Feature(tasks=(Task(INTERVAL_S, ProcessMetrics(metrics, clock).measure),))
+    return Feature(tasks=(Task("process.measure", INTERVAL_S, ProcessMetrics(metrics, clock).measure),))
 
 
 def build_tracing(

@@ -11,10 +11,11 @@ from knowalledge.core.openapi import Answer, Operation, Schema
 from knowalledge.web.responses import NO_STORE, json_response
 
 
-class Health(Struct, frozen=True):
-    """The process answers."""
+class Health(Struct, frozen=True, omit_defaults=True):
+    """The process answers; it should be replaced while it is ``failing``, for these reasons."""
 
-    status: Literal["ok"] = "ok"
+    status: Literal["ok", "failing"]
+    reasons: tuple[str, ...] = ()
 
 
 class Readiness(Struct, frozen=True):
@@ -49,7 +50,9 @@ def _operation(
 
 
 OPERATIONS = (
-    _operation(90, "/api/health", "health", Health, "Liveness"),
+    _operation(
+        90, "/api/health", "health", Health, "Liveness; 503 while it is failing", not_ready="To be replaced."
+    ),
     _operation(
         90, "/api/ready", "ready", Readiness, "Readiness; 503 while it is not ready", not_ready="Not ready."
     ),
@@ -66,17 +69,24 @@ OPERATIONS = (
 
 
 def blueprint(
+    not_alive: Callable[[], tuple[str, ...]],
     not_ready: Callable[[], tuple[str, ...]],
     notes: Callable[[], tuple[str, ...]],
     dependencies: Callable[[], tuple[Dependency, ...]],
     metrics: Callable[[], bytes],
 ) -> Blueprint:
-    """``not_ready`` gives the reasons to send no requests here, ``metrics`` all series in Prometheus' text format."""
+    """``not_alive`` gives the reasons to replace this process, ``not_ready`` those to send no requests here.
+
+    ``metrics`` gives all series in Prometheus' text format.
+    """
     routes = Blueprint("operations", __name__)
 
     @routes.get("/api/health")
     def health() -> Response:
-        return json_response(Health(), NO_STORE)
+        reasons = not_alive()
+        return json_response(
+            Health("failing" if reasons else "ok", reasons), NO_STORE, 503 if reasons else 200
+        )
 
     @routes.get("/api/ready")
     def ready() -> Response:

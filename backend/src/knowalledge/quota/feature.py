@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from knowalledge.core.clock import Clock
 from knowalledge.core.feature import Feature
 from knowalledge.core.metrics import Metrics
+from knowalledge.core.supervision import Supervisor
 from knowalledge.quota import web
 from knowalledge.quota.domain.queue import QueueRules
 from knowalledge.quota.domain.window import LevelPolicy, Window
@@ -37,16 +38,17 @@ def build(
     redis: Client | None,
     clock: Clock,
     metrics: Metrics,
+    supervisor: Supervisor,
 ) -> QuotaFeature:
     """``windows``: what each target's provider allows. Without ``redis`` the quota is this process' own."""
     rules, gauges = queue_rules(settings), QuotaMetrics(metrics)
-    local = MemoryQuotaStore(windows, rules, clock)
+    local = MemoryQuotaStore(windows, rules, clock, supervisor=supervisor)
     if redis is None:
         return _feature(
             local, Statistics(local, tuple(windows), lambda: False, gauges), drain=local.shut_down
         )
-    shared = RedisQuotaStore(redis, windows, rules, clock, replica=uuid4().hex[:12])
-    store = ReplicaQuotaStore(shared, local, windows, clock)
+    shared = RedisQuotaStore(redis, windows, rules, clock, replica=uuid4().hex[:12], supervisor=supervisor)
+    store = ReplicaQuotaStore(shared, local, windows, clock, supervisor)
     return replace(
         _feature(
             store, Statistics(store, tuple(windows), lambda: store.degraded, gauges), drain=store.shut_down

@@ -6,15 +6,16 @@ store is lost (``mirror_grant``, ``enter_degraded``, ``leave_degraded``).
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import assert_never
 
-import gevent
 from gevent.event import Event
 from msgspec import Struct
 from msgspec.structs import replace
 
 from knowalledge.core.clock import Clock
 from knowalledge.core.context import Priority
+from knowalledge.core.supervision import Supervisor
 from knowalledge.quota.domain.admission import AdmissionController, Admitted, Enqueued, Rejected
 from knowalledge.quota.domain.calendar import Days
 from knowalledge.quota.domain.ledger import Charge
@@ -74,9 +75,11 @@ class MemoryQuotaStore:
         rules: QueueRules,
         clock: Clock,
         auto_dispatch: bool = True,
+        supervisor: Supervisor | None = None,
     ) -> None:
         """Without ``auto_dispatch``, in tests, ``dispatch`` must be called when the first waiter's turn comes."""
         self._auto_dispatch = auto_dispatch
+        self._supervisor = supervisor or Supervisor()
         self._targets = {name: _Target(own, rules) for name, own in windows.items()}
         self._clock = clock
         self.skew_us = 0  # by how much the shared store's clock is ahead of this machine's
@@ -105,7 +108,7 @@ class MemoryQuotaStore:
                 ticket = WaitingTicket(lambda outcome: self._give_up(target, request.id, outcome))
                 ticket.position, ticket.eta_s, ticket.arrived = position, eta_s, waiter.arrived
                 if not state.tickets and self._auto_dispatch:
-                    gevent.spawn(self._pump, target)
+                    self._supervisor.complete("quota.local_pump", partial(self._pump, target))
                 state.tickets[request.id] = ticket
                 state.changed.set()
                 return Queued(ticket, status)

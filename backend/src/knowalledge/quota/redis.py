@@ -9,14 +9,15 @@ waiter's replica; a message that is lost is found at the next heartbeat.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, assert_never
 
-import gevent
 import msgspec
 from gevent.event import Event
 from redis.exceptions import RedisError
 
 from knowalledge.core.clock import Clock
+from knowalledge.core.supervision import Supervisor
 from knowalledge.net.redis.scripts import CommandExecutor
 from knowalledge.quota.commands import (
     SCRIPTS,
@@ -114,12 +115,14 @@ class RedisQuotaStore:
         redis_now: Callable[[], str] = lambda: "",
         auto_dispatch: bool = True,
         scripts: QuotaScripts = SCRIPTS,
+        supervisor: Supervisor | None = None,
     ) -> None:
         """``replica`` names this process. The rest is for tests. ``redis_now`` gives microseconds in place of Redis'
         own clock. Without ``auto_dispatch``, ``dispatch`` must be called when the first waiter's turn comes.
         ``scripts`` are those of a version.
         """
         self._auto_dispatch = auto_dispatch
+        self._supervisor = supervisor or Supervisor()
         self._client = client
         self._clock = clock
         self._replica = replica
@@ -147,7 +150,8 @@ class RedisQuotaStore:
             raise
         except BaseException:
             # The caller was interrupted, and the script may yet run: what it takes would stay unused.
-            gevent.spawn(self._give_up, local, waiter, QueueOutcome.CANCELLED)
+            give_up = partial(self._give_up, local, waiter, QueueOutcome.CANCELLED)
+            self._supervisor.complete("quota.give_up", give_up)
             raise
         match reply:
             case GrantedReply(status):
@@ -229,7 +233,7 @@ class RedisQuotaStore:
     def _wake_pump(self, local: _Target) -> None:
         if self._auto_dispatch and not local.pumping:
             local.pumping = True
-            gevent.spawn(self._pump, local)
+            self._supervisor.complete("quota.pump", partial(self._pump, local))
         local.changed.set()
 
     def _pump(self, local: _Target) -> None:
@@ -246,8 +250,8 @@ class RedisQuotaStore:
                     local.changed.wait(min(wait, REFRESH_S) if wait else REFRESH_S)
         except RedisUnavailable:
             pass  # the next request finds out, or the next heartbeat does
-        finally:
-            local.pumping = False
+        # Not after another error: then this is called again.
+        local.pumping = False
 
     def _refresh(self, local: _Target) -> None:
         """Bring positions and times up to date."""

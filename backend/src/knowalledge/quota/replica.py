@@ -24,6 +24,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from knowalledge.core.clock import Clock
+from knowalledge.core.supervision import Supervisor
 from knowalledge.quota.commands import (
     EndedReservation,
     EpochMismatch,
@@ -112,7 +113,10 @@ class ReplicaQuotaStore:
         mirror: MemoryQuotaStore,
         windows: Mapping[str, tuple[Window, ...]],
         clock: Clock,
+        supervisor: Supervisor | None = None,
     ) -> None:
+        """``supervisor`` runs what works beside requests."""
+        self._supervisor = supervisor or Supervisor()
         self._shared = shared
         self._mirror = mirror
         self._clock = clock
@@ -134,15 +138,18 @@ class ReplicaQuotaStore:
     def start(self) -> None:
         """Begin to listen, to send heartbeats and to write; once, in the process that serves."""
         if not self._greenlets:
-            writers = (partial(self._write, target) for target in self._windows)
-            loops: tuple[Callable[[], None], ...] = (self._listen, self._send_heartbeats, *writers)
-            self._greenlets = [gevent.spawn(loop) for loop in loops]
+            repeat = self._supervisor.repeat
+            self._greenlets = [
+                repeat("quota.listen", self._listen),
+                repeat("quota.heartbeat", self._send_heartbeats, HEARTBEAT_S),
+                *(repeat("quota.write", partial(self._write, target)) for target in self._windows),
+            ]
 
     def stop(self) -> None:
         """Bring the last ends to Redis, and end what ``start`` began."""
         for target in self._windows:
             self._flush(target)
-        gevent.killall(self._greenlets)
+        self._supervisor.stop(*self._greenlets)
         self._greenlets = []
 
     def shut_down(self) -> None:
@@ -237,6 +244,7 @@ class ReplicaQuotaStore:
         if self._state is not ReplicaState.SHARED:
             return
         self._state = ReplicaState.DEGRADED
+        self._supervisor.complete("quota.rejoin", self._leave_degraded)
         self._log.warning("redis is gone", replicas=self._replicas)
         for target in self._windows:
             self._charges_at_loss[target] = self._mirror.charges(target)
@@ -246,7 +254,6 @@ class ReplicaQuotaStore:
                 self._mirror.close_gate(target, gate.left_us / SECOND, gate.window)
         self._suspend()
         self._shared.requeue_all()
-        gevent.spawn(self._leave_degraded)
 
     def _suspend(self) -> None:
         """Redis may not have what was sent last."""
@@ -269,14 +276,20 @@ class ReplicaQuotaStore:
                         self._join(target)
                     self._state = ReplicaState.SHARED
             except RedisUnavailable:
-                self._state = ReplicaState.DEGRADED
-                self._suspend()
+                self._stay_degraded()
+            except BaseException:  # requests must not wait for a join that is not under way
+                self._stay_degraded()
+                raise
         self._ended.clear()
         for outbox in self._outboxes.values():
             outbox.resume()
         self._log.warning("redis is back")
         for target in self._windows:
             self._mirror.leave_degraded(target)
+
+    def _stay_degraded(self) -> None:
+        self._state = ReplicaState.DEGRADED
+        self._suspend()
 
     def _join(self, target: str) -> None:
         """Raises ``RedisUnavailable``."""
@@ -292,7 +305,7 @@ class ReplicaQuotaStore:
             idle = not any(self._mirror.charges(target)) and not self._mirror.live(target)
             try:
                 new = self._shared.join(target, usage_of, 0.0 if idle else JOIN_PAUSE_S)
-            except RedisUnavailable:
+            except BaseException:
                 self._joined.discard(target)
                 raise
             if new and not idle:
@@ -335,27 +348,24 @@ class ReplicaQuotaStore:
     # -- in the background -----------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        while True:
-            try:
-                self._shared.listen()
-            except RedisUnavailable:
-                gevent.sleep(RECONNECT_S)
+        try:
+            self._shared.listen()
+        except RedisUnavailable:
+            gevent.sleep(RECONNECT_S)
 
     def _send_heartbeats(self) -> None:
-        while True:
-            if self._state is ReplicaState.SHARED:
-                for target in list(self._joined):
-                    sent_at = self._clock.monotonic()
-                    try:
-                        reply = self._shared.heartbeat(target)
-                    except EpochMismatch:
-                        self._join_or_degrade(target)
-                    except RedisUnavailable:
-                        self._enter_degraded()
-                        break
-                    else:
-                        self._record_heartbeat(target, sent_at, reply)
-            gevent.sleep(HEARTBEAT_S)
+        for target in list(self._joined):
+            if self._state is not ReplicaState.SHARED:
+                return
+            sent_at = self._clock.monotonic()
+            try:
+                reply = self._shared.heartbeat(target)
+            except EpochMismatch:
+                self._join_or_degrade(target)
+            except RedisUnavailable:
+                self._enter_degraded()
+            else:
+                self._record_heartbeat(target, sent_at, reply)
 
     def _record_heartbeat(self, target: str, sent_at: float, reply: HeartbeatReply) -> None:
         self._replicas = reply.replicas
@@ -379,10 +389,13 @@ class ReplicaQuotaStore:
     def _write(self, target: str) -> None:
         """Bring ends to Redis, off the path of the answers."""
         outbox = self._outboxes[target]
-        while True:
-            outbox.filled.wait()
-            outbox.filled.clear()
+        outbox.filled.wait()
+        outbox.filled.clear()
+        try:
             self._flush(target)
+        except BaseException:
+            outbox.filled.set()  # they are still here: the next run brings them
+            raise
 
     def _flush(self, target: str) -> None:
         """The first end goes at once; those that gather during a call go together in the next."""

@@ -79,7 +79,7 @@ def build(
         middleware=lambda inner: FastPath(inner, web_context, topics, policy, memo),
         operations=OPERATIONS,
         client_limited=True,
-        tasks=(Task(warming.round_s, warming.round),) if settings.keep_warm else (),
+        tasks=(Task("topics.warm", warming.round_s, warming.round),) if settings.keep_warm else (),
         popular=lambda: tuple(query.path for query in warming.popular),
     )
 
