@@ -19,6 +19,7 @@ from knowalledge.core.clock import SystemClock
 from knowalledge.core.errors import (
     KnowalledgeError,
     ProviderRateLimited,
+    ProviderRejected,
     ProviderTimeout,
     QuotaExhausted,
     ShuttingDown,
@@ -216,6 +217,7 @@ def test_a_follower_whose_time_is_over_leaves_and_the_others_do_not(make: Make) 
         ProviderRateLimited("r", retry_after=2.0, quota_id="rpm"),
         ProviderTimeout("t"),
         KnowalledgeError("k", param="p"),
+        ProviderRejected("too long", status=413, provider_code="context_length_exceeded", param="messages"),
     ],
 )
 def test_a_failure_as_bytes_is_itself_again(error: KnowalledgeError) -> None:

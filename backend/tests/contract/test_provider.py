@@ -8,8 +8,9 @@ from knowalledge.core import errors as e
 from knowalledge.gateway.domain.answer import Finish
 from knowalledge.gateway.domain.prompt import ToolCall
 from knowalledge.gateway.ports import Provider
+from knowalledge.providers.rejections import reason_of
 from tests.contract.conftest import PROMPT, S, fails
-from tests.contract.provider_dialects import NO_USAGE, Dialect
+from tests.contract.provider_dialects import NO_USAGE, Dialect, dump
 from tests.support.chunks import each
 from tests.support.loopback import Exchange, Loopback, replies, sse, streams, wait_until
 
@@ -216,6 +217,8 @@ def test_a_ping_reaches_the_provider_and_raises_what_a_call_would(
         (400, e.ProviderRejected),
         (404, e.ProviderRejected),
         (413, e.ProviderRejected),
+        (422, e.ProviderRejected),
+        (405, e.ProviderUnavailable),  # the address of the target is wrong, not the request
         (429, e.ProviderRateLimited),
     ],
 )
@@ -262,3 +265,64 @@ def test_an_error_inside_a_stream_is_raised_with_its_kind(
                 assert next(chunks).text == "he"
             with pytest.raises(kind):
                 next(chunks)
+
+
+def test_an_error_inside_a_200_is_that_error(dialect: Dialect, provider: Provider, server: Loopback) -> None:
+    for status, kind in (
+        (429, e.ProviderRateLimited),
+        (400, e.ProviderRejected),
+        (401, e.ProviderAuth),
+        (503, e.ProviderUnavailable),
+    ):
+        document = {"error": {"code": status, "message": "so it is"}}
+        server.handler = replies(dump(document), content_type="application/json")
+        fails(provider, kind)
+        server.handler = streams(sse(dump(document)))
+        with pytest.raises(kind):
+            list(each(provider, PROMPT, S))
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("This model's maximum context length is 8192 tokens", "context_length_exceeded"),
+        (
+            "The input token count (99) exceeds the maximum number of tokens allowed (8)",
+            "context_length_exceeded",
+        ),
+        ("Unknown name \"foo\" at 'contents'", ""),
+    ],
+)
+def test_a_context_that_is_too_long_has_one_code_whatever_the_words(
+    message: str, code: str, dialect: Dialect, provider: Provider, server: Loopback
+) -> None:
+    server.handler = replies(dump({"error": {"code": 400, "message": message}}), 400)
+    error = fails(provider, e.ProviderRejected)
+    assert isinstance(error, e.ProviderRejected)
+    assert (error.status, error.provider_code) == (400, code)
+    assert message in error.message
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("x" * 10_000, "x" * 297 + "..."),
+        ("bad\r\nX-Injected: 1\x00\ud800", "bad X-Injected: 1"),
+        ("key sk-abcdef123456 and AIzaSyD-1234567890", "key ... and ..."),
+        ("see https://internal.example/admin?x=1 now", "see ... now"),
+        ("`projects/my-project/locations/eu` was not found", "`.../locations/eu` was not found"),
+        (["no", "text"], ""),
+    ],
+)
+def test_a_reason_is_bounded_printable_and_without_keys_addresses_and_projects(
+    message: object, reason: str
+) -> None:
+    assert reason_of(message) == reason
+
+
+def test_a_whole_answer_in_place_of_a_stream_is_that_answer(
+    dialect: Dialect, provider: Provider, server: Loopback
+) -> None:
+    server.handler = replies(dialect.answer("hello"), content_type="application/json; charset=utf-8")
+    (chunk,) = each(provider, PROMPT, S)
+    assert (chunk.text, chunk.finish, chunk.usage) == ("hello", Finish.STOP, dialect.usage)

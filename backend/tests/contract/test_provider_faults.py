@@ -7,6 +7,7 @@ import gevent
 import pytest
 
 from knowalledge.core import errors as e
+from knowalledge.gateway.domain.answer import Finish
 from knowalledge.gateway.ports import Provider
 from tests.contract.conftest import PROMPT, SHORT, SOON, S, both, event_then_hang, fails
 from tests.contract.provider_dialects import Dialect
@@ -171,15 +172,15 @@ def test_a_body_without_an_answer_is_garbage(
         list(each(provider, PROMPT, S))
 
 
-def test_an_empty_answer_that_ends_normally_is_garbage(
+def test_an_empty_answer_that_ends_normally_is_an_answer(
     dialect: Dialect, provider: Provider, server: Loopback
 ) -> None:
     server.handler = replies(dialect.answer(""))
-    with pytest.raises(e.ProviderGarbage):
-        provider.complete(PROMPT, S)
+    answer = provider.complete(PROMPT, S)
+    assert (answer.parts, answer.finish, answer.usage) == ((), Finish.STOP, dialect.usage)
     server.handler = streams(*dialect.stream(""))
-    with pytest.raises(e.ProviderGarbage):
-        list(each(provider, PROMPT, S))
+    last = list(each(provider, PROMPT, S))[-1]
+    assert (last.text, last.finish) == ("", Finish.STOP)
 
 
 def test_an_endless_response_is_abandoned(dialect: Dialect, provider: Provider, server: Loopback) -> None:

@@ -372,10 +372,25 @@ def test_an_invalid_api_key_is_provider_auth_not_rejected(server: Loopback) -> N
     provider.close()
 
 
-def test_a_rejected_request_has_googles_status_in_its_message(server: Loopback) -> None:
+def test_a_rejected_request_has_googles_status_and_reason(server: Loopback) -> None:
     server.handler = replies(dump(error_body(code=400, status="INVALID_ARGUMENT")), 400)
     provider = gemini_at(server)
     with pytest.raises(e.ProviderRejected) as caught:
         provider.complete(PROMPT, S)
-    assert str(caught.value) == "the provider rejected the request (400 INVALID_ARGUMENT)"
+    assert str(caught.value) == "the provider rejected the request (400): secret"
+    assert (caught.value.status, caught.value.provider_code) == (400, "")
     provider.close()
+
+
+def test_a_403_about_a_file_of_the_request_is_no_fault_of_our_credentials(server: Loopback) -> None:
+    document = error_body(code=403, status="PERMISSION_DENIED")
+    for message, kind in (
+        ("You do not have permission to access the File abc or it may not exist.", e.ProviderRejected),
+        ("Permission denied on resource project demo.", e.ProviderAuth),
+    ):
+        document["error"]["message"] = message
+        server.handler = replies(dump(document), 403)
+        provider = gemini_at(server)
+        with pytest.raises(kind):
+            provider.complete(PROMPT, S)
+        provider.close()

@@ -294,3 +294,123 @@ def test_an_error_inside_a_stream_is_typed_by_its_name(
     server.handler = streams(sse(dump({"error": error})))
     with pytest.raises(kind):
         next(each(provider, PROMPT, S))
+
+
+# -- odd answers, and errors in odd places -----------------------------------------------------------------------------
+
+
+def choice(message: Any, finish: str | None = "stop", **more: Any) -> bytes:
+    """A response that serves as a whole one and as an event."""
+    return dump({"choices": [{"message": message, "delta": message, "finish_reason": finish, **more}]})
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (
+            {"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            "ab",
+        ),
+        (
+            {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "t"}]}, {"text": "x"}]},
+            "x",
+        ),
+        ({"content": ["a", {"type": "refusal", "refusal": "b"}]}, "ab"),
+        ({"content": None, "reasoning_content": "I only thought"}, ""),
+        ({"content": ""}, ""),
+        ({}, ""),
+    ],
+)
+def test_an_odd_but_whole_answer_is_an_answer(
+    message: Any, text: str, server: Loopback, provider: Provider
+) -> None:
+    server.handler = replies(choice(message))
+    assert (provider.complete(PROMPT, S).text, provider.complete(PROMPT, S).finish) == (text, Finish.STOP)
+    server.handler = streams(sse(choice(message)), sse(b"[DONE]"))
+    chunks = list(each(provider, PROMPT, S))
+    assert ("".join(it.text for it in chunks), chunks[-1].finish) == (text, Finish.STOP)
+
+
+@pytest.mark.parametrize(
+    ("document", "kind"),
+    [
+        ({"error": "it broke"}, e.ProviderUnavailable),
+        ({"error": {"message": "x", "code": "429"}}, e.ProviderRateLimited),
+        (
+            {"error": {"message": "x", "type": "invalid_request_error", "code": "rate_limit_exceeded"}},
+            e.ProviderRateLimited,
+        ),
+        ({"error": {"message": "x", "type": "overloaded_error"}}, e.ProviderUnavailable),
+        ({"error": {"message": "x", "code": "context_length_exceeded"}}, e.ProviderRejected),
+        ({"object": "error", "message": "x", "type": "BadRequestError", "code": 400}, e.ProviderRejected),
+        (
+            {"choices": [{"error": {"message": "x", "code": 502}, "message": {"content": ""}}]},
+            e.ProviderUnavailable,
+        ),
+        (
+            {"choices": [{"error": {"message": "x", "code": 400}, "delta": {"content": ""}}]},
+            e.ProviderRejected,
+        ),
+    ],
+)
+def test_an_error_inside_a_200_is_that_error_wherever_it_stands(
+    document: Any, kind: type[e.KnowalledgeError], server: Loopback, provider: Provider
+) -> None:
+    server.handler = replies(dump(document))
+    with pytest.raises(kind):
+        provider.complete(PROMPT, S)
+    server.handler = streams(sse(dump(document)))
+    with pytest.raises(kind):
+        list(each(provider, PROMPT, S))
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "param"),
+    [
+        (
+            {
+                "error": {
+                    "message": "m",
+                    "type": "invalid_request_error",
+                    "code": "model_not_found",
+                    "param": None,
+                }
+            },
+            404,
+            "model_not_found",
+            "",
+        ),
+        (
+            {"error": {"message": "m", "type": "invalid_request_error", "param": "tools[0]", "code": None}},
+            400,
+            "",
+            "tools[0]",
+        ),
+        (
+            {"error": {"message": "m", "type": "exceed_context_size_error"}},
+            400,
+            "context_length_exceeded",
+            "",
+        ),
+        ({"detail": "m"}, 422, "", ""),
+        ({"error": {"message": "m", "code": "no\ncode", "param": "a b"}}, 400, "", ""),
+    ],
+)
+def test_a_rejected_request_has_the_providers_status_code_and_field(
+    body: Any, status: int, code: str, param: str, server: Loopback, provider: Provider
+) -> None:
+    server.handler = replies(dump(body), status)
+    with pytest.raises(e.ProviderRejected) as caught:
+        provider.complete(PROMPT, S)
+    error = caught.value
+    assert (error.status, error.provider_code, error.param) == (status, code, param)
+    assert error.message == f"the provider rejected the request ({status}): m"
+
+
+def test_an_account_without_credit_is_a_quota_that_a_short_wait_does_not_free(
+    server: Loopback, provider: Provider
+) -> None:
+    server.handler = replies(dump({"error": {"message": "Insufficient credits", "code": 402}}), 402)
+    with pytest.raises(e.ProviderRateLimited) as caught:
+        provider.complete(PROMPT, S)
+    assert caught.value.retry_after == 60

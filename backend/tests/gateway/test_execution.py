@@ -396,3 +396,40 @@ def test_every_target_resting_is_unavailable_and_says_for_how_long() -> None:
     with pytest.raises(errors.CircuitOpen) as caught:
         harness.ask()
     assert 0 < (caught.value.retry_after or 0) <= 5
+
+
+ODD = [
+    errors.ProviderRejected("no", status=400),
+    errors.ProviderRejected("no", status=404),
+    errors.ContentBlocked("no"),
+    errors.ProviderGarbage("what?"),
+    errors.ProviderUnavailable("the provider failed (500)", status=500),
+    errors.ProviderAuth("not this", status=403),
+    errors.ProviderTimeout("late"),
+]
+
+
+@pytest.mark.parametrize("failure", ODD, ids=lambda it: f"{it.code} {getattr(it, 'status', '')}")
+def test_one_callers_odd_prompts_never_close_a_target_for_others(failure: errors.KnowalledgeError) -> None:
+    model = Model(*[failure] * 40)
+    harness = GatewayHarness(t=("m", 0, model, None))
+    for _ in range(40):
+        with pytest.raises(type(failure)):
+            harness.ask(timeout_s=1.0)
+    assert harness.ask().target == "t"
+
+
+@pytest.mark.parametrize("failure", ODD[:3], ids=lambda it: f"{it.code} {getattr(it, 'status', '')}")
+def test_a_request_at_fault_is_never_sent_twice(failure: errors.KnowalledgeError) -> None:
+    model, other = Model(failure), Model()
+    harness = GatewayHarness(t=("m", 0, model, ONE), u=("m", 1, other, None))
+    with pytest.raises(type(failure)):
+        harness.ask()
+    assert (model.calls, other.calls) == (1, 0)
+
+
+def test_a_target_that_fails_oddly_is_called_after_all_others_and_first_again_when_it_works() -> None:
+    model, other = Model(*[errors.ProviderGarbage("x")] * 5), Model()
+    harness = GatewayHarness(t=("m", 0, model, None), u=("m", 1, other, None))
+    assert [harness.ask().target for _ in range(6)] == ["u"] * 6
+    assert model.calls == 5  # each request went to it first, until it was suspected

@@ -52,7 +52,7 @@ def test_a_spent_quota_is_429_and_says_when(client: FlaskClient) -> None:
         (e.ProviderUnavailable("x"), 502),
         (e.ProviderGarbage("x"), 502),
         (e.ProviderTimeout("x"), 504),
-        (e.ProviderRejected("x"), 502),
+        (e.ProviderRejected("x", status=422), 422),
         (e.ContentBlocked("x"), 400),
     ],
 )

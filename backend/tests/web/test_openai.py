@@ -385,3 +385,26 @@ def test_x_server_timeout_is_the_callers_patience(client: FlaskClient, provider:
     for field in ("12", "99999", "0", "soon"):
         client.post("/v1/chat/completions", json={"messages": [USER]}, headers={"X-Server-Timeout": field})
     assert [round(it) for it in provider.timeouts] == [12, 600, 60, 60]
+
+
+def test_a_rejected_request_has_the_providers_status_code_reason_and_field(
+    open_client: FlaskClient, provider: ScriptedProvider
+) -> None:
+    provider.error = e.ProviderRejected(
+        "the provider rejected the request (400): too long",
+        provider_code="context_length_exceeded",
+        param="messages",
+    )
+    for stream in (False, True):
+        found = open_client.post(
+            "/v1/chat/completions", json={"messages": [{"role": "user", "content": "x"}], "stream": stream}
+        )
+        error = found.get_json()["error"]
+        assert (found.status_code, error["code"], error["param"]) == (
+            400,
+            "context_length_exceeded",
+            "messages",
+        )
+        assert error["type"] == "invalid_request_error"
+        assert error["message"].endswith("too long")
+    assert len(provider.prompts) == 2  # never sent twice

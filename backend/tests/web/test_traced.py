@@ -93,11 +93,14 @@ def test_a_refusal_of_the_provider_is_told_and_its_reservation_released(
     scripted: FlaskClient, provider: ScriptedProvider, kept: Kept
 ) -> None:
     provider.error = e.ProviderRejected("no")
-    assert scripted.post("/api/v1/generate", json={"prompt": "x"}, buffered=True).status_code == 502
+    assert scripted.post("/api/v1/generate", json={"prompt": "x"}, buffered=True).status_code == 400
     spans = kept.taken()
     assert spans["provider"].attributes["error.type"] == "provider_rejected"
     assert spans["settle"].attributes["knowalledge.settle.ending"] == "released"
-    assert spans["POST /api/v1/generate"].failed
+    assert spans["provider"].failed
+    assert not spans[
+        "POST /api/v1/generate"
+    ].failed  # a 4xx is no failure of the server (OpenTelemetry's HTTP spans)
 
 
 def test_a_stream_that_breaks_off_has_failed_whatever_its_status_says(

@@ -8,13 +8,14 @@ from knowalledge.caching.domain import CacheEntry, Key
 from knowalledge.caching.layers import CacheLookup, Layers
 from knowalledge.caching.ports import Flight, Flights
 from knowalledge.core.clock import Clock
-from knowalledge.core.errors import Limited, ProviderError, ProviderTimeout, Unavailable
+from knowalledge.core.errors import Limited, ProviderError, ProviderRejected, ProviderTimeout, Unavailable
 from knowalledge.core.trace_context import Attributes, Trace
 
 # With a stale entry to fall back to, a caller waits this long for a fresh one; its making continues without them.
 STALE_PATIENCE_S = 10.0
-# Failures that a stale entry makes up for; an invalid request fails with or without one.
-RECOVERABLE = (Limited, Unavailable, ProviderError)
+# Failures that a stale entry makes up for. A request that is invalid here fails with or without one; a provider that
+# rejects what it took before may have lost the model.
+RECOVERABLE = (Limited, Unavailable, ProviderError, ProviderRejected)
 
 
 class ReadThrough:

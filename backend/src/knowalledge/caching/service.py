@@ -189,7 +189,10 @@ class CachingGateway:
 
     def _store(self, key: Key, request: Request, answer: Answer, generation: int) -> None:
         """Store a whole answer of the requested model; never a fallback model's, never one that was cut off."""
-        if answer.model != self._inner.model(request.model) or not may_store(answer.completion.finish):
+        completion = answer.completion
+        if answer.model != self._inner.model(request.model) or not may_store(completion.finish):
+            return
+        if not completion.parts:  # an empty answer is passed on, but the next caller may be luckier
             return
         body = _encode(replace(answer, id="", queue=QueueInfo(), allowances=(), degraded=False))
         usage = answer.usage

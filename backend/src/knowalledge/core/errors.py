@@ -5,7 +5,8 @@
     │   ├── UnknownModel          names the nearest known one
     │   ├── NeverFits             larger than a whole window: waiting cannot help
     │   ├── PayloadTooLarge
-    │   └── ContentBlocked        the provider refuses the prompt's content
+    │   ├── ContentBlocked        the provider refuses the prompt's content
+    │   └── ProviderRejected      4xx about the request: the provider does not take it
     ├── NotFound
     ├── Limited                   come back later; always says when
     │   ├── QuotaExhausted
@@ -22,7 +23,6 @@
         ├── ProviderRateLimited   429, with what it taught
         ├── ProviderUnavailable   refused, reset, 5xx
         ├── ProviderTimeout       the deadline passed
-        ├── ProviderRejected      4xx: it does not take this request
         ├── ProviderGarbage       an answer that cannot be read, or ends in the middle
         └── ProviderAuth          our credentials do not work
 
@@ -75,6 +75,29 @@ class ContentBlocked(InvalidRequest):
     """The provider refuses the prompt's content."""
 
     code = "content_blocked"
+
+
+class ProviderRejected(InvalidRequest):
+    """The provider does not take this request; the status and the reason are the provider's.
+
+    ``status`` is the provider's, 400 to 498; ``provider_code`` is its own name for the fault, such as
+    ``context_length_exceeded``, empty if it gave none.
+    """
+
+    code = "provider_rejected"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float | None = None,
+        param: str = "",
+        status: int = 400,
+        provider_code: str = "",
+    ) -> None:
+        super().__init__(message, retry_after=retry_after, param=param)
+        self.status = status
+        self.provider_code = provider_code
 
 
 class NotFound(KnowalledgeError):
@@ -167,21 +190,21 @@ class ProviderRateLimited(ProviderError):
 
 
 class ProviderUnavailable(ProviderError):
-    """The provider refused the connection, broke it off, or answered 5xx."""
+    """The provider refused the connection, broke it off, or answered 5xx; ``status`` is 0 if there was none."""
 
     code = "provider_unavailable"
+    status = 0
+
+    def __init__(self, message: str, *, retry_after: float | None = None, status: int = 0) -> None:
+        super().__init__(message, retry_after=retry_after)
+        if status:
+            self.status = status
 
 
 class ProviderTimeout(ProviderError):
     """The provider did not answer within the request's time."""
 
     code = "provider_timeout"
-
-
-class ProviderRejected(ProviderError):
-    """The provider does not take this request (4xx)."""
-
-    code = "provider_rejected"
 
 
 class ProviderGarbage(ProviderError):
@@ -191,6 +214,12 @@ class ProviderGarbage(ProviderError):
 
 
 class ProviderAuth(ProviderError):
-    """The gateway's own credentials do not work."""
+    """The gateway's own credentials do not work, or (status 403) not for this call."""
 
     code = "provider_auth"
+    status = 401
+
+    def __init__(self, message: str, *, retry_after: float | None = None, status: int = 401) -> None:
+        super().__init__(message, retry_after=retry_after)
+        if status != 401:
+            self.status = status

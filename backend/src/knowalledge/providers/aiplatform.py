@@ -158,7 +158,8 @@ class AiPlatform:
         status = getattr(error.grpc_status_code, "name", "UNKNOWN")
         code = int(error.code or 500)
         try:
-            google.raise_error(Response(code, {}, encode({"error": {"status": status, "details": details}})))
+            document = {"status": status, "message": error.message, "details": details}
+            google.raise_error(Response(code, {}, encode({"error": document})))
         except ProviderAuth:
             if code == 401:
                 self._headers.invalidate()

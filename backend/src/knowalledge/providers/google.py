@@ -25,6 +25,7 @@ from knowalledge.gateway.domain.prompt import (
     ToolResult,
 )
 from knowalledge.net.http.client import Response
+from knowalledge.providers.rejections import is_request_fault, rejection
 
 _encode = msgspec.json.Encoder().encode
 
@@ -43,6 +44,10 @@ _FINISH = {
 MAX_PLAUSIBLE_TOKENS = 100_000_000
 # The prompt of a ping: its tokens are counted.
 PING = Prompt((Message("user", (Text("ping"),)),))
+# A 403 about a file that the request names, not about our credentials.
+_FOREIGN_FILE = re.compile(
+    r"\baccess the (?:File|CachedContent)\b|\bfile\b.{0,80}\bmay not exist\b", re.IGNORECASE
+)
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 
 
@@ -199,16 +204,9 @@ def read_completion(body: bytes) -> Completion:
     chunk = read_chunk(body)
     if chunk.finish is None:
         raise e.ProviderGarbage("the provider answered without a candidate")
-    if is_empty(chunk):
-        raise e.ProviderGarbage("the provider answered with an empty candidate")
     parts = ((Text(chunk.text),) if chunk.text else ()) + chunk.tool_calls
     finish = Finish.TOOL_CALLS if chunk.tool_calls and chunk.finish is Finish.STOP else chunk.finish
     return Completion(parts, finish, chunk.usage, chunk.model_version)
-
-
-def is_empty(chunk: Chunk) -> bool:
-    """Whether a chunk ends an answer normally but has no content. Truncated or blocked answers may have none."""
-    return chunk.finish is Finish.STOP and not chunk.text and not chunk.tool_calls
 
 
 def read_chunk(data: bytes) -> Chunk:
@@ -339,16 +337,18 @@ def raise_error(response: Response) -> NoReturn:
         raise e.ProviderRateLimited(
             "the provider's quota is exhausted", retry_after=retry_after, quota_id=_quota_id(error)
         )
+    message = error.get("message")
+    if status == 403 and isinstance(message, str) and _FOREIGN_FILE.search(message):
+        raise rejection(status, message)
     if status in (401, 403) or any(
         info.get("reason") == "API_KEY_INVALID" for info in _details(error, "google.rpc.ErrorInfo")
     ):
-        raise e.ProviderAuth("the provider rejected our credentials")
+        raise e.ProviderAuth("the provider rejected our credentials", status=403 if status == 403 else 401)
     if status in (408, 504):
         raise e.ProviderTimeout("the provider timed out")
-    if 400 <= status < 499:
-        name = _sanitize(error.get("status") or "")
-        raise e.ProviderRejected(f"the provider rejected the request ({status}{' ' * bool(name)}{name})")
-    raise e.ProviderUnavailable(f"the provider failed ({status})", retry_after=retry_after)
+    if is_request_fault(status):
+        raise rejection(status, message)
+    raise e.ProviderUnavailable(f"the provider failed ({status})", retry_after=retry_after, status=status)
 
 
 def _error_object(body: bytes) -> dict[str, Any]:

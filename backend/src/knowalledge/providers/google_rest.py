@@ -44,15 +44,19 @@ def stream_chunks(
     """
     # The finishing chunk is held until the stream ends: older models set a finish reason on every chunk.
     last: Chunk | None = None
-    has_text = has_calls = False
+    has_calls = False
     events = open_events()
     try:
         while True:
             try:
                 batch = next(events)
             except StopIteration as end:
-                if end.value is not None:
-                    raise_error(end.value)
+                response = end.value
+                if response is not None:
+                    if response.status != 200:
+                        raise_error(response)
+                    last = google.read_chunk(response.body)  # the whole answer at once, or an error
+                    has_calls = has_calls or bool(last.tool_calls)
                 break
             chunks = []
             try:
@@ -61,8 +65,6 @@ def stream_chunks(
                     if last is not None:
                         chunks.append(msgspec.structs.replace(last, finish=None))
                         last = None
-                    if chunk.text:
-                        has_text = True
                     if chunk.tool_calls:
                         has_calls = True
                     if chunk.finish is not None:
@@ -77,12 +79,10 @@ def stream_chunks(
                 yield chunks
     finally:
         events.close()
-    if last is None:
+    if last is None or last.finish is None:
         raise ProviderGarbage("the provider's stream ended in the middle")
     if last.finish is Finish.STOP and has_calls:
         last = msgspec.structs.replace(last, finish=Finish.TOOL_CALLS)
-    elif google.is_empty(last) and not has_text:
-        raise ProviderGarbage("the provider answered with an empty candidate")
     yield [last]
 
 

@@ -21,6 +21,7 @@ from knowalledge.gateway.ports import Provider
 from knowalledge.net.http.client import HttpClient, Response
 from knowalledge.net.http.connection import header_lines
 from knowalledge.providers.descriptor import ProviderDescriptor, ProviderSpec, http_client
+from knowalledge.providers.rejections import is_request_fault, rejection
 
 URL = "https://api.openai.com/v1"
 _encode = msgspec.json.Encoder().encode
@@ -33,14 +34,29 @@ _FINISH_REASONS = {
 }
 # No context window is larger, so a larger count is a fault of the server and is not used.
 MAX_PLAUSIBLE_TOKENS = 100_000_000
-# The status that an error inside a stream would have, by its `code` or `type`.
+# The status that an error inside a response of status 200 would have, by its `code`, else its `type`.
 _STATUS_BY_NAME = {
     "rate_limit_exceeded": 429,
     "rate_limit_error": 429,
     "insufficient_quota": 429,
     "invalid_request_error": 400,
+    "BadRequestError": 400,  # vLLM's types are names of exceptions
+    "invalid_prompt": 400,
+    "invalid_image": 400,
+    "context_length_exceeded": 400,
+    "exceed_context_size_error": 400,
+    "content_filter": 400,
+    "content_policy_violation": 400,
+    "moderation_blocked": 400,
+    "model_not_found": 404,
+    "not_found_error": 404,
+    "NotFoundError": 404,
     "authentication_error": 401,
     "invalid_api_key": 401,
+    "permission_error": 403,
+    "timeout": 504,
+    "overloaded_error": 503,
+    "unavailable_error": 503,
 }
 _BLOCK_CODES = {"content_filter", "content_policy_violation", "moderation_blocked"}
 # An account without credit answers 429 like any exceeded limit, but a short wait does not help.
@@ -159,8 +175,16 @@ class _ToolCallDelta(Struct):
     function: _FunctionDelta | None = None
 
 
+class _ContentPart(Struct):
+    """A part of an answer's text, as some servers send it: of type text, thinking or refusal."""
+
+    type: str | None = None
+    text: str | None = None
+    refusal: str | None = None
+
+
 class _Message(Struct):
-    content: str | None = None
+    content: str | list[_ContentPart | str] | None = None
     refusal: str | None = None
     tool_calls: list[_ToolCallDelta] | None = None
 
@@ -169,12 +193,14 @@ class _Choice(Struct):
     message: _Message | None = None
     delta: _Message | None = None
     finish_reason: str | None = None
+    error: Raw = _NULL  # a router's way to report that the provider behind it failed
 
 
 class _ChatResponse(Struct):
     choices: list[_Choice] | None = None
     usage: Any = None
     model: str | None = None
+    object: str | None = None
     error: Raw = _NULL  # msgspec has no optional Raw
 
 
@@ -194,10 +220,17 @@ _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def _read_response(body: bytes) -> _ChatResponse:
+    """A whole response, or an event of a stream. Raises the error that it holds, or ``ProviderGarbage``."""
     try:
-        return _decode_response(body)
+        response = _decode_response(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise e.ProviderGarbage("the provider's response does not match its API") from error
+    choice = response.choices[0] if response.choices else None
+    if response.error != _NULL or response.object == "error":
+        raise_error(Response(0, {}, body))
+    if choice is not None and choice.error != _NULL:
+        raise_error(Response(0, {}, b'{"error":%b}' % bytes(choice.error)))
+    return response
 
 
 def read_completion(body: bytes) -> Completion:
@@ -216,6 +249,10 @@ def read_completion(body: bytes) -> Completion:
     )
 
 
+def _part_text(part: _ContentPart | str) -> str:
+    return part if isinstance(part, str) else part.text or part.refusal or ""
+
+
 class _PartialCall(Struct):
     """A tool call of which some deltas have arrived."""
 
@@ -230,7 +267,7 @@ class _AnswerBuilder:
 
     def __init__(self) -> None:
         self._calls: list[_PartialCall] = []
-        self._has_text = self._has_refusal = False
+        self._has_refusal = False
         self._finish_reason: str | None = None
 
     def add(self, choice: _Choice) -> str:
@@ -244,9 +281,10 @@ class _AnswerBuilder:
                 call.names.append(delta.function.name or "")
                 call.arguments.append(delta.function.arguments or "")
         self._has_refusal = self._has_refusal or bool(message.refusal)
-        text = (message.content or "") + (message.refusal or "")
-        self._has_text = self._has_text or bool(text)
-        return text
+        content = message.content
+        if isinstance(content, list):
+            content = "".join(map(_part_text, content))
+        return (content or "") + (message.refusal or "")
 
     def _call_of(self, delta: _ToolCallDelta) -> _PartialCall:
         """The call that a delta belongs to. Some servers use one index for all calls: then a new id starts a call."""
@@ -260,7 +298,7 @@ class _AnswerBuilder:
         return tuple(ToolCall("".join(it.names), "".join(it.arguments) or "{}", it.id) for it in self._calls)
 
     def finish(self) -> Finish:
-        """Why the model stopped. Raises ``ProviderGarbage`` for an answer that did not end, or that is empty."""
+        """Why the model stopped. Raises ``ProviderGarbage`` for an answer that did not end."""
         if self._finish_reason is None:
             raise e.ProviderGarbage("the provider's answer ended in the middle")
         finish = _FINISH_REASONS.get(self._finish_reason, Finish.OTHER)
@@ -268,8 +306,6 @@ class _AnswerBuilder:
             return Finish.SAFETY
         if self._calls:
             return Finish.TOOL_CALLS if finish is Finish.STOP else finish
-        if finish is Finish.STOP and not self._has_text:
-            raise e.ProviderGarbage("the provider answered with an empty choice")
         return finish
 
 
@@ -298,24 +334,25 @@ def read_usage(usage: object) -> Usage | None:
 
 
 def raise_error(response: Response) -> NoReturn:
-    """Raise the typed error of an error response. Status 0: the error arrived inside a stream."""
+    """Raise the typed error of an error response. Status 0: the error arrived inside a response with status 200."""
     error = _error_object(response.body)
-    names = {error.get("code"), error.get("type")} if _has_names(error) else set()
-    status = response.status or _status_of(error, names)
+    code, kind, message = error.get("code"), error.get("type"), error.get("message")
+    names = [it for it in (code, kind) if isinstance(it, str)]
+    status = response.status or _status_of(code, names)
     retry_after = response.retry_after()
-    if status == 429:
-        if "insufficient_quota" in names:
+    if status in (402, 429):  # 402: the account has no credit
+        if status == 402 or "insufficient_quota" in names:
             retry_after = max(retry_after or 0.0, _NO_CREDIT_WAIT_S)
         raise e.ProviderRateLimited("the provider's quota is exhausted", retry_after=retry_after)
     if status in (401, 403):
-        raise e.ProviderAuth("the provider rejected our credentials")
+        raise e.ProviderAuth("the provider rejected our credentials", status=status)
     if status in (408, 504):
         raise e.ProviderTimeout("the provider timed out")
-    if status == 400 and names & _BLOCK_CODES:
+    if status == 400 and _BLOCK_CODES.intersection(names):
         raise e.ContentBlocked("the provider blocked the prompt")
-    if 400 <= status < 499:
-        raise e.ProviderRejected(f"the provider rejected the request ({status})")
-    raise e.ProviderUnavailable(f"the provider failed ({status})", retry_after=retry_after)
+    if is_request_fault(status):
+        raise rejection(status, message, code if isinstance(code, str) else kind, error.get("param"))
+    raise e.ProviderUnavailable(f"the provider failed ({status})", retry_after=retry_after, status=status)
 
 
 def _error_object(body: bytes) -> dict[str, Any]:
@@ -324,17 +361,17 @@ def _error_object(body: bytes) -> dict[str, Any]:
         document = _decode_object(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return {}
-    error = document.get("error")
+    error = document.get("error", document.get("detail"))  # detail: FastAPI's
+    if isinstance(error, str):
+        return {"message": error}
     return error if isinstance(error, dict) else document
 
 
-def _has_names(error: dict[str, Any]) -> bool:
-    return all(isinstance(error.get(name), str | int | None) for name in ("code", "type"))
-
-
-def _status_of(error: dict[str, Any], names: set[Any]) -> int:
-    code = error.get("code")
-    if isinstance(code, int):
+def _status_of(code: object, names: list[str]) -> int:
+    """The status that an error without one would have; 500 if its names say nothing."""
+    if isinstance(code, str) and code.isdecimal() and len(code) == 3:
+        code = int(code)
+    if type(code) is int and 400 <= code < 600:
         return code
     return next((_STATUS_BY_NAME[name] for name in names if name in _STATUS_BY_NAME), 500)
 
@@ -370,8 +407,6 @@ class OpenAi:
                 try:
                     for data in batch:
                         event = _read_response(data)
-                        if event.error != _NULL:
-                            raise_error(Response(0, {}, data))
                         usage = read_usage(event.usage) or usage
                         version = (event.model or version)[:200]
                         text = answer.add(event.choices[0]) if event.choices else ""
@@ -386,7 +421,12 @@ class OpenAi:
         finally:
             events.close()
         if failure is not None:
-            raise_error(failure)
+            if failure.status != 200:
+                raise_error(failure)
+            # The whole answer at once, or an error.
+            whole = read_completion(failure.body)
+            yield [Chunk(whole.text, whole.tool_calls, whole.usage, whole.finish, whole.model_version)]
+            return
         finish = answer.finish()
         yield [Chunk("", answer.tool_calls(), usage, finish, version)]
 

@@ -207,10 +207,19 @@ class Topics:
 
         return partial(self._reads.run, key, lambda entry: _REUSED + pack(entry), make, newer_than=newer_than)
 
+    def _ask(self, context: RequestContext, prompt: Prompt) -> Answer:
+        """The model's answer. A prompt of ours that the provider rejects is no fault of the reader's."""
+        try:
+            return self._gateway.complete(context, Request(self._model, prompt))
+        except e.ProviderRejected as error:
+            if _has_image(prompt):  # the image is the caller's
+                raise
+            raise e.ProviderError("the provider does not take this question") from error
+
     def _make(self, recipe: Recipe, context: RequestContext) -> CacheEntry:
         prompt, spent = recipe.prompt, [0, 0]  # input and output tokens
         for calls_left in reversed(range(MAX_CALLS)):
-            answer = self._gateway.complete(context, Request(self._model, prompt))
+            answer = self._ask(context, prompt)
             spent[0] += answer.usage.input
             spent[1] += answer.usage.generated
             text = answer.completion.text
@@ -225,6 +234,10 @@ class Topics:
                 continue
             return CacheEntry(body, etag_of(body), self._clock.now(), 0, answer.model, *spent)
         raise AssertionError("unreachable")
+
+
+def _has_image(prompt: Prompt) -> bool:
+    return any(isinstance(part, Blob) for message in prompt.messages for part in message.parts)
 
 
 def _render(query: TopicQuery, version: str, text: str, model: str) -> bytes:

@@ -61,7 +61,10 @@ TITLES = {
     400: "Invalid request",
     404: "Not found",
     405: "Method not allowed",
+    409: "Conflict",
     413: "Too large",
+    415: "Unsupported media",
+    422: "Cannot be processed",
     429: "Too many requests",
     499: "The client left",
     500: "Internal error",
@@ -83,8 +86,8 @@ def status_of_kind(kind: type[BaseException]) -> int:
 
 
 def status_of(error: BaseException) -> int:
-    """The HTTP status of a failure; 500 for our own faults."""
-    return status_of_kind(type(error))
+    """The HTTP status of a failure; the provider's where it does not take the request; 500 for our own faults."""
+    return error.status if isinstance(error, errors.ProviderRejected) else status_of_kind(type(error))
 
 
 def retry_after(error: BaseException, status: int) -> int | None:

@@ -65,16 +65,24 @@ class RetryBudget:
 class Breaker:
     """Keeps calls from a target that keeps failing, and lets one probe through after each rest.
 
-    A 429 is no failure: the target works, its quota is spent. ``now`` is in seconds, of any clock that never goes back.
+    A 429 is no failure: the target works, its quota is spent. A failure that a caller's prompt may have caused (a 500,
+    a response that cannot be read, the caller's own short deadline) never closes the target for other callers: after
+    several in a row it is only called after all others. ``now`` is in seconds, of any clock that never goes back.
     """
 
-    __slots__ = ("_failures", "_open_until", "_probing", "_rest_s")
+    __slots__ = ("_failures", "_open_until", "_probing", "_rest_s", "_suspected_until", "_suspicions")
 
     def __init__(self) -> None:
         self._failures = 0
         self._open_until = 0.0
         self._rest_s = OPEN_S
         self._probing = False
+        self._suspicions = 0
+        self._suspected_until = 0.0
+
+    def is_suspected(self, now: float) -> bool:
+        """Whether other targets are to be called first, after failures that may be the callers' own."""
+        return self._suspicions >= FAILURES_TO_OPEN and now < self._suspected_until
 
     def rest_s(self, now: float) -> float:
         """Seconds until the target may be called; 0: now. During a probe all others rest."""
@@ -92,6 +100,13 @@ class Breaker:
     def record_success(self) -> None:
         """The call showed that the target works."""
         self._failures, self._rest_s, self._probing = 0, OPEN_S, False
+        self._suspicions = 0
+
+    def record_suspicion(self, now: float) -> None:
+        """The call failed, by the target's fault or by its prompt's: the failure does not tell."""
+        self._probing = False
+        self._suspicions += 1
+        self._suspected_until = now + OPEN_S
 
     def record_failure(self, now: float) -> None:
         """The call failed by the target's fault."""

@@ -9,7 +9,6 @@ from collections.abc import Collection
 from knowalledge.core.errors import (
     ProviderError,
     ProviderRateLimited,
-    ProviderRejected,
     ProviderTimeout,
 )
 from knowalledge.gateway.domain.routing import RetryBudget
@@ -37,7 +36,7 @@ class Attempts:
 
     def may_retry(self, target: str, error: BaseException, answer_begun: bool) -> bool:
         """Whether to call again after ``target`` failed; if so, the budget has paid for it."""
-        if not isinstance(error, ProviderError) or isinstance(error, ProviderRejected):
+        if not isinstance(error, ProviderError):
             return False
         paid = self.calls < MAX_CALLS and self._budget.withdraw()
         if not paid or answer_begun or isinstance(error, ProviderTimeout):

@@ -31,19 +31,22 @@ def candidates(
     headroom: Mapping[str, float],
     now: float,
 ) -> tuple[list[Candidate], float]:
-    """The targets of a model that are neither excluded nor resting, best first.
+    """The targets of a model that are neither excluded nor resting, best first; suspected ones after all others.
 
     The second value is the seconds until the first resting one may be called; infinite if none rests. ``headroom`` is
     1 for a target that is not in it; ``now`` is monotonic.
     """
     eligible: list[Candidate] = []
+    suspected: list[Candidate] = []
     rest_s = float("inf")
     for target in rank(routes.targets, headroom):
         if target.name in excluded:
             continue
-        resting_s = breakers[target.name].rest_s(now)
+        breaker = breakers[target.name]
+        resting_s = breaker.rest_s(now)
         if resting_s > 0:
             rest_s = min(rest_s, resting_s)
         else:
-            eligible.append(Candidate(routes.name, target, estimate, headroom.get(target.name, 1.0)))
-    return eligible, rest_s
+            chosen = suspected if breaker.is_suspected(now) else eligible
+            chosen.append(Candidate(routes.name, target, estimate, headroom.get(target.name, 1.0)))
+    return eligible + suspected, rest_s

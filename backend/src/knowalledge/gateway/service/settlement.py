@@ -2,7 +2,14 @@
 
 from msgspec.structs import replace
 
-from knowalledge.core.errors import ProviderAuth, ProviderError, ProviderRateLimited, ProviderRejected
+from knowalledge.core.errors import (
+    ProviderAuth,
+    ProviderError,
+    ProviderRateLimited,
+    ProviderRejected,
+    ProviderTimeout,
+    ProviderUnavailable,
+)
 from knowalledge.core.trace_context import Trace
 from knowalledge.gateway.domain.answer import Completion, Usage
 from knowalledge.gateway.service.dispatcher import Dispatcher, Progress, ProviderCall
@@ -13,6 +20,8 @@ from knowalledge.quota.domain.window import TokenCost
 BARE_429_S = 1.0
 # The same for a 429 that names a day's quota: it is not free in a second, but an operator may raise it.
 DAY_429_S = 60.0
+# A timeout is the target's fault only if the call had this share of the default timeout; a caller may ask for less.
+WHOLE_TIME = 0.5
 # The time that a 429 names is believed up to this many seconds; then the target is tried again.
 MAX_RETRY_AFTER_S = 86_400.0
 
@@ -47,16 +56,32 @@ def settle_failure(
             return None
         case ProviderAuth():
             _release(dispatcher, call, trace)
-            breaker.record_failure(dispatcher.clock.monotonic())
+            _record_failure(dispatcher, call, error)
             return None
         case ProviderError():  # the provider may have counted it, so it stays charged
             usage = _settle_partial(dispatcher, call, progress, trace)
-            breaker.record_failure(dispatcher.clock.monotonic())
+            _record_failure(dispatcher, call, error)
             return usage
         case _:  # blocked content, or the client left: it says nothing of the target
             usage = _settle_partial(dispatcher, call, progress, trace)
             breaker.record_abandoned()
             return usage
+
+
+def _record_failure(dispatcher: Dispatcher, call: ProviderCall, error: ProviderError) -> None:
+    """A strike against the target if the failure is surely its own, else a suspicion."""
+    breaker, now = dispatcher.breakers[call.target.name], dispatcher.clock.monotonic()
+    match error:
+        case ProviderUnavailable(status=status) | ProviderAuth(status=status):
+            certain = status not in (403, 500)
+        case ProviderTimeout():
+            certain = call.timeout_s >= dispatcher.timeout_s * WHOLE_TIME
+        case _:
+            certain = False
+    if certain:
+        breaker.record_failure(now)
+    else:
+        breaker.record_suspicion(now)
 
 
 def _settle_partial(dispatcher: Dispatcher, call: ProviderCall, progress: Progress, trace: Trace) -> Usage:

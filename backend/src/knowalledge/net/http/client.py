@@ -122,13 +122,15 @@ class HttpClient:
         """POST, and the data of server-sent events, in the batches in which they arrive.
 
         Ends with the stream, or at an event whose data is ``last``, which is not yielded. Returns the complete response
-        if its status is not 200. The deadline includes the time that the consumer takes between two batches.
+        if its status is not 200, or if it is one JSON document instead of a stream. The deadline includes the time that
+        the consumer takes between two batches.
         """
         deadline = self.clock.monotonic() + timeout
         try:
             connection, response = self._send("POST", path, body, headers, deadline)
             try:
-                if response.status_code != 200:
+                kind = response.fields.get("content-type", "")
+                if response.status_code != 200 or kind.startswith("application/json"):
                     return _complete(response, connection.read_body(response))
                 parser = _EventParser(response)
                 while True:

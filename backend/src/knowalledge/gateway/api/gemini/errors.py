@@ -12,8 +12,7 @@ from knowalledge.web.problems import code_of, message_of, param_of, retry_after,
 _STATUSES = {
     400: "INVALID_ARGUMENT",
     404: "NOT_FOUND",
-    405: "INVALID_ARGUMENT",
-    413: "INVALID_ARGUMENT",
+    409: "ABORTED",
     429: "RESOURCE_EXHAUSTED",
     499: "CANCELLED",
     503: "UNAVAILABLE",
@@ -39,7 +38,7 @@ def error_body(error: BaseException, request_id: str) -> dict[str, Any]:
         "error": {
             "code": status,
             "message": message,
-            "status": _STATUSES.get(status, "INTERNAL"),
+            "status": _STATUSES.get(status, "INVALID_ARGUMENT" if 400 <= status < 500 else "INTERNAL"),
             "details": details,
         }
     }

@@ -5,6 +5,7 @@ Source: platform.openai.com/docs/guides/error-codes/api-errors.
 
 from typing import Any
 
+from knowalledge.core.errors import ProviderRejected
 from knowalledge.core.openapi import ErrorForm
 from knowalledge.gateway.api.openai.schemas import FaultBody
 from knowalledge.web.problems import code_of, message_of, param_of, status_of
@@ -23,7 +24,7 @@ def error_body(error: BaseException, request_id: str) -> dict[str, Any]:
             "message": message_of(error),
             "type": _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"),
             "param": param_of(error) or None,
-            "code": code_of(error),
+            "code": (isinstance(error, ProviderRejected) and error.provider_code) or code_of(error),
             "request_id": request_id,
         }
     }
