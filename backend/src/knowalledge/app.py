@@ -61,7 +61,7 @@ def create_app(settings: Settings, metrics: PrometheusMetrics | None = None) -> 
     )
     features = (*capabilities, health)
     app = make_application((*features, docs.build(features)), web)
-    app.extensions["knowalledge"] = lifecycle
+    app.extensions["knowalledge"], app.extensions["knowalledge_http"] = lifecycle, web.observer
     return app
 
 

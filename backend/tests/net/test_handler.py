@@ -8,9 +8,9 @@ import pytest
 from gevent.event import Event as Flag
 from gevent.socket import SHUT_WR, create_connection, socket
 
-import knowalledge.server
-from knowalledge.gateway.api.streaming import HUB_WRITE
-from knowalledge.server import MAX_JOINED, DrainingServer, Handler
+import knowalledge.net.wsgi_server
+from knowalledge.net.presence import HUB_WRITE
+from knowalledge.net.wsgi_server import MAX_JOINED, DrainingServer, Handler
 
 S, SHORT = 20.0, 0.2
 BIG = b"x" * (MAX_JOINED + 1)
@@ -172,15 +172,15 @@ def test_half_a_piece_ends_the_connection() -> None:
     assert handler.socket.shut == 1
 
 
-def talking(monkeypatch: pytest.MonkeyPatch, name: str, seconds: float) -> Iterator[socket]:
+def talking(monkeypatch: pytest.MonkeyPatch, head_s: float, idle_s: float) -> Iterator[socket]:
     """A connection to a server with one of its limits shortened."""
-    monkeypatch.setattr(knowalledge.server, name, seconds)
+    monkeypatch.setattr(knowalledge.net.wsgi_server, "HEADERS_S", head_s)
 
     def app(_: dict[str, Any], start: Any) -> list[bytes]:
         start("200 OK", [("Content-Length", "3")])
         return [b"yes"]
 
-    server = DrainingServer(("127.0.0.1", 0), app, handler_class=Handler, log=None)
+    server = DrainingServer(("127.0.0.1", 0), app, handler_class=Handler, log=None, keepalive_s=idle_s)
     server.start()
     with create_connection(server.address) as client:
         client.settimeout(S)
@@ -190,12 +190,12 @@ def talking(monkeypatch: pytest.MonkeyPatch, name: str, seconds: float) -> Itera
 
 @pytest.fixture
 def idle(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket]:
-    yield from talking(monkeypatch, "KEEPALIVE_S", SHORT)
+    yield from talking(monkeypatch, S, SHORT)
 
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket]:
-    yield from talking(monkeypatch, "HEADERS_S", SHORT)
+    yield from talking(monkeypatch, SHORT, S)
 
 
 def test_a_connection_ends_when_it_was_silent_too_long_since_its_last_answer(idle: socket) -> None:
@@ -211,4 +211,4 @@ def test_a_head_that_does_not_end_is_refused_and_its_connection_ends(slow: socke
         slow.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
         assert slow.recv(65536).endswith(b"yes")
     slow.sendall(b"GET / HTTP/1.1\r\nhost: x\r\nx-half: ")
-    assert rest(slow).startswith(b"HTTP/1.1 400 ")
+    assert rest(slow).startswith(b"HTTP/1.1 408 ")

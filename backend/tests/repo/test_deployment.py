@@ -293,10 +293,9 @@ def test_a_waiting_stream_is_never_silent_for_as_long_as_a_proxy_waits() -> None
 
 
 def test_proxies_drop_idle_connections_before_the_gateway_does() -> None:
-    from knowalledge.server import KEEPALIVE_S
-
+    keepalive = ServerSettings().keepalive
     upstreams = (ROOT / "deploy/nginx/upstreams.conf").read_text()
-    assert all(duration(it) < KEEPALIVE_S for it in re.findall(r"keepalive_timeout (\w+);", upstreams))
+    assert all(duration(it) < keepalive for it in re.findall(r"keepalive_timeout (\w+);", upstreams))
 
 
 def test_proxies_take_the_bodies_that_the_gateway_takes() -> None:

@@ -9,9 +9,10 @@ import pytest
 from gevent.event import Event as Flag
 
 from knowalledge.core.errors import ClientGone, ProviderGarbage
-from knowalledge.gateway.api.streaming import CONTENT_TYPE, HUB_WRITE, StreamedBody
+from knowalledge.gateway.api.streaming import CONTENT_TYPE, StreamedBody
 from knowalledge.gateway.domain.events import Delta, Done, Event, QueuePosition, Started
 from knowalledge.net import presence
+from knowalledge.net.presence import HUB_WRITE
 
 
 class Plain:

@@ -13,14 +13,11 @@ import gevent
 
 from knowalledge.core.errors import ClientGone
 from knowalledge.gateway.domain.events import Event
-from knowalledge.net.presence import DISCONNECTED, on_disconnect
+from knowalledge.net.presence import DISCONNECTED, HUB_WRITE, on_disconnect
 
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
 # A comment of an event stream: clients skip it, and proxies see that the stream lives.
 KEEP_ALIVE = b": waiting\n\n"
-# The environ key of the function by which a server writes a piece of the body from the hub, while its application
-# waits.
-HUB_WRITE = "knowalledge.hub_write"
 
 Source = Generator[Sequence[Event], None, None]
 
