@@ -63,7 +63,7 @@ def _opens(door: Event) -> None:
 
 
 def _gone() -> None:
-    raise RedisUnavailable
+    raise RedisUnavailable("gone")
 
 
 class Replica:

@@ -8,6 +8,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from knowalledge.caching.domain import CacheEntry
 from knowalledge.gateway.ports import Record
+from knowalledge.net.redis.probe import PROBE_KEY
 
 
 class ManualClock:
@@ -51,7 +52,7 @@ class RecordingTelemetry:
 
 
 class CuttableRedis:
-    """Redis with a connection that can be cut. ``meanwhile`` is called once, before the next script runs."""
+    """Redis with a connection that can be cut. ``meanwhile`` is called once, before the next script (no probe) runs."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis: Any = redis  # its stubs leave execute_command and pubsub untyped
@@ -61,7 +62,7 @@ class CuttableRedis:
     def execute_command(self, *args: Any) -> Any:
         if self.cut:
             raise RedisConnectionError("cut")
-        if self.meanwhile is not None and args[0] == "EVALSHA":
+        if self.meanwhile is not None and args[0] == "EVALSHA" and args[3] != PROBE_KEY:
             action, self.meanwhile = self.meanwhile, None
             action()
         return self._redis.execute_command(*args)

@@ -10,13 +10,15 @@ import click
 import gevent
 from msgspec import Struct
 from redis import Redis
-from redis.exceptions import NoPermissionError, RedisClusterException, RedisError
+from redis.exceptions import NoPermissionError
 
 from knowalledge.cli.common import config_option, load_settings
 from knowalledge.config.settings import Settings
 from knowalledge.core.clock import Clock, SystemClock
 from knowalledge.core.errors import KnowalledgeError, Unavailable
 from knowalledge.net.redis.client import any_node, make_client
+from knowalledge.net.redis.errors import REDIS_ERRORS, reason
+from knowalledge.net.redis.probe import try_write
 from knowalledge.providers.settings import TargetSettings
 from knowalledge.providers.targets import make_provider
 
@@ -83,8 +85,9 @@ def _redis(settings: Settings, clock: Clock) -> Iterator[Finding]:
             seconds, micros = redis.time()
             took = clock.monotonic() - began
             version, policy = _version_and_policy(redis)
-    except (RedisError, RedisClusterException) as error:
-        yield Finding("redis", False, f"no answer ({type(error).__name__})")
+        try_write(client)
+    except REDIS_ERRORS as error:
+        yield Finding("redis", False, f"no write ({reason(error)})")
         return
     # What Redis evicts is quota that was spent: it would be spent twice.
     evicts = policy not in ("", "noeviction")

@@ -1,16 +1,16 @@
 """The quota's Lua scripts as typed calls: arguments in order, replies decoded, errors named."""
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import astuple
-from redis.exceptions import RedisError, ResponseError
 
 from knowalledge.core.context import Priority
+from knowalledge.net.redis.errors import REDIS_ERRORS, UnexpectedReply, reason
+from knowalledge.net.redis.probe import try_write
 from knowalledge.net.redis.scripts import CommandExecutor, Script
 from knowalledge.quota.domain.admission import Positions, RefusalReason
 from knowalledge.quota.domain.queue import QueueOutcome, QueueRules, TenantQueueStats, Waiter, eta_share
@@ -27,12 +27,11 @@ from knowalledge.quota.schema import (
     StoredTarget,
 )
 
-# Answers of a server that cannot do its work for now: full, loading, a replica, a cluster that is not healthy yet.
-_UNAVAILABLE = re.compile(r"OOM|LOADING|READONLY|MISCONF|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|NOREPLICAS")
+T = TypeVar("T")
 
 
 class RedisUnavailable(Exception):
-    """Redis does not answer, or not in time, or cannot write."""
+    """Redis does not answer, not in time, with an error, or with what cannot be decoded; the message is the reason."""
 
 
 class EpochMismatch(Exception):
@@ -212,7 +211,8 @@ def _decode_outcomes(pairs: Sequence[Any]) -> dict[QueueOutcome, int]:
 class QuotaCommands:
     """The scripts, called for one replica.
 
-    Every call raises ``RedisUnavailable`` when Redis does not answer, and those that name an epoch ``EpochMismatch``.
+    Every call raises ``RedisUnavailable`` for whatever Redis says but a script's reply, and those that name an epoch
+    ``EpochMismatch``: an error that we do not know must not be a caller's.
     """
 
     def __init__(
@@ -249,17 +249,17 @@ class QuotaCommands:
             waiter.arrived,
             epoch,
         )
-        return decode_reserve(reply, target, at)
+        return _decoded(decode_reserve, reply, target, at)
 
     def finish(self, target: StoredTarget, epoch: str, ends: Iterable[EndedReservation]) -> int:
         """End reservations in this order; how many had not ended before."""
         args: list[str | int] = [epoch, self._replica]
         for end in ends:
             args += end.reservation.id, end.actual.input, end.actual.output, end.outcome
-        return int(self._call(self._scripts.finish, target, *args))
+        return _decoded(int, self._call(self._scripts.finish, target, *args))
 
     def dispatch(self, target: StoredTarget) -> DispatchReply:
-        return DispatchReply(*self._call(self._scripts.dispatch, target))
+        return _decoded(lambda reply: DispatchReply(*reply), self._call(self._scripts.dispatch, target))
 
     def leave(self, target: StoredTarget, request_id: str, outcome: QueueOutcome) -> bool:
         """False: the request waits no more."""
@@ -270,13 +270,13 @@ class QuotaCommands:
 
     def window_status(self, target: StoredTarget) -> tuple[WindowStatus, ...]:
         at = target.at(self._now())
-        return decode_window_status(self._run(self._scripts.window_status, target, at), target, at)
+        return _decoded(decode_window_status, self._run(self._scripts.window_status, target, at), target, at)
 
     def queue_stats(self, target: StoredTarget) -> tuple[QueueStats, ...]:
-        return decode_queue_stats(self._call(self._scripts.queue_stats, target))
+        return _decoded(decode_queue_stats, self._call(self._scripts.queue_stats, target))
 
     def positions(self, target: StoredTarget, ids: Sequence[str]) -> Positions:
-        return decode_positions(self._call(self._scripts.positions, target, *ids), ids)
+        return _decoded(decode_positions, self._call(self._scripts.positions, target, *ids), ids)
 
     def heartbeat(
         self, target: StoredTarget, epoch: str, lease_s: float, waiting: Iterable[str]
@@ -286,7 +286,7 @@ class QuotaCommands:
         reply = self._run(
             self._scripts.heartbeat, target, at, self._replica, int(lease_s * SECOND), epoch, *waiting
         )
-        return decode_heartbeat(reply, target, at)
+        return _decoded(decode_heartbeat, reply, target, at)
 
     def join(
         self, target: StoredTarget, epoch: str, lease_s: float, pause_s: float, usage: LocalUsage
@@ -295,7 +295,7 @@ class QuotaCommands:
 
         If there was another state than the one named, nothing was joined.
         """
-        reply: bytes = self._call(
+        reply = self._call(
             self._scripts.join,
             target,
             self._replica,
@@ -305,7 +305,7 @@ class QuotaCommands:
             int(pause_s * SECOND),
             self._packed(usage),
         )
-        return reply.decode()
+        return _decoded(_text, reply)
 
     def _packed(self, usage: LocalUsage) -> bytes:
         live: list[tuple[object, ...]] = [
@@ -339,17 +339,18 @@ class QuotaCommands:
 
     def epoch(self, target: StoredTarget) -> str:
         """The epoch of the state in Redis; "" if there is none."""
-        stored: bytes = self._execute("HGET", target.keys[0], Field.EPOCH) or b""
-        return stored.decode()
+        return _decoded(_text, self._execute("HGET", target.keys[0], Field.EPOCH) or b"")
 
     def totals(self, target: StoredTarget) -> QuotaTotals:
         counters = self._execute("HMGET", target.keys[0], *(field for field, _ in _TOTALS))
-        return QuotaTotals(
-            **{name: int(count or 0) for (_, name), count in zip(_TOTALS, counters, strict=True)}
-        )
+        return _decoded(_totals, counters)
 
-    def ping(self) -> None:
-        self._execute("PING")
+    def probe(self) -> None:
+        """Try a write."""
+        try:
+            try_write(self._client)
+        except REDIS_ERRORS as error:
+            raise RedisUnavailable(reason(error)) from error
 
     def _call(self, script: Script, target: StoredTarget, *args: str | bytes | float) -> Any:
         return self._run(script, target, target.at(self._now()), *args)
@@ -357,20 +358,32 @@ class QuotaCommands:
     def _run(self, script: Script, target: StoredTarget, at: Moment, *args: str | bytes | float) -> Any:
         try:
             return script(self._client, target.keys, self._redis_now(), target.config(at), *args)
-        except ResponseError as error:
+        except REDIS_ERRORS as error:
             if str(error).startswith(EPOCH_MISMATCH):
                 raise EpochMismatch from error
-            if _UNAVAILABLE.match(str(error)):
-                raise RedisUnavailable from error
-            raise
-        except RedisError as error:
-            raise RedisUnavailable from error
+            raise RedisUnavailable(reason(error)) from error
 
     def _execute(self, *args: str | bytes) -> Any:
         try:
             return self._client.execute_command(*args)
-        except RedisError as error:
-            raise RedisUnavailable from error
+        except REDIS_ERRORS as error:
+            raise RedisUnavailable(reason(error)) from error
+
+
+def _decoded(decode: Callable[..., T], reply: Any, *args: Any) -> T:
+    """A decoded reply. What is not a script's reply comes from something that is not our Redis."""
+    try:
+        return decode(reply, *args)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise RedisUnavailable(f"{UnexpectedReply.__name__} {type(error).__name__}") from error
+
+
+def _text(reply: bytes) -> str:
+    return reply.decode()
+
+
+def _totals(counters: Sequence[bytes | None]) -> QuotaTotals:
+    return QuotaTotals(**{name: int(count or 0) for (_, name), count in zip(_TOTALS, counters, strict=True)})
 
 
 _TOTALS = (

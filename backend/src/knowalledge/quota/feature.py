@@ -23,7 +23,7 @@ from knowalledge.quota.telemetry import QuotaMetrics
 # How far ahead of an even pace a level may spend whose share is limited: some three seconds of a minute. More serves
 # more of its requests, and lets higher priorities wait longer.
 PACED_BURST = 1 / 19
-_ALONE = "redis is gone: this replica spends its part of the quota alone"
+_ALONE = "redis is gone ({}): this replica spends its part of the quota alone"
 
 
 class QuotaFeature(Feature, frozen=True, kw_only=True):
@@ -48,14 +48,14 @@ def build(
             local, Statistics(local, tuple(windows), lambda: False, gauges), drain=local.shut_down
         )
     shared = RedisQuotaStore(redis, windows, rules, clock, replica=uuid4().hex[:12], supervisor=supervisor)
-    store = ReplicaQuotaStore(shared, local, windows, clock, supervisor)
+    store = ReplicaQuotaStore(shared, local, windows, clock, supervisor, gauges.loss)
     return replace(
         _feature(
             store, Statistics(store, tuple(windows), lambda: store.degraded, gauges), drain=store.shut_down
         ),
         start=store.start,
         stop=store.stop,
-        notes=lambda: (_ALONE,) if store.degraded else (),
+        notes=lambda: (_ALONE.format(store.reason),) if store.degraded else (),
     )
 
 

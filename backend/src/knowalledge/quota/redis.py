@@ -14,10 +14,10 @@ from typing import Any, Protocol, assert_never
 
 import msgspec
 from gevent.event import Event
-from redis.exceptions import RedisError
 
 from knowalledge.core.clock import Clock
 from knowalledge.core.supervision import Supervisor
+from knowalledge.net.redis.errors import REDIS_ERRORS, reason
 from knowalledge.net.redis.scripts import CommandExecutor
 from knowalledge.quota.commands import (
     SCRIPTS,
@@ -272,8 +272,8 @@ class RedisQuotaStore:
                 message = pubsub.get_message(timeout=HEARTBEAT_S)
                 if message is not None:
                     self._receive(message["data"])
-        except RedisError as error:
-            raise RedisUnavailable from error
+        except REDIS_ERRORS as error:
+            raise RedisUnavailable(reason(error)) from error
         finally:
             pubsub.close()
 
@@ -320,6 +320,6 @@ class RedisQuotaStore:
         for local in self._targets.values():
             local.requeue_all()
 
-    def ping(self) -> None:
-        """Raises ``RedisUnavailable``."""
-        self._commands.ping()
+    def probe(self) -> None:
+        """Try a write. Raises ``RedisUnavailable``."""
+        self._commands.probe()

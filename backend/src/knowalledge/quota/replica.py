@@ -47,6 +47,8 @@ from knowalledge.quota.ports import (
 from knowalledge.quota.redis import HEARTBEAT_S, RedisQuotaStore
 
 RECONNECT_S = 0.25  # how often a lost Redis is tried
+# Redis that is lost again sooner than this after it was joined is tried again later each time, up to the second value.
+STEADY_S, MAX_RECONNECT_S = 5.0, 2.0
 # After a new state is joined nothing is granted for so long. Every replica has a heartbeat in this time, finds that the
 # state is new to it, and brings what it has spent.
 JOIN_PAUSE_S = HEARTBEAT_S + 0.5
@@ -114,8 +116,15 @@ class ReplicaQuotaStore:
         windows: Mapping[str, tuple[Window, ...]],
         clock: Clock,
         supervisor: Supervisor | None = None,
+        on_loss: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """``supervisor`` runs what works beside requests."""
+        """``supervisor`` runs what works beside requests. ``on_loss`` gets the reason why Redis is gone."""
+        self.reason = (
+            ""  # why Redis is gone: an error's class and, of a reply, its first word; "" while it is not
+        )
+        self._on_loss = on_loss
+        self._shared_since = -STEADY_S  # monotonic
+        self._flap_delay_s = 0.0
         self._supervisor = supervisor or Supervisor()
         self._shared = shared
         self._mirror = mirror
@@ -175,8 +184,8 @@ class ReplicaQuotaStore:
                     decision = self._shared.reserve(target, request)
                 except EpochMismatch:
                     self._joined.discard(target)
-                except RedisUnavailable:
-                    self._enter_degraded()
+                except RedisUnavailable as error:
+                    self._enter_degraded(error)
                 else:
                     self._record_status(target, decision.window_status)
                     return decision
@@ -211,8 +220,8 @@ class ReplicaQuotaStore:
         if self._state is ReplicaState.SHARED or target in self._joined:
             try:
                 self._shared.close_gate(target, seconds, window)
-            except RedisUnavailable:
-                self._enter_degraded()
+            except RedisUnavailable as error:
+                self._enter_degraded(error)
 
     def window_status(self, target: str) -> tuple[WindowStatus, ...]:
         return self._read(target, lambda store: store.window_status(target))
@@ -228,8 +237,8 @@ class ReplicaQuotaStore:
         if self._state is ReplicaState.SHARED and target in self._windows:
             try:
                 return read(self._shared)
-            except RedisUnavailable:
-                self._enter_degraded()
+            except RedisUnavailable as error:
+                self._enter_degraded(error)
         return read(self._mirror)
 
     def _record_status(self, target: str, status: tuple[WindowStatus, ...]) -> None:
@@ -239,13 +248,13 @@ class ReplicaQuotaStore:
 
     # -- the loss of Redis, and the way back -----------------------------------------------------------------------
 
-    def _enter_degraded(self) -> None:
+    def _enter_degraded(self, error: RedisUnavailable) -> None:
         """Redis is lost: from here on this replica's own share decides."""
         if self._state is not ReplicaState.SHARED:
             return
         self._state = ReplicaState.DEGRADED
         self._supervisor.complete("quota.rejoin", self._leave_degraded)
-        self._log.warning("redis is gone", replicas=self._replicas)
+        self._record_reason(error)
         for target in self._windows:
             self._charges_at_loss[target] = self._mirror.charges(target)
             self._mirror.enter_degraded(target, self._last_status[target], self._replicas)
@@ -263,10 +272,17 @@ class ReplicaQuotaStore:
 
     def _leave_degraded(self) -> None:
         """Try Redis until it answers, then bring it what was spent."""
+        delay_s = RECONNECT_S
+        if self._clock.monotonic() - self._shared_since < STEADY_S:
+            # It says that it can be written to, and then cannot.
+            delay_s = self._flap_delay_s = min(MAX_RECONNECT_S, 2 * max(self._flap_delay_s, RECONNECT_S))
+        else:
+            self._flap_delay_s = 0.0
         while self._state is not ReplicaState.SHARED:
-            gevent.sleep(RECONNECT_S)
+            gevent.sleep(delay_s)
+            delay_s = RECONNECT_S
             try:
-                self._shared.ping()
+                self._shared.probe()
                 with self._join_lock:
                     self._state = ReplicaState.REJOINING
                     for target in self._windows:
@@ -275,17 +291,27 @@ class ReplicaQuotaStore:
                     for target in self._windows:
                         self._join(target)
                     self._state = ReplicaState.SHARED
-            except RedisUnavailable:
+            except RedisUnavailable as error:
                 self._stay_degraded()
+                self._record_reason(error)
             except BaseException:  # requests must not wait for a join that is not under way
                 self._stay_degraded()
                 raise
         self._ended.clear()
         for outbox in self._outboxes.values():
             outbox.resume()
+        self._shared_since, self.reason = self._clock.monotonic(), ""
         self._log.warning("redis is back")
         for target in self._windows:
             self._mirror.leave_degraded(target)
+
+    def _record_reason(self, error: RedisUnavailable) -> None:
+        """Log and count why Redis is gone, whenever that changes."""
+        reason = str(error)
+        if reason != self.reason:
+            self.reason = reason
+            self._log.warning("redis is gone", reason=reason, replicas=self._replicas)
+            self._on_loss(reason)
 
     def _stay_degraded(self) -> None:
         self._state = ReplicaState.DEGRADED
@@ -316,8 +342,8 @@ class ReplicaQuotaStore:
         self._joined.discard(target)
         try:
             self._join(target)
-        except RedisUnavailable:
-            self._enter_degraded()
+        except RedisUnavailable as error:
+            self._enter_degraded(error)
 
     def _local_usage(self, target: str, everything: bool) -> LocalUsage:
         """What this replica has spent: everything, or what it has since the loss."""
@@ -362,8 +388,8 @@ class ReplicaQuotaStore:
                 reply = self._shared.heartbeat(target)
             except EpochMismatch:
                 self._join_or_degrade(target)
-            except RedisUnavailable:
-                self._enter_degraded()
+            except RedisUnavailable as error:
+                self._enter_degraded(error)
             else:
                 self._record_heartbeat(target, sent_at, reply)
 
@@ -406,8 +432,8 @@ class ReplicaQuotaStore:
                 self._shared.finish(target, ends)
             except EpochMismatch:
                 self._join_or_degrade(target)
-            except RedisUnavailable:
-                self._enter_degraded()
+            except RedisUnavailable as error:
+                self._enter_degraded(error)
             else:
                 outbox.confirm(ends)
 

@@ -33,6 +33,12 @@ DEGRADED = Metric(
     (),
     "1 while this replica spends its share of the quota alone because Redis is unavailable.",
 )
+LOSSES = Metric(
+    "knowalledge_redis_losses_total",
+    "counter",
+    ("reason",),
+    "Reasons for which the quota went on without Redis: an error's class and, of a reply, its first word.",
+)
 DEPTH = Metric("knowalledge_queue_depth", "gauge", ("target", "priority"), "Requests in the queue now.")
 ETA = Metric(
     "knowalledge_queue_eta_seconds",
@@ -48,7 +54,7 @@ class QuotaMetrics:
     def __init__(self, metrics: Metrics) -> None:
         self._used, self._limit = metrics.family(USED), metrics.family(LIMIT)
         self._reserved, self._resets = metrics.family(RESERVED), metrics.family(RESETS)
-        self._degraded = metrics.family(DEGRADED)
+        self._degraded, self._losses = metrics.family(DEGRADED), metrics.family(LOSSES)
         self._depth, self._eta = metrics.family(DEPTH), metrics.family(ETA)
 
     def windows(self, target: str, status: Sequence[WindowStatus]) -> None:
@@ -65,6 +71,10 @@ class QuotaMetrics:
         labels = (target, stats.level.label)
         self._depth[labels].set(stats.waiting)
         self._eta[labels].set(stats.eta_s)
+
+    def loss(self, reason: str) -> None:
+        """Redis is gone, for this reason."""
+        self._losses[reason].inc()
 
     def degraded(self, degraded: bool) -> None:
         """Whether this replica decides by its share alone."""

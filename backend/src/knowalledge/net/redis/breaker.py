@@ -3,11 +3,8 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-
 from knowalledge.core.clock import Clock
+from knowalledge.net.redis.errors import REDIS_ERRORS, is_outage
 
 T = TypeVar("T")
 
@@ -22,9 +19,9 @@ class RedisBreaker:
         self.up = True
 
     def run(self, call: Callable[[], T], fallback: T) -> T:
-        """The result of ``call``, or ``fallback`` if Redis is unreachable or rejects the command.
+        """The result of ``call``, or ``fallback`` if Redis does not execute the command.
 
-        A rejected command is no outage: it does not open the breaker.
+        A command that is rejected for itself does not open the breaker.
         """
         if not self.up:
             now = self._clock.monotonic()
@@ -33,11 +30,10 @@ class RedisBreaker:
             self._open_until = now + self._probe_interval_s  # other callers do not wait for this probe
         try:
             result = call()
-        except (RedisConnectionError, RedisTimeoutError, OSError):
-            self.up = False
-            self._open_until = self._clock.monotonic() + self._probe_interval_s
-            return fallback
-        except RedisError:
+        except REDIS_ERRORS as error:
+            if is_outage(error):
+                self.up = False
+                self._open_until = self._clock.monotonic() + self._probe_interval_s
             return fallback
         self.up = True
         return result

@@ -11,14 +11,48 @@ from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 from redis import Redis, RedisCluster
+from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
-from redis.sentinel import Sentinel
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import RedisError
+from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelManagedConnection
+
+from knowalledge.net.redis.errors import needs_new_connection
 
 # The library has no types for these.
 _sentinel: Any = Sentinel
 _node: Any = ClusterNode
 
 SENTINEL, CLUSTER = "redis+sentinel", "redis+cluster"
+
+
+class _Renewed:
+    """A connection that closes when only another one can help: the next command looks the server's name up again."""
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        connection: Any = super()
+        try:
+            return connection.read_response(*args, **options)
+        except RedisError as error:
+            if needs_new_connection(error):
+                connection.disconnect()
+            raise
+
+
+class _PlainConnection(_Renewed, Connection): ...
+
+
+class _TlsConnection(_Renewed, SSLConnection): ...
+
+
+class _UnixConnection(_Renewed, UnixDomainSocketConnection): ...
+
+
+class _SentinelConnection(_Renewed, SentinelManagedConnection): ...
+
+
+_CONNECTIONS: dict[str, Any] = {"rediss": _TlsConnection, "unix": _UnixConnection}
 
 
 def is_single_server(url: str) -> bool:
@@ -32,9 +66,16 @@ def make_client(url: str, timeout_s: float, connections: int) -> Redis:
     ``timeout_s``: seconds to connect and to wait for a reply. ``connections``: the most at a time, per node.
     """
     parts = urlsplit(url)
+    # A command is never sent twice, and one that fails is not waited for again.
+    once = Retry(NoBackoff(), 0)
     if parts.scheme not in (SENTINEL, CLUSTER):
         return Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, max_connections=connections
+            url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            max_connections=connections,
+            retry=once,
+            connection_class=_CONNECTIONS.get(parts.scheme, _PlainConnection),
         )
     login, _, hosts = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")
@@ -49,6 +90,7 @@ def make_client(url: str, timeout_s: float, connections: int) -> Redis:
     if parts.scheme == SENTINEL:
         name, _, db = parts.path.strip("/").partition("/")
         sentinels = _sentinel(nodes, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+        options |= {"retry": once, "connection_class": _SentinelConnection}
         return cast("Redis", sentinels.master_for(name, db=int(db or 0), **options))
     cluster = RedisCluster(startup_nodes=[_node(host, port) for host, port in nodes], **options)
     # It has the same commands, but no common type.

@@ -2,13 +2,14 @@
 
 from msgspec import Struct
 from redis import Redis
-from redis.exceptions import RedisError
 
 from knowalledge.core.clock import Clock
 from knowalledge.core.health import Dependency
 from knowalledge.net.redis.breaker import RedisBreaker
 from knowalledge.net.redis.client import is_single_server, make_client
+from knowalledge.net.redis.errors import REDIS_ERRORS, reason
 from knowalledge.net.redis.multiplexed import MultiplexedClient
+from knowalledge.net.redis.probe import try_write
 from knowalledge.net.redis.settings import RedisSettings
 
 
@@ -21,12 +22,13 @@ class RedisConnection(Struct, frozen=True):
     timeout_s: float
 
     def check(self, clock: Clock) -> Dependency:
-        """Whether Redis answers a ping, and its latency."""
+        """Whether Redis executes a write by each client, and the latency of both together."""
         started = clock.monotonic()
         try:
-            self.pool.ping()
-        except RedisError as error:
-            return Dependency("redis", False, 0.0, type(error).__name__)
+            try_write(self.commands)
+            try_write(self.pool)
+        except REDIS_ERRORS as error:
+            return Dependency("redis", False, 0.0, reason(error))
         return Dependency("redis", True, round((clock.monotonic() - started) * 1000, 2))
 
 

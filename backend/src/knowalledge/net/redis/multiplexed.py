@@ -18,10 +18,12 @@ import hiredis
 from gevent import socket, ssl
 from gevent.hub import Waiter
 from gevent.lock import Semaphore
-from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
+from redis.connection import DefaultParser
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from knowalledge.net.redis.errors import needs_new_connection
 from knowalledge.net.tls import client_context
 
 # The connection has timed out after this many checks in a row without any reply, the timeout divided among them. One
@@ -31,6 +33,7 @@ _RECV_SIZE = (
     64 * 1024
 )  # more than a TLS record, so that no decrypted bytes stay where the loop does not see them
 _READ, _WRITE = 1, 2
+_parse_error: Any = DefaultParser.parse_error  # which has no types
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -57,6 +60,8 @@ class MultiplexedClient:
             connection = self._connect()
         reply = connection.request(hiredis.pack_command(args))
         if isinstance(reply, RedisError):
+            if needs_new_connection(reply):
+                connection.fail(RedisConnectionError("the server does not serve this connection any more"))
             raise reply
         return reply
 
@@ -83,11 +88,10 @@ class MultiplexedClient:
             self._connection.fail(RedisConnectionError("closed"))
 
 
-def _error_reply(text: str) -> ResponseError:
+def _error_reply(text: str) -> RedisError:
     """An error reply as the exception that redis-py raises for it."""
-    if text.startswith("NOSCRIPT"):
-        return NoScriptError(text)
-    return ResponseError(text)
+    error: RedisError = _parse_error(text)
+    return error
 
 
 class _Connection:
@@ -192,10 +196,10 @@ class _Connection:
                 run(waiters.popleft().switch, reply)
         except _WOULD_BLOCK:
             pass
-        except (OSError, hiredis.ProtocolError) as error:
-            self.fail(RedisConnectionError(f"the connection broke ({type(error).__name__})"))
         except RedisConnectionError as error:
             self.fail(error)
+        except Exception as error:  # noqa: BLE001 - broken, or what cannot be parsed: nothing after it can be trusted
+            self.fail(RedisConnectionError(f"the connection broke ({type(error).__name__})"))
 
     def _check_progress(self) -> None:
         """Fail the connection if commands are outstanding and no reply has arrived for ``STALL_CHECKS`` checks."""
