@@ -17,7 +17,12 @@ from tests.support.properties import register
 
 register()
 
-pytest_plugins = ("tests.support.certificates", "tests.support.web_app", "tests.support.summary")
+pytest_plugins = (
+    "tests.support.certificates",
+    "tests.support.postgres",
+    "tests.support.web_app",
+    "tests.support.summary",
+)
 
 # Of the tests of real processes, the files whose tests no clock judges: they may run beside any other.
 UNTIMED = {

@@ -8,6 +8,9 @@
     │   ├── ContentBlocked        the provider refuses the prompt's content
     │   └── ProviderRejected      4xx about the request: the provider does not take it
     ├── NotFound
+    ├── Conflict                  what is there already is in the way
+    ├── Unauthenticated           no key, or one that does not count
+    ├── Forbidden                 a known caller who may not do this
     ├── Limited                   come back later; always says when
     │   ├── QuotaExhausted
     │   ├── QueueFull
@@ -17,6 +20,7 @@
     ├── Unavailable               not now, not here
     │   ├── CircuitOpen
     │   ├── ShuttingDown
+    │   ├── DatabaseUnavailable
     │   └── CacheMiss             asked for `cache: only`
     ├── ClientGone                nobody is left to answer
     └── ProviderError             the provider did not do its part
@@ -106,6 +110,24 @@ class NotFound(KnowalledgeError):
     code = "not_found"
 
 
+class Conflict(KnowalledgeError):
+    """What is there already is in the way."""
+
+    code = "conflict"
+
+
+class Unauthenticated(KnowalledgeError):
+    """There is no key or token, or one that is unknown, expired or revoked."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(KnowalledgeError):
+    """The caller is known, and may not do this."""
+
+    code = "forbidden"
+
+
 class Limited(KnowalledgeError):
     """Come back later."""
 
@@ -159,6 +181,12 @@ class ShuttingDown(Unavailable):
     """This replica is ending; another one will answer."""
 
     code = "shutting_down"
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database does not answer."""
+
+    code = "database_unavailable"
 
 
 class CacheMiss(Unavailable):
