@@ -103,13 +103,14 @@ def build_capabilities(
         redis,
         web,
         clock,
-        public=settings.auth.mode == "none",
+        public=settings.auth.topics_are_public,
         timeout_s=settings.request.timeout,
     )
     prices = {it.name: it.price for it in settings.models if it.price}
     capabilities: tuple[Feature, ...] = (
         tracing,
         observability.build_process(metrics, clock),
+        identity.build_authentication(settings.auth, settings.database_url, web, clock),
         quota,
         gateway,
         knowledge,

@@ -2,6 +2,7 @@
 
 from knowalledge.caching.stats import CacheStats
 from knowalledge.caching.web import InvalidateBody, Invalidated
+from knowalledge.core.access import Access
 from knowalledge.core.openapi import Answer, Operation
 
 OPERATIONS = (
@@ -14,6 +15,7 @@ OPERATIONS = (
         summary="What each cache layer does, holds and saves",
         answer=Answer(CacheStats, headers=()),
         errors=None,
+        access=Access.OPERATE,
     ),
     Operation(
         rank=95,
@@ -25,5 +27,6 @@ OPERATIONS = (
         body=InvalidateBody,
         answer=Answer(Invalidated),
         errors=None,
+        access=Access.OPERATE,
     ),
 )

@@ -10,12 +10,16 @@ import click
 # Its module is imported when a command is run: what one needs, the others do not wait for. By name: summary.
 COMMANDS = {
     "config": "Check and show the configuration.",
+    "db": "Make and change the tables of the database.",
     "doctor": "Check everything that the gateway needs; exit 1 if any of it is down.",
+    "keys": "Make, list, rotate and revoke API keys.",
     "openapi": "Print the OpenAPI document.",
     "plan": "Simulate what the quota does to a trace of requests.",
     "provider-sim": "A strict provider for tests and benchmarks; --help lists its knobs.",
     "reference": "Write the reference pages of the documentation into FOLDER.",
     "serve": "Serve; prints one line when ready.",
+    "tenants": "Make, list and disable tenants.",
+    "users": "Make, list and disable users.",
     "warm": "Fill the caches with every topic in FILE, one a line; resumable.",
 }
 

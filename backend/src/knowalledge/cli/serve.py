@@ -5,6 +5,8 @@ import sys
 import click
 
 from knowalledge.cli.common import config_option, fail, load_settings
+from knowalledge.identity.exposure import exposed
+from knowalledge.identity.feature import unprepared
 from knowalledge.server import Server
 
 
@@ -17,5 +19,9 @@ def serve(config: str, bind: str, workers: int) -> None:
     settings = load_settings(config)
     if workers > 1 and not settings.redis_url:
         fail("--workers", "more than one worker needs redis_url", "set it, or --workers 1")
+        sys.exit(2)
+    fault = exposed(settings.auth, bind) or unprepared(settings.auth, settings.database_url)
+    if fault is not None:
+        fail(*fault)
         sys.exit(2)
     Server(settings, bind, workers).run()

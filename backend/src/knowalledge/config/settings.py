@@ -17,6 +17,7 @@ from knowalledge.core.settings import Fault, Setting, compose, declared_in, near
 from knowalledge.gateway.settings import RequestSettings
 from knowalledge.identity.settings import AuthSettings, ClientSettings
 from knowalledge.net.redis.settings import RedisSettings, redis_address
+from knowalledge.net.sql.settings import database_address
 from knowalledge.observability.settings import LogSettings, TracingSettings
 from knowalledge.providers.settings import ModelSettings, ProviderSettings, TargetSettings
 from knowalledge.quota.settings import QueueSettings
@@ -44,6 +45,12 @@ class Settings:
         secret=True,
     )
     redis: RedisSettings
+    database_url: str = setting(
+        database_address,
+        "",
+        "The database of tenants, users and keys, such as postgresql://HOST/NAME; empty: a file in .run of SQLite.",
+        secret=True,
+    )
     default_model: str = setting(
         text, "", "The model of requests that name none; empty: the first of `models`."
     )
@@ -104,6 +111,7 @@ class Settings:
                 "default_model", f"no model {self.default_model!r}", nearest(self.default_model, names)
             )
         yield from self.cdn.faults()
+        yield from self.auth.faults(self.database_url)
 
 
 # Every setting, in the order of the reference.

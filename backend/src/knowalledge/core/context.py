@@ -5,6 +5,7 @@ from enum import IntEnum
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
+from knowalledge.core.access import Role
 from knowalledge.core.trace_context import UNTRACED, Trace
 
 
@@ -21,11 +22,35 @@ class Priority(IntEnum):
         return self.name.lower()
 
 
+# Where a request's environ has its authenticated caller.
+PRINCIPAL = "knowalledge.principal"
+
+
 class Principal(Struct, frozen=True):
-    """An authenticated or anonymous caller. ``tenant`` partitions caches and fair share."""
+    """An authenticated or anonymous caller. ``tenant`` partitions caches and fair share.
+
+    ``user`` and ``key`` are empty where callers do not authenticate. ``models`` are the names that it may use and
+    ``paths`` how the paths begin that it may call; empty: all. ``weight`` is its tenant's part of a fair share.
+    """
 
     tenant: str = "anonymous"
     max_priority: Priority = Priority.HIGH
+    user: str = ""
+    key: str = ""
+    role: Role = Role.USER
+    models: frozenset[str] = frozenset()
+    paths: tuple[str, ...] = ()
+    weight: float = 1.0
+
+    def may_use(self, model: str) -> bool:
+        """Whether it may use the model of this name."""
+        return not self.models or model in self.models
+
+    def may_call(self, path: str) -> bool:
+        """Whether a path begins like one that it may call, at a border of its segments."""
+        if not self.paths:
+            return True
+        return any(path == it or path.startswith(it.rstrip("/") + "/") for it in self.paths)
 
 
 class RequestContext(Struct, frozen=True):

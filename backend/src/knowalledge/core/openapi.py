@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from knowalledge.core.access import Access
+
 Schema = type[Struct]
 
 
@@ -29,7 +31,7 @@ class Operation(Struct, frozen=True, kw_only=True):
     """What one route does. ``rank`` orders the document, over all capabilities; equal ones keep their order."""
 
     rank: int
-    method: Literal["get", "post"]
+    method: Literal["get", "post", "delete"]
     path: str
     tag: str
     name: str  # unique: clients are generated with it
@@ -40,3 +42,4 @@ class Operation(Struct, frozen=True, kw_only=True):
     body: Schema | tuple[str, ...] | None = None  # JSON of a type, or other media types
     asks: bool = False  # calls a model, so the headers of a request for a model count
     query: tuple[dict[str, Any], ...] = ()
+    access: Access | None = None  # where callers authenticate; None: nobody, and a test fails

@@ -1,13 +1,151 @@
-"""How often one client may call, as a feature."""
+"""Who may call, and how often one client may, as features."""
 
 from collections.abc import Callable, Sequence
+from functools import cache, partial
+from secrets import token_bytes
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from redis import Redis
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from knowalledge.core.feature import Feature
+from knowalledge.core.clock import Clock
+from knowalledge.core.errors import DatabaseUnavailable, ProviderError, Unavailable
+from knowalledge.core.feature import Feature, Task
+from knowalledge.core.settings import Fault
+from knowalledge.identity import guard, web
 from knowalledge.identity.client_limit import ClientRate, blueprint
-from knowalledge.identity.settings import ClientSettings
+from knowalledge.identity.domain.claims import Claims
+from knowalledge.identity.middleware import Authenticate
+from knowalledge.identity.ports import Directory, Tokens
+from knowalledge.identity.secret import keyring
+from knowalledge.identity.service.administration import Administration
+from knowalledge.identity.service.verifier import POLL_S, Verifier
+from knowalledge.identity.settings import AuthSettings, ClientSettings, JwtSettings
+from knowalledge.net.http.client import HttpClient
+from knowalledge.net.http.connection import header_lines
+from knowalledge.web.context import WebContext
+
+if TYPE_CHECKING:
+    from knowalledge.net.sql.database import Database
+
+# How often it is written when keys were last used, in seconds.
+USED_S = 10.0
+_FETCH_S = 5.0
+_AWAY = "the database is away: keys that were used within the last hour still count"
+
+
+def build_authentication(
+    settings: AuthSettings, database_url: str, web_context: WebContext, clock: Clock
+) -> Feature:
+    """Who calls, and whether they may. With ``auth.mode: none`` nothing is in the way of any request.
+
+    Its middleware belongs before that of every capability that serves callers.
+    """
+    if settings.mode == "none":
+        return Feature(blueprints=(web.blueprint(web_context, web.closed),), operations=web.OPERATIONS)
+    database = open_database(database_url)
+    directory, secret = make_directory(database), cache(partial(keyring, settings.secret, database_url))
+    verifier = Verifier(directory, secret, make_tokens(settings.jwt, clock), clock)
+    administration = Administration(directory, secret, clock.now, token_bytes)
+
+    def stop() -> None:
+        verifier.flush_used()
+        database.close()
+
+    return Feature(
+        blueprints=(guard.blueprint(), web.blueprint(web_context, lambda: administration)),
+        middleware=lambda inner: Authenticate(inner, verifier.verify),
+        operations=web.OPERATIONS,
+        tasks=(
+            Task("identity.poll", POLL_S, verifier.poll),
+            Task("identity.used", USED_S, verifier.flush_used),
+        ),
+        start=partial(prepare, database),
+        stop=stop,
+        notes=lambda: () if verifier.database_up else (_AWAY,),
+    )
+
+
+def open_administration(settings: AuthSettings, database: "Database", clock: Clock) -> Administration:
+    """The use cases of admins over a database, as the command line needs them."""
+    secret = partial(keyring, settings.secret, database.url)
+    return Administration(make_directory(database), secret, clock.now, token_bytes)
+
+
+def open_database(url: str) -> "Database":
+    """The database of ``database_url``; connects at the first use."""
+    from knowalledge.net.sql.database import connect  # noqa: PLC0415 - only who authenticates pays for SQLAlchemy
+
+    return connect(url)
+
+
+def make_directory(database: "Database") -> Directory:
+    """The directory in a database."""
+    from knowalledge.identity.sql import SqlDirectory  # noqa: PLC0415 - as above
+
+    return SqlDirectory(database)
+
+
+def upgrade(database: "Database") -> str:
+    """Make or change this capability's tables; returns their revision. Raises ``SchemaError``."""
+    from knowalledge.identity.sql import SCHEMA  # noqa: PLC0415 - as above
+
+    return SCHEMA.upgrade(database)
+
+
+def prepare(database: "Database") -> None:
+    """Before a process serves: a file of SQLite gets its tables, a server must have them. Raises ``SchemaError``."""
+    from knowalledge.identity.sql import SCHEMA  # noqa: PLC0415 - as above
+
+    if database.kind == "sqlite":
+        SCHEMA.upgrade(database)
+    else:
+        SCHEMA.check(database)
+
+
+def unprepared(settings: AuthSettings, database_url: str) -> Fault | None:
+    """The fault of a database without which nobody can be authenticated; its tables are made where they may be."""
+    if settings.mode == "none":
+        return None
+    from knowalledge.net.sql.schema import SchemaError  # noqa: PLC0415 - as above
+
+    database = open_database(database_url)
+    try:
+        prepare(database)
+    except SchemaError as error:
+        return Fault("database_url", error.wrong, error.cure)
+    except DatabaseUnavailable as error:
+        return Fault("database_url", error.message, "start it, or correct its address")
+    finally:
+        database.close()  # before the process forks
+    return None
+
+
+def make_tokens(settings: JwtSettings, clock: Clock) -> Tokens | None:
+    """What checks tokens; None where none are taken."""
+    if not settings.on:
+        return None
+    from knowalledge.identity.jwt import JwtTokens, Keys, published  # noqa: PLC0415 - only who takes tokens pays
+
+    claims = Claims(settings.tenant_claim, settings.user_claim, settings.roles_claim, settings.default_role)
+    rules = (settings.issuer, settings.audience, settings.leeway, claims)
+    if settings.secret:
+        secret = settings.secret.encode()
+        return JwtTokens(lambda _: secret, ("HS256",), *rules)
+    parts = urlsplit(settings.jwks_url)
+    http = HttpClient(f"{parts.scheme}://{parts.netloc}", clock)
+
+    def fetch() -> bytes:
+        try:
+            response = http.get(parts.path or "/", header_lines({"accept": "application/json"}), _FETCH_S)
+        except ProviderError as error:
+            raise Unavailable("the issuer of tokens does not publish its keys") from error
+        if response.status != 200:
+            raise Unavailable("the issuer of tokens does not publish its keys")
+        return response.body
+
+    return JwtTokens(published(Keys(fetch, clock)), settings.algorithms, *rules)
 
 
 def build(

@@ -1,9 +1,40 @@
 """Settings of authentication and of each client's request rate."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from knowalledge.core.parsers import header_name, non_negative, one_of, request_rate
-from knowalledge.core.settings import setting
+from knowalledge.core.parsers import (
+    boolean,
+    duration_or_zero,
+    header_name,
+    http_address,
+    non_negative,
+    one_of,
+    request_rate,
+    text,
+)
+from knowalledge.core.settings import Fault, setting
+from knowalledge.net.sql.settings import is_sqlite
+
+# Shorter secrets can be guessed, in characters.
+MIN_SECRET = 32
+ASYMMETRIC = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "EdDSA")
+
+
+def _algorithms(value: object) -> tuple[str, ...]:
+    """Names of algorithms with a public key: a list, or text with commas."""
+    names = tuple(map(str, value)) if isinstance(value, list) else tuple(text(value).split(","))
+    chosen = tuple(it.strip() for it in names if it.strip())
+    if not chosen or not set(chosen) <= set(ASYMMETRIC):
+        raise ValueError(f"choose from {', '.join(ASYMMETRIC)}")
+    return chosen
+
+
+def _secret(value: object) -> str:
+    written = text(value)
+    if written and len(written) < MIN_SECRET:
+        raise ValueError(f"give at least {MIN_SECRET} random characters, such as from: openssl rand -hex 32")
+    return written
 
 
 @dataclass(frozen=True)
@@ -23,16 +54,92 @@ class ClientSettings:
 
 
 @dataclass(frozen=True)
+class JwtSettings:
+    """``auth.jwt.*``"""
+
+    jwks_url: str = setting(
+        http_address, "", "Where the issuer publishes its public keys (JWKS); empty: no tokens by public key."
+    )
+    secret: str = setting(
+        _secret, "", "The one secret of HS256 tokens, in place of `auth.jwt.jwks_url`.", secret=True
+    )
+    algorithms: tuple[str, ...] = setting(
+        _algorithms,
+        ("RS256", "ES256", "EdDSA"),
+        "The algorithms that tokens by public key may be signed with.",
+    )
+    issuer: str = setting(text, "", "The `iss` that tokens must have.")
+    audience: str = setting(text, "", "The `aud` that tokens must have.")
+    leeway: float = setting(duration_or_zero, 30.0, "How far the issuer's clock may be off.")
+    tenant_claim: str = setting(text, "tenant", "The claim with the tenant; dots lead into objects.")
+    user_claim: str = setting(text, "sub", "The claim with the user.")
+    roles_claim: str = setting(
+        text, "roles", "The claim with the roles: a text or a list; the highest counts."
+    )
+    default_role: str = setting(
+        one_of("", "readonly", "user"),
+        "",
+        "The role of tokens that name none of ours; empty: they are refused.",
+    )
+
+    @property
+    def on(self) -> bool:
+        """Whether tokens are taken at all."""
+        return bool(self.jwks_url or self.secret)
+
+    def faults(self) -> Iterator[Fault]:
+        """Rules over several settings."""
+        if self.jwks_url and self.secret:
+            yield Fault("auth.jwt.secret", "auth.jwt.jwks_url is set too", "set one of the two")
+        if self.on:
+            for name in ("issuer", "audience"):
+                if not getattr(self, name):
+                    yield Fault(f"auth.jwt.{name}", "tokens of anybody would count", "name yours")
+
+
+@dataclass(frozen=True)
 class AuthSettings:
     """``auth.*``"""
 
+    jwt: JwtSettings
     tenant_header: str = setting(
         header_name,
         "",
-        "The header in which a trusted proxy names the tenant; empty: all callers are one tenant.",
+        "The header in which a trusted proxy names the tenant, with `auth.mode: none`; empty: all are one tenant.",
     )
     mode: str = setting(
         one_of("none", "required"),
         "none",
-        "`required`: callers authenticate, so answers are `private` and CDNs must not store them.",
+        "`required`: callers need a key or token. `none`: anybody may call, from this machine only.",
     )
+    allow_anonymous: bool = setting(
+        boolean,
+        False,
+        "With `auth.mode: none`, serve other machines too: for a gateway that a network policy or proxy guards.",
+    )
+    secret: str = setting(
+        _secret,
+        "",
+        "What stored keys are hashed with; empty: made beside the SQLite file. It cannot be changed without new keys.",
+        secret=True,
+    )
+    public_topics: bool = setting(
+        boolean, False, "With `auth.mode: required`, topics need no key and may be kept by CDNs all the same."
+    )
+
+    @property
+    def topics_are_public(self) -> bool:
+        """Whether a topic's documents are the same for everybody, so that caches outside may share them."""
+        return self.mode == "none" or self.public_topics
+
+    def faults(self, database_url: str) -> Iterator[Fault]:
+        """Rules over several settings."""
+        if self.mode == "none":
+            return
+        if not self.secret and not is_sqlite(database_url):
+            yield Fault(
+                "auth.secret", "replicas that share a database need one", "give it: openssl rand -hex 32"
+            )
+        if self.tenant_header:
+            yield Fault("auth.tenant_header", "with auth.mode required the key names the tenant", "remove it")
+        yield from self.jwt.faults()

@@ -6,6 +6,7 @@ from typing import Literal
 from flask import Blueprint, Response
 from msgspec import Struct
 
+from knowalledge.core.access import Access
 from knowalledge.core.health import Dependency
 from knowalledge.core.openapi import Answer, Operation, Schema
 from knowalledge.web.responses import NO_STORE, json_response
@@ -34,7 +35,14 @@ class DetailedHealth(Struct, frozen=True):
 
 
 def _operation(
-    rank: int, path: str, name: str, body: Schema | str, summary: str, not_ready: str = ""
+    rank: int,
+    path: str,
+    name: str,
+    body: Schema | str,
+    summary: str,
+    not_ready: str = "",
+    *,
+    access: Access = Access.PUBLIC,
 ) -> Operation:
     return Operation(
         rank=rank,
@@ -46,6 +54,7 @@ def _operation(
         answer=Answer(body, headers=()),
         errors=None,
         not_ready=not_ready,
+        access=access,
     )
 
 
@@ -62,6 +71,7 @@ OPERATIONS = (
         "health_detailed",
         DetailedHealth,
         "Every dependency, with its latency",
+        access=Access.OPERATE,
     ),
     _operation(93, "/metrics", "metrics", "text/plain", "Prometheus' text format, over all workers"),
     _operation(93, "/api/metrics", "api_metrics", "text/plain", "The same"),

@@ -2,6 +2,7 @@
 
 from flask import Blueprint, Response
 
+from knowalledge.core.access import Access
 from knowalledge.core.openapi import Answer, Operation
 from knowalledge.quota.stats import QueueStats, QuotaStats, Statistics
 from knowalledge.web.responses import NO_STORE, json_response
@@ -16,6 +17,7 @@ OPERATIONS = (
         summary="What of each quota is used",
         answer=Answer(QuotaStats, headers=()),
         errors=None,
+        access=Access.OPERATE,
     ),
     Operation(
         rank=91,
@@ -26,6 +28,7 @@ OPERATIONS = (
         summary="Who waits",
         answer=Answer(QueueStats, headers=()),
         errors=None,
+        access=Access.OPERATE,
     ),
 )
 

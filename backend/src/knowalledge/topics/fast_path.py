@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct
 
 from knowalledge.caching.domain import Key
+from knowalledge.core.context import PRINCIPAL, Principal
 from knowalledge.topics.domain import TopicQuery
 from knowalledge.topics.service import TopicDocument, Topics
 from knowalledge.web import request_identity as identity
@@ -110,11 +111,16 @@ def memo_key(environ: "WSGIEnvironment") -> str:
     return f"{environ.get('QUERY_STRING', '')} {environ['PATH_INFO']}"
 
 
+def _may_read(environ: "WSGIEnvironment") -> bool:
+    caller: Principal | None = environ.get(PRINCIPAL)
+    return caller is not None and not caller.models
+
+
 class FastPath:
     """WSGI middleware; a request that it cannot serve continues to the application.
 
-    It serves only where documents are public, because it does not identify the caller. Cross-origin and traced
-    requests continue too: their headers matter.
+    It serves only where documents are public, or a caller who has been authenticated and may use every model.
+    Cross-origin and traced requests continue too: their headers matter.
     """
 
     def __init__(
@@ -124,7 +130,7 @@ class FastPath:
 
     def __call__(self, environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
         if (
-            self._policy.public
+            (self._policy.public or _may_read(environ))
             and environ["REQUEST_METHOD"] == "GET"
             and environ["PATH_INFO"].startswith("/api/v1/topics/")
             and "HTTP_ORIGIN" not in environ

@@ -4,11 +4,15 @@ from collections.abc import Callable
 from functools import partial
 from uuid import uuid4
 
+from msgspec.structs import replace
+
 from knowalledge.caching.eviction import Sieve
 from knowalledge.caching.feature import Caches
 from knowalledge.caching.settings import CacheSettings
+from knowalledge.core.access import Access
 from knowalledge.core.clock import Clock
 from knowalledge.core.feature import Feature, Task
+from knowalledge.core.openapi import Operation
 from knowalledge.net.redis.connection import RedisConnection
 from knowalledge.providers.settings import ModelSettings
 from knowalledge.quota.ports import QuotaStore
@@ -77,11 +81,16 @@ def build(
     return TopicsFeature(
         blueprints=(web.blueprint(web_context, topics, policy, memo, timeout_s),),
         middleware=lambda inner: FastPath(inner, web_context, topics, policy, memo),
-        operations=OPERATIONS,
+        operations=tuple(map(_open_to_all, OPERATIONS)) if public else OPERATIONS,
         client_limited=True,
         tasks=(Task("topics.warm", warming.round_s, warming.round),) if settings.keep_warm else (),
         popular=lambda: tuple(query.path for query in warming.popular),
     )
+
+
+def _open_to_all(operation: Operation) -> Operation:
+    """Public documents need no key; what is posted does."""
+    return replace(operation, access=Access.PUBLIC) if operation.method == "get" else operation
 
 
 def _popularity(redis: RedisConnection | None, clock: Clock) -> Popularity:

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+from knowalledge.core.access import Access
 from knowalledge.core.openapi import Answer, Operation, Schema
 from knowalledge.topics import schemas
 from knowalledge.topics.domain import COUNTS, DETAILS, LEVELS, TAKES, View
@@ -44,6 +45,7 @@ OPERATIONS = (
             summary=summary,
             answer=Answer(schema, headers=_CACHEABLE),
             query=_query(view),
+            access=Access.READ,
         )
         for view, end, schema, summary in _VIEWS
     ),
@@ -55,5 +57,6 @@ OPERATIONS = (
         body=("image/png", "image/jpeg", "image/webp", "multipart/form-data"),
         answer=Answer(schemas.SeenImage, headers=("X-Request-ID", "Cache-Status")),
         query=tuple(it for it in _query("related") if it["name"] == "lang"),
+        access=Access.GENERATE,
     ),
 )

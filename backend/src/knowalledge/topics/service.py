@@ -82,13 +82,13 @@ class Topics:
     ) -> None:
         """``on_query`` is called with every query; ``timeout_s`` is the deadline of contexts without one."""
         self._gateway, self._reads, self._clock = gateway, reads, clock
-        self._prompts, self._model = prompts, model
+        self._prompts, self.model = prompts, model
         self._telemetry = telemetry
         self._on_query = on_query
         self._timeout_s = timeout_s
 
     def key(self, query: TopicQuery) -> Key:
-        return document_key(query, self._model, self._prompts[query.view].version)
+        return document_key(query, self.model, self._prompts[query.view].version)
 
     def get_local(self, key: Key) -> TopicDocument | None:
         """A fresh document from memory, or None. No IO."""
@@ -122,7 +122,7 @@ class Topics:
         """The topic that an image shows. One tenant's same image is sent to the model once."""
         file = self._prompts["image"]
         tenant = slug(context.principal.tenant)
-        image_digest = digest(SCHEMA, context.principal.tenant, image.data, lang, self._model, file.version)
+        image_digest = digest(SCHEMA, context.principal.tenant, image.data, lang, self.model, file.version)
         key = Key.of(f"image:{tenant}:{image_digest}", "image", f"tenant:{tenant}")
         prompt = file.fill({"lang": lang}, 0, Blob(image.mime, image.data))
         return self._serve(key, Recipe(prompt, partial(_render_image, file.version)), context)
@@ -187,7 +187,7 @@ class Topics:
     def _document(self, key: Key, entry: CacheEntry, info: CacheInfo) -> TopicDocument:
         if entry.model not in (
             "",
-            self._model,
+            self.model,
         ):  # a fallback model answered: never stored, and marked as degraded
             body = degraded(entry.body)
             return TopicDocument(body, etag_of(body), key.tags, info, degraded=True)
@@ -201,7 +201,7 @@ class Topics:
 
         def make(generation: int) -> Iterator[bytes]:
             entry = replace(self._make(recipe, context), generation=generation)
-            if entry.model == self._model:
+            if entry.model == self.model:
                 self._reads.layers.store(key, entry)
             yield _NEW + pack(entry)
 
@@ -210,7 +210,7 @@ class Topics:
     def _ask(self, context: RequestContext, prompt: Prompt) -> Answer:
         """The model's answer. A prompt of ours that the provider rejects is no fault of the reader's."""
         try:
-            return self._gateway.complete(context, Request(self._model, prompt))
+            return self._gateway.complete(context, Request(self.model, prompt))
         except e.ProviderRejected as error:
             if _has_image(prompt):  # the image is the caller's
                 raise

@@ -12,7 +12,7 @@ from werkzeug.formparser import FormDataParser
 from werkzeug.routing import BaseConverter
 
 from knowalledge.core.context import RequestContext
-from knowalledge.core.errors import InvalidRequest, PayloadTooLarge
+from knowalledge.core.errors import Forbidden, InvalidRequest, PayloadTooLarge
 from knowalledge.topics import images
 from knowalledge.topics.domain import View, parse_query
 from knowalledge.topics.fast_path import Memo, ParsedUrl, Policy, cache_status_header, matches, memo_key
@@ -40,6 +40,7 @@ def blueprint(web: WebContext, topics: Topics, policy: Policy, memo: Memo, timeo
     routes.record(lambda setup: setup.app.url_map.converters.update(topic=TopicConverter))
 
     def answer(view: View, topic: str) -> Response:
+        _check_model(web, topics)
         url = _parsed_url(topics, policy, memo, view, topic)
         # A traced request skips the memo, so that each step is recorded.
         document = None if trace_of(request.environ).live else topics.get_local(url.key)
@@ -75,6 +76,7 @@ def blueprint(web: WebContext, topics: Topics, policy: Policy, memo: Memo, timeo
 
     @routes.post("/api/v1/topics/from-image")
     def from_image() -> Response:
+        _check_model(web, topics)
         lang = parse_query("related", "image", parameters(request)).lang
         document = topics.describe(image_of(request), lang, _context(web, timeout_s))
         headers: Headers = [
@@ -85,6 +87,11 @@ def blueprint(web: WebContext, topics: Topics, policy: Policy, memo: Memo, timeo
         return Response(document.body, 200, headers, content_type="application/json")
 
     return routes
+
+
+def _check_model(web: WebContext, topics: Topics) -> None:
+    if not web.principal(request).may_use(topics.model):
+        raise Forbidden("this key may not use the model that answers about topics")
 
 
 def _context(web: WebContext, timeout_s: float) -> RequestContext:

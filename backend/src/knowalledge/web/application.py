@@ -8,6 +8,7 @@ from werkzeug.exceptions import HTTPException
 from knowalledge.core.errors import KnowalledgeError
 from knowalledge.core.feature import Feature
 from knowalledge.web import problems
+from knowalledge.web.access import ACCESS, access_by_route
 from knowalledge.web.context import WebContext
 from knowalledge.web.responses import Sessionless
 
@@ -21,6 +22,8 @@ def make_application(features: Sequence[Feature], web: WebContext) -> Flask:
     for feature in features:
         for blueprint in feature.blueprints:
             app.register_blueprint(blueprint)
+    operations = (operation for feature in features for operation in feature.operations)
+    app.extensions[ACCESS] = access_by_route(app, operations)
     for feature in reversed(features):
         if feature.middleware is not None:
             app.wsgi_app = feature.middleware(app.wsgi_app)  # type: ignore[method-assign, assignment]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from flask import Request
 from msgspec import Struct
 
-from knowalledge.core.context import Principal, RequestContext
+from knowalledge.core.context import PRINCIPAL, Principal, RequestContext
 from knowalledge.web import request_identity as identity
 from knowalledge.web.bodies import read_body
 from knowalledge.web.headers import Headers
@@ -33,7 +33,13 @@ class WebContext(Struct, frozen=True):
         return identity.request_id(request.environ, self.new_id)
 
     def principal(self, request: Request) -> Principal:
-        """Who calls: anonymous, in the tenant that a trusted proxy named. Raises ``InvalidRequest``."""
+        """Who calls: whoever has been authenticated, else anonymous in the tenant that a trusted proxy named.
+
+        Raises ``InvalidRequest``.
+        """
+        known: Principal | None = request.environ.get(PRINCIPAL)
+        if known is not None:
+            return known
         if not self.tenant_header:
             return self.anonymous
         return identity.tenant(request.environ.get(self.tenant_header), self.anonymous)

@@ -50,6 +50,9 @@ _STATUS: dict[type[BaseException], int] = {
     errors.PayloadTooLarge: 413,
     WrongMethod: 405,
     errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
     errors.Limited: 429,
     errors.Unavailable: 503,
     errors.ClientGone: 499,  # for the metrics: no client is left to read the response
@@ -59,6 +62,8 @@ _STATUS: dict[type[BaseException], int] = {
 }
 TITLES = {
     400: "Invalid request",
+    401: "Not authenticated",
+    403: "Forbidden",
     404: "Not found",
     405: "Method not allowed",
     409: "Conflict",
@@ -148,6 +153,8 @@ def response(error: BaseException, request_id: str, form: ErrorForm = PROBLEM) -
             # Quota is free for this request after Retry-After, so no window may name a later time.
             capped = (replace(it, resets_s=min(it.resets_s, seconds)) for it in error.allowances)
             headers += rate_limit(tuple(capped))
+    if isinstance(error, errors.Unauthenticated):
+        headers.append(("WWW-Authenticate", 'Bearer realm="knowalledge"'))
     if isinstance(error, WrongMethod):
         headers.append(("Allow", error.allowed))
     body = _encode(form.body(error, request_id))

@@ -4,7 +4,8 @@ from flask import Request as HttpRequest
 from flask import Response
 from msgspec import Struct
 
-from knowalledge.core.context import RequestContext
+from knowalledge.core.context import Principal, RequestContext
+from knowalledge.core.errors import Forbidden
 from knowalledge.gateway.api.cache_control import cache_mode, max_age
 from knowalledge.gateway.api.headers import stream_headers
 from knowalledge.gateway.api.streaming import StreamedBody, StreamRenderer
@@ -27,7 +28,8 @@ _RECORDED = "knowalledge.recorded"
 class ApiContext(Struct, frozen=True):
     """What the blueprints of all dialects share. ``http`` is the HTTP request, ``request`` what it asks of a model.
 
-    Each call raises ``ClientGone`` when the client hangs up, besides what ``Gateway`` raises.
+    Each call raises ``ClientGone`` when the client hangs up and ``Forbidden`` for a model that the caller may not use,
+    besides what ``Gateway`` raises.
     """
 
     web: WebContext
@@ -44,6 +46,7 @@ class ApiContext(Struct, frozen=True):
 
     def complete(self, http: HttpRequest, context: RequestContext, request: Request) -> Answer:
         """One whole answer."""
+        self._check(context.principal, request.model)
         http.environ[_RECORDED] = True
         with cancel_on_disconnect(http.environ):
             return self.gateway.complete(context, request)
@@ -52,6 +55,7 @@ class ApiContext(Struct, frozen=True):
         self, http: HttpRequest, context: RequestContext, request: Request, renderer: StreamRenderer
     ) -> Response:
         """The answer as it comes. Raises until it begins: until then a failure still has a status."""
+        self._check(context.principal, request.model)
         http.environ[_RECORDED] = True
         events = self.gateway.stream(context, request)
         body = StreamedBody(events, renderer, self.heartbeat_s, http.environ)
@@ -66,6 +70,7 @@ class ApiContext(Struct, frozen=True):
         """One vector for each text, and the response's headers."""
         web, environ = self.web, http.environ
         context = RequestContext(web.request_id(http), web.principal(http), trace=trace_of(environ))
+        self._check(context.principal, model)
         environ[_RECORDED] = True
         with cancel_on_disconnect(environ):
             embeddings, target = self.gateway.embed(context, model, texts, dimensions)
@@ -73,8 +78,22 @@ class ApiContext(Struct, frozen=True):
 
     def count_tokens(self, http: HttpRequest, context: RequestContext, request: Request) -> int:
         """The input tokens of a prompt. It is no request to a model, so only its failure is recorded."""
+        self._check(context.principal, request.model)
         with cancel_on_disconnect(http.environ):
             return self.gateway.count_tokens(context, request)
+
+    def models(self, http: HttpRequest) -> tuple[str, ...]:
+        """The models that the caller may name."""
+        return tuple(filter(self.web.principal(http).may_use, self.gateway.models()))
+
+    def model(self, http: HttpRequest, name: str) -> str:
+        """A model's own name. Raises ``UnknownModel``."""
+        self._check(self.web.principal(http), name)
+        return self.gateway.model(name)
+
+    def _check(self, principal: Principal, model: str) -> None:
+        if principal.models and not principal.may_use(self.gateway.model(model)):
+            raise Forbidden("this key may not use that model", param="model")
 
     def record_failure(self, http: HttpRequest, error: BaseException) -> None:
         """Record a request to a dialect that failed; the gateway itself records those that it was given."""

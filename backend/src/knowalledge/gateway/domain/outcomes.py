@@ -12,6 +12,7 @@ class Outcome(StrEnum):
     STALE = "stale"
     INVALID = "invalid"
     BLOCKED = "blocked"
+    DENIED = "denied"  # who calls is unknown, or may not do this
     REFUSED = "refused"  # by the quota or its queue: come back later
     UNAVAILABLE = "unavailable"
     CLIENT_GONE = "client_gone"
@@ -27,6 +28,9 @@ _BY_ERROR: dict[type[BaseException], Outcome] = {
     errors.InvalidRequest: Outcome.INVALID,
     errors.ContentBlocked: Outcome.BLOCKED,
     errors.NotFound: Outcome.INVALID,
+    errors.Conflict: Outcome.INVALID,
+    errors.Unauthenticated: Outcome.DENIED,
+    errors.Forbidden: Outcome.DENIED,
     errors.Limited: Outcome.REFUSED,
     errors.Unavailable: Outcome.UNAVAILABLE,
     errors.ClientGone: Outcome.CLIENT_GONE,

@@ -10,6 +10,7 @@ from importlib.resources import files
 import msgspec
 from flask import Blueprint, Response
 
+from knowalledge.core.access import Access
 from knowalledge.core.feature import Feature
 from knowalledge.core.openapi import Answer, Operation
 from knowalledge.web.docs.document import make_document
@@ -27,6 +28,7 @@ OPERATIONS = (
         summary="This document",
         answer=Answer("application/json", headers=()),
         errors=None,
+        access=Access.PUBLIC,
     ),
     Operation(
         rank=94,
@@ -37,6 +39,7 @@ OPERATIONS = (
         summary="This document, to read",
         answer=Answer("text/html", headers=()),
         errors=None,
+        access=Access.PUBLIC,
     ),
 )
 

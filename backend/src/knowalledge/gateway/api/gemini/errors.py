@@ -11,6 +11,8 @@ from knowalledge.web.problems import code_of, message_of, param_of, retry_after,
 
 _STATUSES = {
     400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
     404: "NOT_FOUND",
     409: "ABORTED",
     429: "RESOURCE_EXHAUSTED",

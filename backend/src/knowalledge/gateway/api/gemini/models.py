@@ -19,12 +19,12 @@ def is_google_client(http: HttpRequest) -> bool:
 
 def list_models(api: ApiContext, prefix: str = GEMINI_PREFIX) -> Response:
     """Every model that may be named."""
-    models = tuple(schemas.GoogleModel(prefix + name, name) for name in api.gateway.models())
+    models = tuple(schemas.GoogleModel(prefix + name, name) for name in api.models(current()))
     body = schemas.GoogleModels(models) if prefix == GEMINI_PREFIX else schemas.PublisherModels(models)
     return json_response(body, api.web.headers(current()))
 
 
 def describe_model(api: ApiContext, model: str, prefix: str = GEMINI_PREFIX) -> Response:
     """One model. Raises ``UnknownModel``."""
-    name = api.gateway.model(model)
+    name = api.model(current(), model)
     return json_response(schemas.GoogleModel(prefix + name, name), api.web.headers(current()))

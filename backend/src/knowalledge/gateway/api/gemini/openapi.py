@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 
+from knowalledge.core.access import Access
 from knowalledge.core.openapi import Answer, Operation, Schema
 from knowalledge.gateway.api.gemini import routes, schemas
 from knowalledge.gateway.api.gemini.errors import FORM
@@ -48,6 +49,7 @@ def _operations() -> Iterator[Operation]:
                 answer=answer,
                 asks=answer is _WHOLE or answer is _STREAM,
                 query=(_ALT,) if answer is _STREAM else (),
+                access=Access.GENERATE,
             )
         if address == routes.SHARED:
             continue
@@ -58,6 +60,7 @@ def _operations() -> Iterator[Operation]:
             name=f"{place}_list",
             summary="The models that may be named",
             answer=Answer(listed),
+            access=Access.READ,
         )
         yield _operation(
             method="get",
@@ -65,6 +68,7 @@ def _operations() -> Iterator[Operation]:
             name=f"{place}_get",
             summary="One model",
             answer=Answer(schemas.GoogleModel),
+            access=Access.READ,
         )
 
 

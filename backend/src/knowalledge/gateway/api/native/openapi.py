@@ -1,5 +1,6 @@
 """The native API in the OpenAPI document."""
 
+from knowalledge.core.access import Access
 from knowalledge.core.openapi import Answer, Operation
 from knowalledge.gateway.api.native import schemas
 from knowalledge.gateway.api.openapi import ANSWER_HEADERS
@@ -21,5 +22,6 @@ OPERATIONS = (
         ),
         errors=PROBLEM,
         asks=True,
+        access=Access.GENERATE,
     ),
 )

@@ -11,6 +11,8 @@ from knowalledge.gateway.api.openai.schemas import FaultBody
 from knowalledge.web.problems import code_of, message_of, param_of, status_of
 
 _TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     429: "rate_limit_error",
 }

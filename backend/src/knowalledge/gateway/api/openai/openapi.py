@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from knowalledge.core.access import Access
 from knowalledge.core.openapi import Answer, Operation
 from knowalledge.gateway.api.openai import schemas
 from knowalledge.gateway.api.openai.errors import FORM
@@ -18,6 +19,7 @@ OPERATIONS = (
         body=schemas.ChatBody,
         answer=Answer(schemas.ChatCompletion, (schemas.ChatChunk, schemas.FaultBody), headers=ANSWER_HEADERS),
         asks=True,
+        access=Access.GENERATE,
     ),
     _operation(
         method="post",
@@ -26,6 +28,7 @@ OPERATIONS = (
         summary="OpenAI's embeddings",
         body=schemas.EmbeddingsBody,
         answer=Answer(schemas.EmbeddingList),
+        access=Access.GENERATE,
     ),
     _operation(
         method="get",
@@ -33,6 +36,7 @@ OPERATIONS = (
         name="openai_models",
         summary="The models that may be named; in Google's form for Google's clients",
         answer=Answer(schemas.ModelCards),
+        access=Access.READ,
     ),
     _operation(
         method="get",
@@ -40,5 +44,6 @@ OPERATIONS = (
         name="openai_model",
         summary="One model",
         answer=Answer(schemas.ModelCard),
+        access=Access.READ,
     ),
 )

@@ -44,7 +44,7 @@ def blueprint(api: ApiContext) -> Blueprint:
         http = current()
         if gemini_models.is_google_client(http):
             return gemini_models.list_models(api)
-        cards = tuple(map(model_card, api.gateway.models()))
+        cards = tuple(map(model_card, api.models(http)))
         return json_response(schemas.ModelCards(cards), api.web.headers(http))
 
     @routes.get("/v1/models/<path:model>")
@@ -52,6 +52,6 @@ def blueprint(api: ApiContext) -> Blueprint:
         http = current()
         if gemini_models.is_google_client(http):
             return gemini_models.describe_model(api, model)
-        return json_response(model_card(api.gateway.model(model)), api.web.headers(http))
+        return json_response(model_card(api.model(http, model)), api.web.headers(http))
 
     return routes

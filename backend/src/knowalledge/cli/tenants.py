@@ -1,0 +1,43 @@
+"""``knowalledge tenants``."""
+
+import click
+
+from knowalledge.cli.directory import actor, administration, config_option, json_option, pages, show
+
+_COLUMNS = ("name", "weight", "created_at", "disabled_at")
+_name = click.argument("name")
+
+
+@click.group()
+def tenants() -> None:
+    """Make, list and disable tenants."""
+
+
+@tenants.command()
+@config_option
+@click.option("--weight", default=1.0, show_default=True, help="Its part of a fair share.")
+@_name
+def create(config: str, weight: float, name: str) -> None:
+    """Make the tenant NAME."""
+    with administration(config) as admin:
+        admin.create_tenant(actor(), name, weight)
+    click.echo(f"tenant {name} is made")
+
+
+@tenants.command("list")
+@config_option
+@json_option
+def list_(config: str, as_json: bool) -> None:
+    """List tenants."""
+    with administration(config) as admin:
+        show(pages(admin.tenants, lambda it: it.name), as_json, _COLUMNS)
+
+
+@tenants.command()
+@config_option
+@_name
+def disable(config: str, name: str) -> None:
+    """No key of the tenant NAME counts any more."""
+    with administration(config) as admin:
+        admin.disable_tenant(actor(), name)
+    click.echo(f"tenant {name} is disabled")

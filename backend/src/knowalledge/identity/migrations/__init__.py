@@ -1,0 +1,1 @@
+"""The history of this capability's tables, one file a step."""
