@@ -112,3 +112,9 @@ def redis_client(redis_port: int) -> Iterator[Redis]:
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()
+
+
+@pytest.fixture(autouse=True)
+def connections_settle_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection to a provider is reused at once: a clock that is set by hand would never let it settle."""
+    monkeypatch.setattr("knowalledge.net.http.client.SETTLE_S", 0.0)

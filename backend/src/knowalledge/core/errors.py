@@ -251,3 +251,16 @@ class ProviderAuth(ProviderError):
         super().__init__(message, retry_after=retry_after)
         if status != 401:
             self.status = status
+
+
+def release_frames(error: BaseException) -> None:
+    """Drop the stack of an error that has been answered, and of its causes.
+
+    Its frames keep whole bodies alive, mostly in a circle that only a full collection would free.
+    """
+    current: BaseException | None = error
+    for _ in range(20):
+        if current is None:
+            return
+        current.__traceback__ = None
+        current = current.__cause__ or current.__context__

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from knowalledge.core.errors import KnowalledgeError
+from knowalledge.core.errors import KnowalledgeError, release_frames
 from knowalledge.core.feature import Feature
 from knowalledge.web import problems
 from knowalledge.web.access import ACCESS, access_by_route
@@ -39,7 +39,9 @@ def make_application(features: Sequence[Feature], web: WebContext) -> Flask:
             feature.on_error(request, error)
         forms = (feature.error_form(request) for feature in features)
         form = next((it for it in forms if it is not None), problems.PROBLEM)
-        return problems.response(error, web.request_id(request), form)
+        response = problems.response(error, web.request_id(request), form)
+        release_frames(error)
+        return response
 
     @app.after_request
     def count(response: Response) -> Response:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import gevent
 
-from knowalledge.core.errors import ClientGone
+from knowalledge.core.errors import ClientGone, release_frames
 from knowalledge.gateway.domain.events import Event
 from knowalledge.net.presence import DISCONNECTED, HUB_WRITE, on_disconnect
 
@@ -116,6 +116,7 @@ class StreamedBody:
         if isinstance(error, ClientGone):
             raise StopIteration  # no client is left to read it
         if isinstance(error, Exception):  # the status is out, so only an event can tell
+            release_frames(error)
             return self._renderer.render_error(error)
         raise error
 

@@ -12,6 +12,7 @@ from knowalledge.core.errors import (
     NeverFits,
     ProviderError,
     ProviderTimeout,
+    release_frames,
 )
 from knowalledge.gateway.domain.answer import Answer, CacheInfo, Completion, QueueInfo, Usage
 from knowalledge.gateway.domain.events import Event, Started
@@ -204,6 +205,7 @@ class RequestExecution:
             self._usage = usage
         if not self._attempts.may_retry(call.target.name, error, progress.first_token_at > 0):
             raise error
+        release_frames(error)
 
     def _record_attempt(
         self,

@@ -16,8 +16,6 @@ from collections.abc import Generator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import NoReturn
 from urllib.parse import urlsplit
-from zlib import MAX_WBITS, decompressobj
-from zlib import error as ZlibError
 
 from gevent.lock import BoundedSemaphore
 from gevent.monkey import get_original
@@ -35,6 +33,7 @@ from knowalledge.net.http.connection import (
     IncomingResponse,
     header_lines,
 )
+from knowalledge.net.http.decoding import decompressor
 
 # Concurrent connections to one address; further calls wait for a free one within their deadlines.
 MAX_CONNECTIONS = 2048
@@ -42,6 +41,11 @@ MAX_CONNECTIONS = 2048
 IDLE_S = 90.0
 # A connection that closes this soon after a request was closed as idle: the two crossed.
 RACE_S = 1.0
+# A connection is reused when it has been silent for this long after its response: what a faulty server or proxy sends
+# beyond it would be taken for the answer to the next request. Under load this costs a few connections more.
+SETTLE_S = 0.01
+# After such bytes no connection of this client is reused for so long.
+DISTRUST_S = 60.0
 # After its last event a stream may take this long to end, so that its connection can be reused.
 TAIL_S = 0.05
 _MAX_RETRY_AFTER_S = 7 * 86_400.0
@@ -97,6 +101,7 @@ class HttpClient:
         self._common = lines + (self._endpoint.proxy_auth if self._endpoint.target_prefix else b"")
         self._slots = BoundedSemaphore(MAX_CONNECTIONS)
         self._pool = _IdlePool()
+        self._distrusted_until = 0.0
 
     def post(self, path: str, body: bytes, headers: bytes, timeout: float) -> Response:
         """POST to ``path`` below the base URL. ``headers``: in wire format, from ``header_lines``."""
@@ -110,7 +115,7 @@ class HttpClient:
         try:
             connection, response = self._send(method, path, body, headers, deadline)
             try:
-                return _complete(response, connection.read_body(response))
+                return Response(response.status_code, response.fields, connection.read_body(response))
             finally:
                 self._release(connection, response)
         except (OSError, HTTPParseError) as error:
@@ -131,7 +136,7 @@ class HttpClient:
             try:
                 kind = response.fields.get("content-type", "")
                 if response.status_code != 200 or kind.startswith("application/json"):
-                    return _complete(response, connection.read_body(response))
+                    return Response(response.status_code, response.fields, connection.read_body(response))
                 parser = _EventParser(response)
                 while True:
                     batch = parser.pop_events()
@@ -145,6 +150,7 @@ class HttpClient:
                         yield batch
                     if response.message_complete:
                         return None
+                    connection.admit(response, parser.pending)
                     connection.read(response)
             finally:
                 self._release(connection, response)
@@ -182,24 +188,39 @@ class HttpClient:
         except BaseException as error:  # a killed caller leaves no slot and no socket behind either
             self._slots.release()
             if connection is not None:
+                self._distrust_if_surplus(connection)
                 connection.close()
             if isinstance(error, ClosedBeforeResponse):
                 raise ProviderUnavailable("the provider closed the connection without a response") from error
             raise
 
     def _take_idle(self) -> Connection | None:
-        idle = self._pool.idle
-        while idle:
-            connection = idle.pop()
-            if connection.is_reusable():
-                return connection
-            connection.close()
+        """The newest connection that may be reused."""
+        now, idle = self.clock.monotonic(), self._pool.idle
+        if now < self._distrusted_until:
+            self.close()
+        index = len(idle) - 1
+        while index >= 0:
+            if now - idle[index].idle_since >= SETTLE_S:
+                connection = idle[index]
+                del idle[index]
+                if connection.is_reusable():
+                    return connection
+                if connection.has_surplus():
+                    self._distrusted_until = now + DISTRUST_S
+                connection.close()
+            index -= 1
         return None
+
+    def _distrust_if_surplus(self, connection: Connection) -> None:
+        if connection.response is not None and connection.response.surplus:
+            self._distrusted_until = self.clock.monotonic() + DISTRUST_S
 
     def _release(self, connection: Connection, response: IncomingResponse) -> None:
         """Return the connection to the pool if its response was read to the end, else close it."""
         self._slots.release()
-        if not response.message_complete or response.should_close():
+        self._distrust_if_surplus(connection)
+        if response.surplus or not response.message_complete or response.should_close():
             connection.close()
             return
         connection.release()
@@ -227,10 +248,11 @@ class _EventParser:
 
     def __init__(self, response: IncomingResponse) -> None:
         self._response = response
-        self._decompress = _Decompressor() if _is_compressed(response) else None
+        self._decompress = decompressor(response.fields)
         self._partial_line: list[bytes] = []
         self._data: list[bytes] = []  # lines of the incomplete event
         self._size = 0
+        self.pending = 0  # bytes of the incomplete event
 
     def pop_events(self) -> list[bytes]:
         """The events that are complete by now. Clears the response's body."""
@@ -238,12 +260,13 @@ class _EventParser:
         received = bytes(response.body)
         response.body.clear()
         if self._decompress is not None:
-            received = self._decompress(received, MAX_BODY)
+            received = self._decompress(received)
         self._size += len(received)
         if self._size > MAX_BODY:
             raise ProviderGarbage("the provider's stream is too large")
         if b"\n" not in received and not response.message_complete:
             self._partial_line.append(received)
+            self.pending += len(received)
             return []
         lines = b"".join((*self._partial_line, received)).split(b"\n")
         self._partial_line = [lines.pop()]
@@ -256,45 +279,8 @@ class _EventParser:
             elif data and line in (b"", b"\r"):
                 events.append(data[0] if len(data) == 1 else b"\n".join(data))
                 data.clear()
+        self.pending = sum(map(len, data)) + len(self._partial_line[0])
         return events
-
-
-class _Decompressor:
-    """gzip and zlib, up to a limit per call: a small body may expand to gigabytes."""
-
-    def __init__(self) -> None:
-        self._object = decompressobj(MAX_WBITS | 32)  # 32: gzip or zlib, by its header
-
-    def __call__(self, data: bytes, limit: int) -> bytes:
-        try:
-            plain = self._object.decompress(data, limit + 1)
-        except ZlibError as error:
-            raise ProviderGarbage("the provider's response does not match its content-encoding") from error
-        if len(plain) > limit:
-            raise ProviderGarbage("the provider's response is too large")
-        return plain
-
-    @property
-    def ended(self) -> bool:
-        return self._object.eof
-
-
-def _is_compressed(response: IncomingResponse) -> bool:
-    encoding = response.fields.get("content-encoding", "identity").lower()
-    if encoding in ("gzip", "x-gzip", "deflate"):
-        return True
-    if encoding in ("", "identity"):
-        return False
-    raise ProviderGarbage("the provider's response has an unsupported content-encoding")
-
-
-def _complete(response: IncomingResponse, body: bytes) -> Response:
-    if _is_compressed(response):
-        decompress = _Decompressor()
-        body = decompress(body, MAX_BODY)
-        if not decompress.ended:
-            raise ProviderGarbage("the provider's response ended early")
-    return Response(response.status_code, response.fields, body)
 
 
 def _raise_typed(error: OSError | HTTPParseError) -> NoReturn:

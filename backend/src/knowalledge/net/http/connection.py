@@ -18,6 +18,7 @@ from gevent.hub import Waiter
 from gevent.monkey import get_original
 from gevent.socket import (
     IPPROTO_TCP,
+    MSG_PEEK,
     SO_KEEPALIVE,
     SOCK_STREAM,
     SOL_SOCKET,
@@ -25,17 +26,22 @@ from gevent.socket import (
     getaddrinfo,
     socket,
 )
-from gevent.ssl import SSLContext, SSLEOFError, SSLZeroReturnError
+from gevent.ssl import SSLContext, SSLEOFError, SSLSocket, SSLZeroReturnError
 from geventhttpclient._parser import HTTPResponseParser
 from geventhttpclient.response import HTTPParseError, HTTPResponse
 
 from knowalledge.core.clock import Clock
 from knowalledge.core.errors import ProviderGarbage, ProviderTimeout, ProviderUnavailable
+from knowalledge.net.http.budget import ResponseBudget
+from knowalledge.net.http.decoding import Decompressor, decompressor
 from knowalledge.net.tls import client_context
 
 # The largest body that is read, in bytes.
 MAX_BODY = 32 * 1024 * 1024
 MAX_HEAD = 64 * 1024
+# Above this size, in bytes, a response needs a part of the memory that all large ones share.
+SMALL = 1024 * 1024
+LARGE = ResponseBudget(MAX_BODY)
 # An address that accepts no connection in this time counts as down; another target may serve the request in time.
 CONNECT_TIMEOUT_S = 5.0
 # The largest TLS record: a smaller read would leave decrypted bytes inside the TLS layer, where no event reports them.
@@ -107,6 +113,7 @@ class IncomingResponse(HTTPResponse):
         super().__init__("POST")
         self.fields: dict[str, str] = {}
         self.body = bytearray()
+        self.surplus = False  # more came than one response
         self._field_name = ""
         self._field_value: str | None = None
 
@@ -129,11 +136,17 @@ class IncomingResponse(HTTPResponse):
         if self._field_value is not None:
             self.fields[self._field_name.lower()] = self._field_value
             self._field_name, self._field_value = "", None
-        self.headers_complete = self.status_code >= 200
+        status = self.status_code
+        if status == 101:
+            raise HTTPParseError("the provider switches protocols")
+        self.headers_complete = status >= 200
+        if self.fields.get("transfer-encoding", "chunked").lower() != "chunked":
+            raise HTTPParseError("the response has an unknown transfer coding")
         return False
 
     def _on_message_begin(self) -> None:
         if self.headers_complete:
+            self.surplus = True
             raise HTTPParseError("a second response to one request")
         self.fields.clear()  # after an interim 1xx
 
@@ -216,6 +229,9 @@ class Connection:
         self._timer_due = 0.0  # when the timer fires, in the loop's time
         self._blocked: Any = None  # the greenlet that waits on the socket
         self._started = False  # part of the response has arrived
+        self._large = 0  # of the memory for large responses, to be released
+        self._fresh = True  # nothing has been sent
+        self.response: IncomingResponse | None = None  # the last one
         self._socket = _open_socket(endpoint, self._remaining())
         # Blocking mode, and read only when an event reports data: a read that finds nothing costs as much as one
         # that does.
@@ -235,8 +251,11 @@ class Connection:
         ``ProviderTimeout``, ``ProviderGarbage``, ``HTTPParseError`` or OSError.
         """
         self._set_deadline(deadline)
-        response = IncomingResponse()
+        response = self.response = IncomingResponse()
         self._started = False
+        if self._fresh:
+            # A server that speaks first may answer once more later: the next caller would get that.
+            self._fresh, response.surplus = False, not self.is_reusable()
         self._blocked = getcurrent()
         try:
             sent = self._socket.send(request)  # cheaper than sendall, and nearly always sends everything
@@ -270,21 +289,64 @@ class Connection:
         self._set_deadline(min(self._deadline, self._clock.monotonic() + seconds))
 
     def read_body(self, response: IncomingResponse) -> bytes:
-        """The whole body. Raises as ``read`` does, and ``ProviderGarbage`` above ``MAX_BODY``."""
+        """The whole body, decompressed. Raises as ``read`` does, and as ``admit`` does."""
+        decompress = decompressor(response.fields)
+        if decompress is not None:
+            return self._read_compressed(response, decompress)
         while not response.message_complete:
             self.read(response)
-            if len(response.body) > MAX_BODY:
-                raise ProviderGarbage("the provider's response is too large")
+            self.admit(response, len(response.body))
         return bytes(response.body)
+
+    def _read_compressed(self, response: IncomingResponse, decompress: Decompressor) -> bytes:
+        plain = bytearray()
+        while True:
+            plain += decompress(response.body)
+            response.body.clear()
+            self.admit(response, len(plain))
+            if response.message_complete:
+                break
+            self.read(response)
+        if not decompress.ended:
+            raise ProviderGarbage("the provider's response ended early")
+        return bytes(plain)
+
+    def admit(self, response: IncomingResponse, size: int) -> None:
+        """Let a response grow to ``size`` bytes; a large one waits here until there is memory for it.
+
+        Raises ``ProviderGarbage`` above ``MAX_BODY``, and ``ProviderTimeout`` at the deadline.
+        """
+        if size <= SMALL:
+            return
+        if size > MAX_BODY:
+            raise ProviderGarbage("the provider's response is too large")
+        if not self._large:
+            length = response.fields.get("content-length", "")
+            known = length.isdecimal() and "content-encoding" not in response.fields
+            self._stop_listening()
+            self._large = LARGE.acquire(int(length) if known else MAX_BODY, self._remaining())
 
     def is_reusable(self) -> bool:
         """Whether an idle connection is open, with nothing to read: unrequested bytes make it unusable."""
         return not self._poller.poll(0)
 
+    def has_surplus(self) -> bool:
+        """Whether an idle connection has bytes to read, and not only its end. Under TLS its end is bytes, too."""
+        if not isinstance(self._socket, SSLSocket):
+            try:
+                return bool(self._socket.recv(1, MSG_PEEK))
+            except OSError:
+                pass  # it was reset
+        return False
+
     def release(self) -> None:
         """End the call: no deadline and no read event from here on."""
         self._stop_listening()
         self._cancel_timer()
+        self.response = None
+        if self._large:
+            LARGE.release(self._large)
+            self._large = 0
 
     def close(self) -> None:
         self.release()
