@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # How often it is written when keys were last used, in seconds.
 USED_S = 10.0
 _FETCH_S = 5.0
+_NO_KEYS = "the issuer of tokens does not publish its keys"
 _AWAY = "the database is away: keys that were used within the last hour still count"
 
 
@@ -134,15 +135,17 @@ def make_tokens(settings: JwtSettings, clock: Clock) -> Tokens | None:
         secret = settings.secret.encode()
         return JwtTokens(lambda _: secret, ("HS256",), *rules)
     parts = urlsplit(settings.jwks_url)
-    http = HttpClient(f"{parts.scheme}://{parts.netloc}", clock)
 
     def fetch() -> bytes:
+        http = HttpClient(f"{parts.scheme}://{parts.netloc}", clock)
         try:
             response = http.get(parts.path or "/", header_lines({"accept": "application/json"}), _FETCH_S)
         except ProviderError as error:
-            raise Unavailable("the issuer of tokens does not publish its keys") from error
+            raise Unavailable(_NO_KEYS) from error
+        finally:
+            http.close()
         if response.status != 200:
-            raise Unavailable("the issuer of tokens does not publish its keys")
+            raise Unavailable(_NO_KEYS)
         return response.body
 
     return JwtTokens(published(Keys(fetch, clock)), settings.algorithms, *rules)

@@ -6,10 +6,9 @@ Imported only where tokens are taken.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jwt
 import msgspec
 from gevent.lock import BoundedSemaphore
-from jwt import PyJWK
+from jwt import PyJWK, PyJWT
 from jwt.exceptions import PyJWTError
 from msgspec import Struct
 
@@ -25,6 +24,7 @@ KEYS_REST_S = 10.0
 # While the issuer's address is away its keys count for so long, in seconds.
 KEYS_GRACE_S = 3600.0
 MAX_KEYS = 100
+_JWT = PyJWT({"enforce_minimum_key_length": True})
 _REQUIRED = ["exp", "iss", "aud"]
 # The kinds of keys that an algorithm works with: else a public key might be taken for a secret.
 _KINDS = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
@@ -126,14 +126,14 @@ class JwtTokens:
         if key is None:
             raise Unauthenticated(WRONG)
         try:
-            claims = jwt.decode(
+            claims = _JWT.decode(
                 token,
                 key,
                 algorithms=[header["alg"]],
                 issuer=self._issuer,
                 audience=self._audience,
                 leeway=self._leeway_s,
-                options={"require": _REQUIRED, "enforce_minimum_key_length": True},
+                options={"require": _REQUIRED},
             )
         except (PyJWTError, ValueError, TypeError) as error:
             raise Unauthenticated(WRONG) from error
