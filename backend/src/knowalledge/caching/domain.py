@@ -154,7 +154,9 @@ _canonical = msgspec.msgpack.Encoder(order="deterministic").encode
 def answer_key(tenant: str, model: str, prompt: Prompt) -> Key:
     """The key of a private answer: the tenant, the model and everything that changes the answer."""
     who = f"tenant:{slug(tenant)}"
-    name = f"answer:{slug(tenant)}:{digest(SCHEMA, tenant, model, prompt)}"
+    source = prompt.source
+    question = prompt if source is None else (source.dialect, source.canonical())
+    name = f"answer:{slug(tenant)}:{digest(SCHEMA, tenant, model, question)}"
     return Key.of(name, "answer", who, f"model:{slug(model)}")
 
 

@@ -19,8 +19,8 @@ def replay(answer: Answer, is_started: bool) -> list[Event]:
     """A stored answer as the events of a stream; ``is_started``: the caller has its first event already."""
     events: list[Event] = [] if is_started else [started(answer)]
     completion = answer.completion
-    if completion.parts:
-        events.append(Delta(completion.text, completion.tool_calls))
+    if completion.parts or completion.verbatim is not None:
+        events.append(Delta(completion.text, completion.tool_calls, completion.verbatim))
     return [*events, Done(answer)]
 
 
@@ -33,15 +33,18 @@ class ReplayCursor:
         self._length = 0  # of the text received
         self._position = 0  # of the current run in that text
         self._has_calls = False
+        self._words_received = self._words = (
+            0  # verbatim events without text or calls: received, and in this run
+        )
 
     @property
     def has_output(self) -> bool:
         """Whether the caller has received any of the answer."""
-        return bool(self._length or self._has_calls)
+        return bool(self._length or self._has_calls or self._words_received)
 
     def restart(self) -> None:
         """Begin again with a new run, which repeats the text from its start."""
-        self._position = 0
+        self._position = self._words = 0
 
     def advance(self, event: Event) -> Iterator[Event]:
         """The part of an event that is new to the caller.
@@ -57,15 +60,25 @@ class ReplayCursor:
                     self.is_started = True
                     yield event
             case Delta(text, calls):
+                if event.verbatim is not None and not (text or calls):
+                    self._words += 1
+                    if self._words > self._words_received:  # else an earlier run has given it
+                        self._words_received = self._words
+                        yield event
+                    return
                 yield from self._append(event, text, calls)
             case Done(answer):
+                completion, verbatim = answer.completion, None
                 if not self.is_started:  # the run did not stream
                     self.is_started = True
+                    verbatim = completion.verbatim
                     yield started(answer)
-                rest = answer.completion.text[self._position :]
-                calls = () if self._has_calls else answer.completion.tool_calls
+                rest = completion.text[self._position :]
+                calls = () if self._has_calls else completion.tool_calls
                 if rest or calls:
-                    yield from self._append(Delta(rest, calls), rest, calls)
+                    yield from self._append(Delta(rest, calls, verbatim), rest, calls)
+                elif verbatim is not None:
+                    yield Delta("", (), verbatim)
 
     def _append(self, event: Delta, text: str, calls: tuple[ToolCall, ...]) -> Iterator[Event]:
         if self._position < self._length:  # this run repeats what another one has streamed

@@ -22,6 +22,7 @@ from knowalledge.core.context import RequestContext
 from knowalledge.gateway.domain.answer import Answer, CacheInfo, Embeddings, QueueInfo
 from knowalledge.gateway.domain.events import Delta, Done, Event, QueuePosition, Started
 from knowalledge.gateway.domain.outcomes import Outcome
+from knowalledge.gateway.domain.passthrough import DialectName, Verbatim
 from knowalledge.gateway.domain.request import CacheMode, Request
 from knowalledge.gateway.ports import Gateway, Telemetry
 from knowalledge.gateway.service.recording import record_of
@@ -61,6 +62,9 @@ class CachingGateway:
 
     def models(self) -> tuple[str, ...]:
         return self._inner.models()
+
+    def speaks(self, name: str, dialect: DialectName) -> bool:
+        return self._inner.speaks(name, dialect)
 
     def model(self, name: str) -> str:
         return self._inner.model(name)
@@ -173,13 +177,18 @@ class CachingGateway:
     ) -> Iterator[bytes]:
         """Call the model and store the answer; yields its events, the whole answer last."""
         answer: Answer | None = None
+        spoken: list[Verbatim] = []
         if stream:
             for events in self._inner.stream(context, request):
                 for event in events:
                     if isinstance(event, Done):
                         answer = event.answer
-                    else:
-                        yield _encode(event)
+                        continue
+                    if isinstance(event, Delta) and event.verbatim is not None:
+                        spoken.append(event.verbatim)
+                    yield _encode(event)
+            if spoken and answer is not None:
+                answer = _with_verbatim(answer, spoken)
         else:
             answer = self._inner.complete(context, request)
         if answer is None:
@@ -247,6 +256,14 @@ class CachingGateway:
             return  # the inner gateway has recorded it
         model, seconds = self._inner.model(request.model), self._clock.monotonic() - began
         self._telemetry.record_request(record_of(context, model, seconds, error=error, cache="shared"))
+
+
+def _with_verbatim(answer: Answer, spoken: Sequence[Verbatim]) -> Answer:
+    """A streamed answer with the provider's events in its completion, so that they can be replayed."""
+    data = tuple(it for verbatim in spoken for it in verbatim.data)
+    usage = next((it.usage for it in spoken if it.usage), b"")
+    verbatim = replace(spoken[0], data=data, usage=usage)
+    return replace(answer, completion=replace(answer.completion, verbatim=verbatim))
 
 
 def _reuse(entry: CacheEntry) -> bytes:

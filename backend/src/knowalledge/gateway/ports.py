@@ -10,6 +10,7 @@ from knowalledge.core.trace_context import UNTRACED, Trace
 from knowalledge.gateway.domain.answer import Answer, Chunk, Completion, Embeddings, Usage
 from knowalledge.gateway.domain.events import Event
 from knowalledge.gateway.domain.outcomes import Outcome
+from knowalledge.gateway.domain.passthrough import DialectName
 from knowalledge.gateway.domain.prompt import Prompt
 from knowalledge.gateway.domain.request import Request
 from knowalledge.quota.domain.admission import RefusalReason
@@ -20,8 +21,9 @@ from knowalledge.quota.domain.window import TokenCost
 class Provider(Protocol):
     """One model at one address. ``timeout`` is in seconds, for the whole call: from its first header to its last byte.
 
-    Raises only ``ProviderError`` subclasses and ``ContentBlocked``. Never retries: retries belong to the service, which
-    knows the quota.
+    Raises only ``ProviderError`` subclasses, ``ProviderRejected`` and ``ContentBlocked``. Never retries: retries belong
+    to the service, which knows the quota. A prompt has a ``source`` only if the target speaks its dialect: then that
+    body is sent, and the answer is ``verbatim`` too.
     """
 
     def complete(self, prompt: Prompt, timeout: float) -> Completion:
@@ -75,6 +77,10 @@ class Gateway(Protocol):
 
     def models(self) -> tuple[str, ...]:
         """The names that clients may use, in the order of the configuration."""
+        ...
+
+    def speaks(self, name: str, dialect: DialectName) -> bool:
+        """Whether a body of this dialect may go on to a target of this model as it came."""
         ...
 
     def model(self, name: str) -> str:

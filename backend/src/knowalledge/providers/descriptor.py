@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from knowalledge.core.clock import Clock
 from knowalledge.core.settings import Fault
+from knowalledge.gateway.domain.passthrough import DialectName
 from knowalledge.gateway.ports import Provider
 from knowalledge.net.http.client import HttpClient
 from knowalledge.quota.domain.window import Count
@@ -56,6 +57,7 @@ class ProviderDescriptor(Struct, frozen=True):
     - ``semconv_name``: the value of OpenTelemetry's ``gen_ai.provider.name``; empty: ``name``.
     - ``tokens``: what ``tpm`` and ``tpd`` count.
     - ``day_zone``: the IANA zone at whose midnight ``rpd`` and ``tpd`` are reset; empty: a sliding day.
+    - ``dialect``: the one in which its REST client takes and gives bodies as they are.
     - ``quota_note``: the half-sentence of the documentation about ``tokens`` and ``day_zone``, if they are not default.
     """
 
@@ -68,6 +70,7 @@ class ProviderDescriptor(Struct, frozen=True):
     tokens: Count = Count.TOKENS
     day_zone: str = ""
     quota_note: str = ""
+    dialect: DialectName | None = None
 
 
 def is_loopback(url: str) -> bool:

@@ -80,6 +80,7 @@ def _faults(spec: ProviderSpec) -> Iterator[Fault]:
 # Limits: ai.google.dev/gemini-api/docs/rate-limits.
 GEMINI = ProviderDescriptor(
     name="gemini",
+    dialect="gemini",
     create=_create,
     default_url=lambda _: URL,
     faults=_faults,

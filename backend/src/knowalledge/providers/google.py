@@ -13,6 +13,7 @@ from msgspec import Raw, Struct
 
 from knowalledge.core import errors as e
 from knowalledge.gateway.domain.answer import Chunk, Completion, Embeddings, Finish, Usage
+from knowalledge.gateway.domain.passthrough import Verbatim
 from knowalledge.gateway.domain.prompt import (
     Blob,
     FileRef,
@@ -199,17 +200,21 @@ _decode_count = msgspec.json.Decoder(_CountTokensResponse).decode
 _decode_error = msgspec.json.Decoder(dict[str, Any] | list[Any]).decode
 
 
-def read_completion(body: bytes) -> Completion:
-    """The response of generateContent. Raises ``ContentBlocked``, or ``ProviderGarbage`` if it has no answer."""
-    chunk = read_chunk(body)
+def read_completion(body: bytes, passes: bool = False) -> Completion:
+    """The response of generateContent. Raises ``ContentBlocked``, or ``ProviderGarbage`` if it has no answer.
+
+    ``passes``: the client speaks this dialect, so the answer keeps the provider's words.
+    """
+    chunk = read_chunk(body, passes)
     if chunk.finish is None:
         raise e.ProviderGarbage("the provider answered without a candidate")
     parts = ((Text(chunk.text),) if chunk.text else ()) + chunk.tool_calls
     finish = Finish.TOOL_CALLS if chunk.tool_calls and chunk.finish is Finish.STOP else chunk.finish
-    return Completion(parts, finish, chunk.usage, chunk.model_version)
+    verbatim = chunk.verbatim and Verbatim("gemini", chunk.verbatim.data, whole=True)
+    return Completion(parts, finish, chunk.usage, chunk.model_version, verbatim, chunk.reason)
 
 
-def read_chunk(data: bytes) -> Chunk:
+def read_chunk(data: bytes, passes: bool = False) -> Chunk:
     """One event of streamGenerateContent. Raises the event's error, if it has one."""
     try:
         document = _decode_response(data)
@@ -220,18 +225,23 @@ def read_chunk(data: bytes) -> Chunk:
     feedback = document.prompt_feedback
     if feedback is not None and feedback.block_reason:
         raise e.ContentBlocked(f"the provider blocked the prompt: {_sanitize(feedback.block_reason)}")
-    text, calls, finish = "", [], None
+    text, calls, finish, reason, has_content = "", [], None, "", False
     if document.candidates:
         candidate = document.candidates[0]
-        if candidate.finish_reason:
+        if candidate.finish_reason and candidate.finish_reason != "FINISH_REASON_UNSPECIFIED":
             finish = _FINISH.get(candidate.finish_reason, Finish.OTHER)
+            if finish is Finish.OTHER:
+                reason = _sanitize(candidate.finish_reason)
         for part in candidate.content.parts if candidate.content else ():
+            has_content = True
             if part.text and not part.thought:
                 text += part.text
             elif part.function_call is not None:
                 calls.append(_tool_call(part.function_call, part.thought_signature))
     usage = read_usage(document.usage_metadata)
-    return Chunk(text, tuple(calls), usage, finish, (document.model_version or "")[:200])
+    verbatim = Verbatim("gemini", (data,)) if passes else None
+    version = (document.model_version or "")[:200]
+    return Chunk(text, tuple(calls), usage, finish, version, verbatim, passes and has_content, reason)
 
 
 def _tool_call(call: _FunctionCall, signature: str) -> ToolCall:

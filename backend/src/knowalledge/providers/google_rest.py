@@ -36,9 +36,11 @@ EventBatches = Generator[Sequence[bytes], None, Response | None]
 
 
 def stream_chunks(
-    open_events: Callable[[], EventBatches], raise_error: Callable[[Response], None]
+    open_events: Callable[[], EventBatches], raise_error: Callable[[Response], None], passes: bool = False
 ) -> Generator[list[Chunk], None, None]:
     """The chunks of a streamed response, in the batches in which they arrive. Closing it closes the events.
+
+    ``passes``: the client speaks this dialect, so each chunk keeps the provider's words.
 
     ``raise_error`` raises the typed error of a response whose status is not 200.
     """
@@ -55,21 +57,29 @@ def stream_chunks(
                 if response is not None:
                     if response.status != 200:
                         raise_error(response)
-                    last = google.read_chunk(response.body)  # the whole answer at once, or an error
+                    # The whole answer at once, or an error.
+                    last = google.read_chunk(response.body, passes)
                     has_calls = has_calls or bool(last.tool_calls)
                 break
             chunks = []
             try:
                 for data in batch:
-                    chunk = google.read_chunk(data)
+                    if not data:
+                        continue
+                    chunk = google.read_chunk(data, passes)
                     if last is not None:
-                        chunks.append(msgspec.structs.replace(last, finish=None))
+                        chunks.append(msgspec.structs.replace(last, finish=None, has_content=True))
                         last = None
                     if chunk.tool_calls:
                         has_calls = True
                     if chunk.finish is not None:
                         last = chunk
-                    elif chunk.text or chunk.tool_calls or chunk.usage is not None:
+                    elif (
+                        chunk.text
+                        or chunk.tool_calls
+                        or chunk.usage is not None
+                        or chunk.verbatim is not None
+                    ):
                         chunks.append(chunk)
             except KnowalledgeError:
                 if chunks:  # chunks before the failure are delivered first
@@ -97,14 +107,16 @@ class GoogleRest:
         self._headers = headers
 
     def complete(self, prompt: Prompt, timeout: float) -> Completion:
-        return google.read_completion(self._call(self._generate, google.request_body(prompt), timeout))
+        source = prompt.source
+        body = google.request_body(prompt) if source is None else source.body
+        return google.read_completion(self._call(self._generate, body, timeout), source is not None)
 
     def stream(self, prompt: Prompt, timeout: float) -> Generator[list[Chunk], None, None]:
         def open_events() -> EventBatches:
-            body = google.request_body(prompt)
+            body = google.request_body(prompt) if prompt.source is None else prompt.source.body
             return self._http.events(self._stream, body, *self._authenticate(timeout))
 
-        return stream_chunks(open_events, self._raise_error)
+        return stream_chunks(open_events, self._raise_error, prompt.source is not None)
 
     def close(self) -> None:
         self._http.close()

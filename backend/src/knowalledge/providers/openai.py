@@ -16,12 +16,13 @@ from knowalledge.core import errors as e
 from knowalledge.core.clock import Clock
 from knowalledge.gateway.domain.answer import Chunk, Completion, Embeddings, Finish, Usage
 from knowalledge.gateway.domain.estimate import weigh
+from knowalledge.gateway.domain.passthrough import Source, Verbatim
 from knowalledge.gateway.domain.prompt import Blob, FileRef, Message, Prompt, Text, ToolCall, ToolResult
 from knowalledge.gateway.ports import Provider
 from knowalledge.net.http.client import HttpClient, Response
 from knowalledge.net.http.connection import header_lines
 from knowalledge.providers.descriptor import ProviderDescriptor, ProviderSpec, http_client
-from knowalledge.providers.rejections import is_request_fault, rejection
+from knowalledge.providers.rejections import is_request_fault, reason_of, rejection
 
 URL = "https://api.openai.com/v1"
 _encode = msgspec.json.Encoder().encode
@@ -110,6 +111,16 @@ def request_body(model: str, prompt: Prompt, stream: bool, limit_name: str = "ma
     return _encode(body)
 
 
+def passed_body(model: str, source: Source, stream: bool) -> bytes:
+    """The client's own body for this server: only the model's name and the fields of streams are ours."""
+    head = b'{"model":%b,' % _encode(model)
+    if stream:
+        options = source.stream_options
+        wanted = b'{"include_usage":true,%b' % options[1:] if options else b'{"include_usage":true}'
+        head += b'"stream":true,"stream_options":%b,' % wanted
+    return head + source.body[1:]
+
+
 def _raw(text: str) -> Raw:
     """JSON text, validated, to be embedded unchanged in a request. Raises ``ProviderRejected``."""
     try:
@@ -166,7 +177,7 @@ _NULL = Raw(b"null")
 
 class _FunctionDelta(Struct):
     name: str | None = None
-    arguments: str | None = None
+    arguments: str | dict[str, Any] | None = None  # some servers write the object itself
 
 
 class _ToolCallDelta(Struct):
@@ -187,6 +198,11 @@ class _Message(Struct):
     content: str | list[_ContentPart | str] | None = None
     refusal: str | None = None
     tool_calls: list[_ToolCallDelta] | None = None
+    # What has no place in a Completion, and is content all the same.
+    reasoning_content: Any = None
+    reasoning: Any = None
+    function_call: Any = None
+    audio: Any = None
 
 
 class _Choice(Struct):
@@ -197,6 +213,7 @@ class _Choice(Struct):
 
 
 class _ChatResponse(Struct):
+    id: str | None = None
     choices: list[_Choice] | None = None
     usage: Any = None
     model: str | None = None
@@ -219,23 +236,48 @@ _decode_embeddings = msgspec.json.Decoder(_EmbeddingsResponse).decode
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-def _read_response(body: bytes) -> _ChatResponse:
-    """A whole response, or an event of a stream. Raises the error that it holds, or ``ProviderGarbage``."""
+def _decode_event(data: bytes) -> _ChatResponse:
+    """A whole response, or an event of a stream. Raises ``ProviderGarbage``."""
     try:
-        response = _decode_response(body)
+        return _decode_response(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise e.ProviderGarbage("the provider's response does not match its API") from error
+
+
+def _only_text(event: _ChatResponse) -> str:
+    """The text of an event that holds nothing else; empty for any other event."""
+    choices = event.choices
+    if not choices or event.usage is not None or event.error != _NULL:
+        return ""
+    choice = choices[0]
+    delta = choice.delta
+    if delta is None or choice.finish_reason is not None or choice.error != _NULL:
+        return ""
+    text = delta.content
+    return text if isinstance(text, str) and not (delta.tool_calls or delta.refusal) else ""
+
+
+def _lacks_fields(response: _ChatResponse) -> bool:
+    """Whether a response does not say what it is: the ``openai`` SDKs skip events of no kind."""
+    return not response.object
+
+
+def _raise_reported(response: _ChatResponse, body: bytes) -> None:
+    """Raise the error that a response of status 200 holds."""
     choice = response.choices[0] if response.choices else None
     if response.error != _NULL or response.object == "error":
         raise_error(Response(0, {}, body))
     if choice is not None and choice.error != _NULL:
         raise_error(Response(0, {}, b'{"error":%b}' % bytes(choice.error)))
-    return response
 
 
-def read_completion(body: bytes) -> Completion:
-    """The response of chat/completions. Raises ``ProviderGarbage`` if it has no answer."""
-    response = _read_response(body)
+def read_completion(body: bytes, passes: bool = False) -> Completion:
+    """The response of chat/completions. Raises ``ProviderGarbage`` if it has no answer.
+
+    ``passes``: the client speaks this dialect, so the answer keeps the provider's words.
+    """
+    response = _decode_event(body)
+    _raise_reported(response, body)
     choice = response.choices[0] if response.choices else None
     if choice is None or choice.message is None:
         raise e.ProviderGarbage("the provider answered without a choice")
@@ -246,6 +288,10 @@ def read_completion(body: bytes) -> Completion:
         answer.finish(),
         read_usage(response.usage),
         (response.model or "")[:200],
+        Verbatim("openai", (body,), b"", True, _lacks_fields(response) and not response.id)
+        if passes
+        else None,
+        answer.reason,
     )
 
 
@@ -258,8 +304,29 @@ class _PartialCall(Struct):
 
     index: int | None
     id: str = ""
-    names: list[str] = []
-    arguments: list[str] = []
+    name: str = ""
+    arguments: str = ""
+
+    def add(self, function: _FunctionDelta) -> None:
+        """Add a delta. A name comes once; some servers repeat it in each delta, or send it in pieces."""
+        name, arguments = function.name or "", function.arguments
+        if not self.name or name.startswith(self.name):
+            self.name = name or self.name
+        else:
+            self.name += name
+        if isinstance(arguments, dict):
+            arguments = _encode(arguments).decode()
+        self.arguments += arguments or ""
+
+    def is_whole(self) -> bool:
+        """Whether the arguments are a complete object, so that more of them start another call."""
+        if not self.arguments.rstrip().endswith("}"):
+            return False
+        try:
+            _decode_object(self.arguments)
+        except (msgspec.DecodeError, RecursionError):
+            return False
+        return True
 
 
 class _AnswerBuilder:
@@ -268,6 +335,8 @@ class _AnswerBuilder:
     def __init__(self) -> None:
         self._calls: list[_PartialCall] = []
         self._has_refusal = False
+        self.has_content = False  # text, a refusal, a thought or a part of a call
+        self.reason = ""  # the provider's word, if ``finish`` is OTHER
         self._finish_reason: str | None = None
 
     def add(self, choice: _Choice) -> str:
@@ -278,24 +347,35 @@ class _AnswerBuilder:
             call = self._call_of(delta)
             call.id = call.id or delta.id or ""
             if delta.function is not None:
-                call.names.append(delta.function.name or "")
-                call.arguments.append(delta.function.arguments or "")
+                call.add(delta.function)
         self._has_refusal = self._has_refusal or bool(message.refusal)
         content = message.content
         if isinstance(content, list):
             content = "".join(map(_part_text, content))
-        return (content or "") + (message.refusal or "")
+        text = (content or "") + (message.refusal or "")
+        if not self.has_content:
+            others = (message.reasoning_content, message.reasoning, message.function_call, message.audio)
+            self.has_content = bool(text or self._calls or any(others))
+        return text
 
     def _call_of(self, delta: _ToolCallDelta) -> _PartialCall:
-        """The call that a delta belongs to. Some servers use one index for all calls: then a new id starts a call."""
+        """The call that a delta belongs to. Some servers use one index for all calls: then a new id starts a call.
+
+        Without ids a name together with arguments does, when those of the call before are complete.
+        """
+        function = delta.function
         for call in reversed(self._calls):
-            if call.index == delta.index and (not delta.id or delta.id == call.id):
-                return call
+            if call.index != delta.index or (delta.id and call.id and delta.id != call.id):
+                continue
+            starts = function is not None and function.name and function.arguments and not delta.id
+            if starts and call.is_whole():
+                break
+            return call
         self._calls.append(_PartialCall(delta.index))
         return self._calls[-1]
 
     def tool_calls(self) -> tuple[ToolCall, ...]:
-        return tuple(ToolCall("".join(it.names), "".join(it.arguments) or "{}", it.id) for it in self._calls)
+        return tuple(ToolCall(it.name, it.arguments or "{}", it.id) for it in self._calls)
 
     def finish(self) -> Finish:
         """Why the model stopped. Raises ``ProviderGarbage`` for an answer that did not end."""
@@ -305,7 +385,11 @@ class _AnswerBuilder:
         if self._has_refusal:
             return Finish.SAFETY
         if self._calls:
-            return Finish.TOOL_CALLS if finish is Finish.STOP else finish
+            finish = Finish.TOOL_CALLS if finish is Finish.STOP else finish
+        elif finish is Finish.TOOL_CALLS and self._finish_reason == "tool_calls":
+            finish = Finish.OTHER  # it announces calls and has none
+        if finish is Finish.OTHER:
+            self.reason = reason_of(self._finish_reason)[:80]
         return finish
 
 
@@ -389,13 +473,18 @@ class OpenAi:
         self._headers = header_lines(headers)
 
     def complete(self, prompt: Prompt, timeout: float) -> Completion:
-        body = request_body(self._model, prompt, False, self._limit_name)
-        return read_completion(self._post("/chat/completions", body, timeout))
+        body = self._body(prompt, False)
+        return read_completion(self._post("/chat/completions", body, timeout), prompt.source is not None)
+
+    def _body(self, prompt: Prompt, stream: bool) -> bytes:
+        if prompt.source is not None:
+            return passed_body(self._model, prompt.source, stream)
+        return request_body(self._model, prompt, stream, self._limit_name)
 
     def stream(self, prompt: Prompt, timeout: float) -> Generator[list[Chunk], None, None]:
-        body = request_body(self._model, prompt, True, self._limit_name)
+        body, passes = self._body(prompt, True), prompt.source is not None
         events = self._http.events("/chat/completions", body, self._headers, timeout, last=b"[DONE]")
-        answer, usage, version = _AnswerBuilder(), None, ""
+        answer, usage, version, lacks_fields = _AnswerBuilder(), None, "", False
         try:
             while True:
                 try:
@@ -403,32 +492,65 @@ class OpenAi:
                 except StopIteration as end:
                     failure: Response | None = end.value
                     break
-                chunks = []
+                texts: list[str] = []
+                passed: list[bytes] = []
+                usage_event, failed = b"", None
                 try:
                     for data in batch:
-                        event = _read_response(data)
+                        if not data:
+                            continue
+                        event = _decode_event(data)
+                        if passes and answer.has_content and (text := _only_text(event)):  # as most are
+                            texts.append(text)
+                            passed.append(data)
+                            continue
+                        _raise_reported(event, data)
+                        lacks_fields = lacks_fields or _lacks_fields(event)
                         usage = read_usage(event.usage) or usage
                         version = (event.model or version)[:200]
-                        text = answer.add(event.choices[0]) if event.choices else ""
-                        if text:
-                            chunks.append(Chunk(text, model_version=version))
-                except e.KnowalledgeError:
-                    if chunks:  # chunks before the failure are delivered first
-                        yield chunks
-                    raise
+                        if event.choices:
+                            texts.append(answer.add(event.choices[0]))
+                            passed.append(data)
+                        elif event.usage is not None:
+                            usage_event = data
+                        else:
+                            passed.append(data)
+                except e.KnowalledgeError as error:
+                    failed = error  # what came before is delivered first
+                if not passes:
+                    chunks = [Chunk(it, model_version=version) for it in texts if it]
+                elif passed or usage_event:
+                    verbatim = Verbatim("openai", tuple(passed), usage_event, False, lacks_fields)
+                    text = "".join(texts)
+                    chunks = [Chunk(text, (), None, None, version, verbatim, answer.has_content)]
+                else:
+                    chunks = []
                 if chunks:
                     yield chunks
+                if failed is not None:
+                    raise failed
         finally:
             events.close()
         if failure is not None:
             if failure.status != 200:
                 raise_error(failure)
             # The whole answer at once, or an error.
-            whole = read_completion(failure.body)
-            yield [Chunk(whole.text, whole.tool_calls, whole.usage, whole.finish, whole.model_version)]
+            whole = read_completion(failure.body, passes)
+            yield [
+                Chunk(
+                    whole.text,
+                    whole.tool_calls,
+                    whole.usage,
+                    whole.finish,
+                    whole.model_version,
+                    whole.verbatim,
+                    reason=whole.reason,
+                )
+            ]
             return
         finish = answer.finish()
-        yield [Chunk("", answer.tool_calls(), usage, finish, version)]
+        given = Verbatim("openai") if passes else None
+        yield [Chunk("", answer.tool_calls(), usage, finish, version, given, reason=answer.reason)]
 
     def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings:
         extra = {} if dimensions is None else {"dimensions": dimensions}
@@ -468,4 +590,4 @@ def _create(spec: ProviderSpec, url: str, clock: Clock) -> Provider:
     return OpenAi(http_client(spec, url, clock), spec.model, spec.api_key, limit_name)
 
 
-OPENAI = ProviderDescriptor(name="openai", create=_create, default_url=lambda _: URL)
+OPENAI = ProviderDescriptor(name="openai", create=_create, default_url=lambda _: URL, dialect="openai")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from knowalledge.core.clock import Clock
 from knowalledge.core.settings import Fault
+from knowalledge.gateway.domain.passthrough import DialectName
 from knowalledge.gateway.ports import Provider
 from knowalledge.providers.descriptor import (
     REST,
@@ -32,6 +33,11 @@ def build(spec: ProviderSpec, clock: Clock) -> Provider:
     if spec.credentials == "anonymous" and not is_loopback(url):
         raise ValueError("anonymous credentials are for loopback only")
     return descriptor.create(spec, url, clock)
+
+
+def dialect_of(spec: ProviderSpec) -> DialectName | None:
+    """The dialect in which a target takes and gives bodies as they are; None if it has none."""
+    return PROVIDERS[spec.provider].dialect if spec.client == REST else None
 
 
 def semconv_name(provider: str) -> str:

@@ -22,7 +22,10 @@ def make_routes(models: Sequence[ModelSettings], proxy: str, clock: Clock) -> Ma
     return {
         model.name: ModelRoutes(
             model.name,
-            tuple(Target(it.name, it.tier, make_provider(it, proxy, clock)) for it in model.targets),
+            tuple(
+                Target(it.name, it.tier, make_provider(it, proxy, clock), registry.dialect_of(it.spec))
+                for it in model.targets
+            ),
             model.fallback,
         )
         for model in models

@@ -85,6 +85,7 @@ def _installed(module: str) -> bool:
 
 VERTEX = ProviderDescriptor(
     name="vertex",
+    dialect="gemini",
     create=_create,
     default_url=lambda spec: url(spec.location),
     faults=_faults,

@@ -6,6 +6,7 @@ from typing import Literal
 from msgspec import Struct
 
 from knowalledge.core.limits import Allowance
+from knowalledge.gateway.domain.passthrough import Verbatim
 from knowalledge.gateway.domain.prompt import Text, ToolCall
 
 
@@ -41,13 +42,18 @@ class Usage(Struct, frozen=True):
         return self.input + self.output + self.thinking
 
 
-class Completion(Struct, frozen=True):
-    """One whole answer of a provider. ``usage`` is None if the provider gave no count."""
+class Completion(Struct, frozen=True, omit_defaults=True):
+    """One whole answer of a provider. ``usage`` is None if the provider gave no count.
+
+    ``verbatim`` is the same in the provider's own words, for a client of its dialect.
+    """
 
     parts: tuple[Text | ToolCall, ...]
     finish: Finish
     usage: Usage | None = None
     model_version: str = ""
+    verbatim: Verbatim | None = None
+    reason: str = ""  # the provider's word for why the model stopped, where ``finish`` is OTHER
 
     @property
     def text(self) -> str:
@@ -59,13 +65,20 @@ class Completion(Struct, frozen=True):
 
 
 class Chunk(Struct, frozen=True, omit_defaults=True):
-    """One step of a streamed answer. Only the last has ``finish``; ``usage`` may come earlier, and more than once."""
+    """One step of a streamed answer. Only the last has ``finish``; ``usage`` may come earlier, and more than once.
+
+    ``verbatim`` is the same in the provider's own words; its ``data`` is empty where they have been given before.
+    ``has_content`` is true where those words hold a part of the answer that is neither text nor a whole call.
+    """
 
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     usage: Usage | None = None
     finish: Finish | None = None
     model_version: str = ""
+    verbatim: Verbatim | None = None
+    has_content: bool = False
+    reason: str = ""  # as in ``Completion``
 
 
 class Embeddings(Struct, frozen=True):

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from knowalledge.core.limits import Allowance
 from knowalledge.gateway.domain.answer import Answer, CacheInfo
+from knowalledge.gateway.domain.passthrough import Verbatim
 from knowalledge.gateway.domain.prompt import ToolCall
 
 
@@ -28,11 +29,12 @@ class Started(Struct, frozen=True, tag=True):
     cache: CacheInfo = CacheInfo()
 
 
-class Delta(Struct, frozen=True, tag=True):
-    """The next piece of the answer."""
+class Delta(Struct, frozen=True, tag=True, omit_defaults=True):
+    """The next piece of the answer; ``verbatim`` is the same in the provider's own words."""
 
     text: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    verbatim: Verbatim | None = None
 
 
 class Done(Struct, frozen=True, tag=True):

@@ -8,6 +8,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from knowalledge.gateway.domain.passthrough import Source
+
 
 class Text(Struct, frozen=True, tag="text"):
     text: str
@@ -73,6 +75,7 @@ class Prompt(Struct, frozen=True, omit_defaults=True):
     tool_choice: str = ""  # "", auto, none, required, or a tool's name
     thinking_budget: int | None = None
     safety: str = ""  # Gemini safetySettings, JSON text, passed through
+    source: Source | None = None  # the request as its client wrote it, where a target may speak that dialect
 
     def texts(self) -> tuple[str, ...]:
         """All text that counts as input, in order."""

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from knowalledge.core.errors import UnknownModel
+from knowalledge.gateway.domain.passthrough import DialectName
+from knowalledge.gateway.domain.prompt import Prompt
 from knowalledge.gateway.ports import Provider
 
 # Longer names are cut before they are compared, in characters: the comparison is quadratic.
@@ -18,6 +21,12 @@ class Target(Struct, frozen=True):
     name: str
     tier: int
     provider: Provider
+    dialect: DialectName | None = None  # in which it takes and gives bodies as they are
+
+    def prompt_for(self, prompt: Prompt) -> Prompt:
+        """The prompt as this target takes it: the client's own body only where it speaks that dialect."""
+        source = prompt.source
+        return prompt if source is None or source.dialect == self.dialect else replace(prompt, source=None)
 
 
 class ModelRoutes(Struct, frozen=True):
@@ -47,6 +56,12 @@ class ModelCatalog(Struct, frozen=True):
         """The model and its fallbacks, in the order in which they are tried. Raises ``UnknownModel``."""
         routes = self.resolve(name)
         return (routes, *(self.models[it] for it in routes.fallback)) if routes.fallback else (routes,)
+
+    def speaks(self, name: str, dialect: DialectName) -> bool:
+        """Whether a target that may answer for this model takes bodies of this dialect as they are."""
+        if (name or self.default) not in self.models:
+            return False
+        return any(target.dialect == dialect for routes in self.chain(name) for target in routes.targets)
 
     def label(self, name: str) -> str:
         """The model's name for metrics and logs; ``unknown`` for one that only a caller knows."""

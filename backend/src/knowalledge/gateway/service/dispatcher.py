@@ -37,6 +37,10 @@ class Dispatcher(Struct, frozen=True):
         """A model's targets that may be called now, best first, and the seconds until one that rests may be."""
         estimate = self.estimator.estimate(routes.name, prompt, context.principal.tenant)
         now = self.clock.monotonic()
+        source = prompt.source
+        if source is not None and source.untranslatable[0]:
+            others = (it.name for it in routes.targets if it.dialect != source.dialect)
+            excluded = (*excluded, *others)
         return candidates(routes, estimate, excluded, self.breakers, self.headroom, now)
 
 

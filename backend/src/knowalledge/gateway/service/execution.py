@@ -7,6 +7,7 @@ from typing import Self, TypeVar, cast
 from knowalledge.core.context import RequestContext
 from knowalledge.core.errors import (
     CircuitOpen,
+    InvalidRequest,
     KnowalledgeError,
     Limited,
     NeverFits,
@@ -157,11 +158,15 @@ class RequestExecution:
                 now,
                 admission.deadline - now,
             )
-        raise (
-            refused
-            or attempts.error
-            or CircuitOpen("every target of this model is resting after failures", retry_after=rest_s)
-        )
+        raise refused or attempts.error or self._no_candidate(rest_s)
+
+    def _no_candidate(self, rest_s: float) -> KnowalledgeError:
+        """Why no target may be called: all rest, or none of them takes what the client wrote."""
+        source = self._request.prompt.source
+        if rest_s == float("inf") and source is not None and source.untranslatable[0]:
+            param, reason = source.untranslatable
+            return InvalidRequest(reason, param=param)
+        return CircuitOpen("every target of this model is resting after failures", retry_after=rest_s)
 
     def started(self, call: ProviderCall) -> Started:
         """The event that a streamed answer begins with."""

@@ -6,6 +6,7 @@ from knowalledge.core.context import RequestContext
 from knowalledge.core.errors import InvalidRequest
 from knowalledge.gateway.domain.answer import Answer, Completion, Embeddings, Finish
 from knowalledge.gateway.domain.events import Done, Event
+from knowalledge.gateway.domain.passthrough import DialectName
 from knowalledge.gateway.domain.prompt import Message, Prompt, Text
 from knowalledge.gateway.domain.request import Request
 from knowalledge.gateway.service.dispatcher import Dispatcher
@@ -25,7 +26,8 @@ class QuotaGateway:
             while True:
                 call = result_of(execution.acquire())
                 try:
-                    completion = call.target.provider.complete(request.prompt, call.timeout_s)
+                    target = call.target
+                    completion = target.provider.complete(target.prompt_for(request.prompt), call.timeout_s)
                 except BaseException as error:  # noqa: BLE001 - however the call ends, its reservation ends too
                     execution.handle_failure(call, error)
                 else:
@@ -68,12 +70,17 @@ class QuotaGateway:
 
     def count_tokens(self, context: RequestContext, request: Request) -> int:
         """Input tokens as the provider counts them. Google does not charge for it, so no quota is spent."""
-        provider = self._dispatcher.catalog.resolve(request.model).targets[0].provider
-        return provider.count_tokens(request.prompt, context.timeout_s or self._dispatcher.timeout_s)
+        target = self._dispatcher.catalog.resolve(request.model).targets[0]
+        prompt = target.prompt_for(request.prompt)
+        return target.provider.count_tokens(prompt, context.timeout_s or self._dispatcher.timeout_s)
 
     def models(self) -> tuple[str, ...]:
         """The names of all models, in the order of the configuration."""
         return tuple(self._dispatcher.catalog.models)
+
+    def speaks(self, name: str, dialect: DialectName) -> bool:
+        """Whether a body of this dialect may go on to a target of this model as it came."""
+        return self._dispatcher.catalog.speaks(name, dialect)
 
     def model(self, name: str) -> str:
         """A model's own name. Raises ``UnknownModel``."""

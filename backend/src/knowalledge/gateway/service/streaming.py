@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Generator
 
+from msgspec.structs import replace
+
 from knowalledge.core.clock import Clock
 from knowalledge.gateway.domain.answer import Completion, Finish, Usage
 from knowalledge.gateway.domain.events import Delta, Event, Started
@@ -16,7 +18,9 @@ class StreamedCall:
         "_call",
         "_clock",
         "_finish",
+        "_held",
         "_model_version",
+        "_reason",
         "_started",
         "_texts",
         "_tool_calls",
@@ -30,28 +34,42 @@ class StreamedCall:
         self._tool_calls: list[ToolCall] = []
         self._usage: Usage | None = None
         self._finish = Finish.OTHER
+        self._reason = ""
         self._model_version = ""
+        self._held: tuple[bytes, ...] = ()  # the provider's words before the first content
         self.first_token_at = 0.0  # monotonic; 0: no content yet
 
     def events(self, prompt: Prompt) -> Generator[list[Event], None, None]:
         """The events of the call, those that come together in one list. Closing it closes the connection."""
-        batches = self._call.target.provider.stream(prompt, self._call.timeout_s)
+        batches = self._call.target.provider.stream(
+            self._call.target.prompt_for(prompt), self._call.timeout_s
+        )
         try:
             for chunks in batches:
                 events: list[Event] = []
                 for chunk in chunks:
-                    text, tool_calls = chunk.text, chunk.tool_calls
+                    text, tool_calls, verbatim = chunk.text, chunk.tool_calls, chunk.verbatim
                     # A chunk without content, such as a count while the model thinks, does not rule out another try.
-                    if not self.first_token_at and (text or tool_calls or chunk.finish):
+                    if not self.first_token_at:
+                        if not (text or tool_calls or chunk.finish or chunk.has_content):
+                            self._usage = chunk.usage or self._usage
+                            if verbatim is not None:
+                                self._held += verbatim.data
+                            continue
                         self.first_token_at = self._clock.monotonic()
                         events.append(self._started(self._call))
+                        if self._held and verbatim is not None:
+                            verbatim = replace(verbatim, data=self._held + verbatim.data)
                     self._usage = chunk.usage or self._usage
                     self._model_version = chunk.model_version or self._model_version
-                    self._finish = chunk.finish or self._finish
+                    if chunk.finish is not None:
+                        self._finish, self._reason = chunk.finish, chunk.reason
                     if text or tool_calls:
                         self._texts.append(text)
                         self._tool_calls.extend(tool_calls)
-                        events.append(Delta(text, tool_calls))
+                        events.append(Delta(text, tool_calls, verbatim))
+                    elif verbatim is not None and (verbatim.data or verbatim.usage):
+                        events.append(Delta("", (), verbatim))
                 if events:
                     yield events
         finally:
@@ -65,4 +83,4 @@ class StreamedCall:
         """The whole answer, when the events have ended."""
         text = "".join(self._texts)
         parts: tuple[Text | ToolCall, ...] = ((Text(text),) if text else ()) + tuple(self._tool_calls)
-        return Completion(parts, self._finish, self._usage, self._model_version)
+        return Completion(parts, self._finish, self._usage, self._model_version, reason=self._reason)

@@ -6,6 +6,7 @@ import msgspec
 
 from knowalledge.core.errors import InvalidRequest
 from knowalledge.gateway.api.gemini.json_schema import json_schema
+from knowalledge.gateway.api.gemini.passthrough import source_of
 from knowalledge.gateway.api.gemini.schemas import (
     ContentBody,
     CountTokensBody,
@@ -35,18 +36,25 @@ _GOOGLE_TOOLS = tuple(
 )
 
 
-def prompt_of(body: GenerateContentBody) -> Prompt:
-    """Raises ``InvalidRequest`` for what cannot be served, and where there is nothing to answer."""
-    if body.cached_content:
-        raise InvalidRequest("cached contents are not kept here", param="cachedContent")
+def prompt_of(body: GenerateContentBody, source: bytes | None = None) -> Prompt:
+    """Raises ``InvalidRequest`` for what cannot be served, and where there is nothing to answer.
+
+    ``source``: the body as it came, where it may go on like that; then nothing is refused that its provider may serve.
+    """
     config = body.generation_config or GenerationConfig()
-    _refuse_unserved(config)
+    unserved = _unserved(body, config)
+    if source is None and unserved is not None:
+        raise unserved
+    passed = None
+    if source is not None:
+        lacks_role = any(not it.role for it in as_tuple(body.contents))
+        passed = source_of(source, unserved, lacks_role)
     system = body.system_instruction
     safety = as_tuple(body.safety_settings)
     tools, tool_choice = _tools(as_tuple(body.tools), body.tool_config)
     schema = _response_schema(config)
     return Prompt(
-        non_empty(_turns(as_tuple(body.contents)), "contents"),
+        non_empty(_turns(as_tuple(body.contents), passed is not None), "contents"),
         system=text_of(system, "systemInstruction") if system else "",
         max_output_tokens=config.max_output_tokens,
         temperature=config.temperature,
@@ -60,8 +68,9 @@ def prompt_of(body: GenerateContentBody) -> Prompt:
         json_schema=schema,
         tools=tools,
         tool_choice=tool_choice,
-        thinking_budget=_thinking_budget(config.thinking_config),
+        thinking_budget=_thinking_budget(config.thinking_config, passed is not None),
         safety=_encode(safety).decode() if safety else "",
+        source=passed,
     )
 
 
@@ -87,18 +96,26 @@ def dimensions_of(body: EmbedContentBody) -> int | None:
     return body.output_dimensionality or (config.output_dimensionality if config else None)
 
 
-def _refuse_unserved(config: GenerationConfig) -> None:
+def _unserved(body: GenerateContentBody, config: GenerationConfig) -> InvalidRequest | None:
+    """What only a provider of this dialect can serve: leaving it out would change the answer."""
     at = "generationConfig."
     if config.candidate_count not in (None, 1):
         raise InvalidRequest("one candidate a request: ask more often instead", param=f"{at}candidateCount")
+    if body.cached_content:
+        return InvalidRequest("cached contents are not kept here", param="cachedContent")
+    for index, tools in enumerate(as_tuple(body.tools)):
+        for name in _GOOGLE_TOOLS:
+            if getattr(tools, name) is not None:
+                return InvalidRequest(f"{name} is not served here", param=f"tools[{index}]")
     if config.response_mime_type not in (None, "", "text/plain", "application/json"):
-        raise InvalidRequest("choose text/plain or application/json", param=f"{at}responseMimeType")
+        return InvalidRequest("choose text/plain or application/json", param=f"{at}responseMimeType")
     if set(config.response_modalities or ()) - {"TEXT", "MODALITY_UNSPECIFIED"}:
-        raise InvalidRequest("answers are text only", param=f"{at}responseModalities")
+        return InvalidRequest("answers are text only", param=f"{at}responseModalities")
     if config.speech_config or config.image_config:
-        raise InvalidRequest("answers are text only", param=f"{at}speechConfig")
+        return InvalidRequest("answers are text only", param=f"{at}speechConfig")
     if config.response_logprobs:
-        raise InvalidRequest("log probabilities are not served here", param=f"{at}responseLogprobs")
+        return InvalidRequest("log probabilities are not served here", param=f"{at}responseLogprobs")
+    return None
 
 
 def _response_schema(config: GenerationConfig) -> str:
@@ -110,11 +127,11 @@ def _response_schema(config: GenerationConfig) -> str:
     return json_schema(optional_json_object(config.response_schema, param), param)
 
 
-def _thinking_budget(config: ThinkingConfig | None) -> int | None:
+def _thinking_budget(config: ThinkingConfig | None, passes: bool) -> int | None:
     if config is None or config.thinking_level is None:
         return config.thinking_budget if config else None
     tokens = THINKING_TOKENS.get(config.thinking_level.lower())
-    if tokens is None:
+    if tokens is None and not passes:
         raise InvalidRequest(
             "the levels are minimal, low, medium and high",
             param="generationConfig.thinkingConfig.thinkingLevel",
@@ -122,8 +139,11 @@ def _thinking_budget(config: ThinkingConfig | None) -> int | None:
     return tokens
 
 
-def _turns(contents: Iterable[ContentBody]) -> list[Message]:
-    """The turns. Results of functions become a turn of their own, before the rest of their content."""
+def _turns(contents: Iterable[ContentBody], lenient: bool = False) -> list[Message]:
+    """The turns. Results of functions become a turn of their own, before the rest of their content.
+
+    ``lenient``: kinds of parts that the gateway does not carry are left out, because the body goes on as it came.
+    """
     turns: list[Message] = []
     for index, content in enumerate(contents):
         parts: list[Part] = []
@@ -131,7 +151,12 @@ def _turns(contents: Iterable[ContentBody]) -> list[Message]:
         for number, body in enumerate(as_tuple(content.parts)):
             if body.thought:  # a model's earlier thoughts are no part of what it said
                 continue
-            part = _part(body, f"contents[{index}].parts[{number}]")
+            try:
+                part = _part(body, f"contents[{index}].parts[{number}]")
+            except InvalidRequest:
+                if not lenient:
+                    raise
+                part = Text("-")
             (results if isinstance(part, ToolResult) else parts).append(part)
         if results:
             turns.append(Message("tool", tuple(results)))
@@ -163,9 +188,6 @@ def _tools(bodies: tuple[GoogleTools, ...], config: ToolConfig | None) -> tuple[
     """The functions, and the prompt's ``tool_choice``."""
     tools: list[Tool] = []
     for index, body in enumerate(bodies):
-        for name in _GOOGLE_TOOLS:
-            if getattr(body, name) is not None:
-                raise InvalidRequest(f"{name} is not served here", param=f"tools[{index}]")
         for number, declaration in enumerate(body.function_declarations or ()):
             tools.append(_tool(declaration, f"tools[{index}].functionDeclarations[{number}]"))
     calling = config.function_calling_config if config else None

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 
 from flask import Blueprint, Response
+from flask import Request as HttpRequest
+from msgspec import Raw
 
 from knowalledge.core.errors import InvalidRequest, NotFound
 from knowalledge.gateway.api.context import ApiContext
@@ -14,9 +16,11 @@ from knowalledge.gateway.api.gemini.models import (
     describe_model,
     list_models,
 )
+from knowalledge.gateway.api.gemini.passthrough import whole_body
 from knowalledge.gateway.api.gemini.prompts import counted_prompt_of, dimensions_of, prompt_of, text_of
 from knowalledge.gateway.api.gemini.stream import ContentStream
 from knowalledge.gateway.api.headers import answer_headers
+from knowalledge.gateway.domain.prompt import Prompt
 from knowalledge.web.responses import current, json_response
 
 # OpenAI's dialect lists its models here too.
@@ -65,17 +69,25 @@ def blueprint(api: ApiContext) -> Blueprint:
 def _generating(api: ApiContext) -> dict[str, _Method]:
     web = api.web
 
+    def read_prompt(http: HttpRequest, model: str) -> Prompt:
+        body = web.read_body(http)
+        content = schemas.read(schemas.GenerateContentBody, body)
+        return prompt_of(content, (body or b"{}") if api.gateway.speaks(model, "gemini") else None)
+
     def generate(model: str) -> Response:
         http = current()
-        prompt = prompt_of(schemas.read(schemas.GenerateContentBody, web.read_body(http)))
+        prompt = read_prompt(http, model)
         context = web.request_context(http)
         answer = api.complete(http, context, api.request(http, model, prompt))
+        verbatim = answer.completion.verbatim
+        if verbatim is not None:
+            return json_response(Raw(whole_body(verbatim)), answer_headers(answer, context.priority))
         body = content_answer(answer, answer_parts(answer.completion.parts) or NO_TEXT)
         return json_response(body, answer_headers(answer, context.priority))
 
     def stream(model: str) -> Response:
         http = current()
-        prompt = prompt_of(schemas.read(schemas.GenerateContentBody, web.read_body(http)))
+        prompt = read_prompt(http, model)
         context = web.request_context(http)
         renderer = ContentStream(context.request_id, as_array=http.args.get("alt") != "sse")
         return api.stream(http, context, api.request(http, model, prompt), renderer)

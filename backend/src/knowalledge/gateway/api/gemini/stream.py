@@ -5,8 +5,10 @@ import msgspec
 from knowalledge.gateway.api.gemini import schemas
 from knowalledge.gateway.api.gemini.answers import NO_TEXT, answer_parts, content_answer
 from knowalledge.gateway.api.gemini.errors import error_body
+from knowalledge.gateway.api.gemini.passthrough import elements
 from knowalledge.gateway.api.streaming import CONTENT_TYPE
 from knowalledge.gateway.domain.events import Delta, Done, Event, QueuePosition, Started
+from knowalledge.gateway.domain.passthrough import Verbatim
 from knowalledge.gateway.domain.prompt import Text
 
 _encode = msgspec.json.Encoder().encode
@@ -23,9 +25,11 @@ class ContentStream:
     def __init__(self, request_id: str, as_array: bool) -> None:
         self._id = request_id
         self._model = ""
+        self._passes = False  # the provider's own words are sent
         self._before = b"[" if as_array else b"data: "
         self._after = b"\n" if as_array else b"\n\n"
-        self._end = b"]\n" if as_array else b""
+        # Nothing may follow the bracket: Google's own REST client fails on a line break.
+        self._end = b"]" if as_array else b""
         self.content_type = "application/json" if as_array else CONTENT_TYPE
 
     def opens(self, event: Event) -> bool:
@@ -35,6 +39,12 @@ class ContentStream:
 
     def render(self, event: Event) -> bytes:
         match event:
+            case Delta(verbatim=Verbatim() as verbatim):
+                self._passes = True
+                data = elements(verbatim, bool(self._end), self._before == b"[")
+                if data and self._end:
+                    self._before = b","
+                return data
             case Delta(text, calls):
                 parts = answer_parts(((Text(text),) if text else ()) + calls)
                 candidate = schemas.Candidate(schemas.AnswerContent(parts))
@@ -44,6 +54,8 @@ class ContentStream:
                 return b""
             case QueuePosition():
                 return self.heartbeat
+            case Done() if self._passes:
+                return self._end
             case Done(answer):
                 return self._element(content_answer(answer, NO_TEXT)) + self._end
 

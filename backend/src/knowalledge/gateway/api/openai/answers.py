@@ -10,12 +10,11 @@ from knowalledge.gateway.api.openai import schemas
 from knowalledge.gateway.domain.answer import Answer, Embeddings, Finish, Usage
 from knowalledge.gateway.domain.prompt import ToolCall
 
-_FINISH: dict[Finish, schemas.FinishReason] = {
+_FINISH = {
     Finish.STOP: "stop",
     Finish.LENGTH: "length",
     Finish.TOOL_CALLS: "tool_calls",
     Finish.SAFETY: "content_filter",
-    Finish.OTHER: "stop",
 }
 
 
@@ -78,9 +77,12 @@ def extra_content(call: ToolCall) -> schemas.ExtraContent | UnsetType:
     return schemas.ExtraContent(schemas.GoogleExtra(call.signature)) if call.signature else UNSET
 
 
-def finish_reason(answer: Answer) -> schemas.FinishReason:
-    """Why the model stopped; with tool calls always ``tool_calls``."""
-    return "tool_calls" if answer.completion.tool_calls else _FINISH[answer.completion.finish]
+def finish_reason(answer: Answer) -> str:
+    """Why the model stopped. What this dialect has no word for has the provider's, in small letters: never ``stop``."""
+    completion = answer.completion
+    if completion.finish is Finish.STOP and completion.tool_calls:
+        return "tool_calls"
+    return _FINISH.get(completion.finish) or completion.reason.lower() or "other"
 
 
 def chat_usage(usage: Usage) -> schemas.ChatUsage:

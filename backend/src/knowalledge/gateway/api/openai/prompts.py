@@ -1,6 +1,7 @@
 """A chat body of OpenAI's dialect as a prompt, and an embeddings body as texts."""
 
 from knowalledge.core.errors import InvalidRequest
+from knowalledge.gateway.api.openai.passthrough import source_of
 from knowalledge.gateway.api.openai.schemas import (
     AssistantMessage,
     AudioPart,
@@ -31,15 +32,23 @@ from knowalledge.gateway.api.parsing import (
     non_empty,
     optional_json_object,
 )
+from knowalledge.gateway.domain.passthrough import Source
 from knowalledge.gateway.domain.prompt import Blob, Message, Part, Prompt, Text, Tool, ToolCall, ToolResult
 
 _NOT_SERVED = ("logprobs", "top_logprobs", "logit_bias", "web_search_options")
 _REPLACED = (("functions", "tools"), ("function_call", "tool_choice"))
 
 
-def prompt_of(body: ChatBody) -> Prompt:
-    """Raises ``InvalidRequest`` for what cannot be served, and where there is nothing to answer."""
-    _refuse_unserved(body)
+def prompt_of(body: ChatBody, source: bytes | None = None) -> Prompt:
+    """Raises ``InvalidRequest`` for what cannot be served, and where there is nothing to answer.
+
+    ``source``: the body as it came, where it may go on like that; then nothing is refused that its provider may serve.
+    """
+    passed: Source | None = None
+    if source is not None:
+        passed = source_of(source, _unserved(body))
+    elif (unserved := _unserved(body)) is not None:
+        raise unserved
     system, turns = _conversation(body.messages)
     answer_format = body.response_format
     schema = ""
@@ -61,7 +70,8 @@ def prompt_of(body: ChatBody) -> Prompt:
         json_schema=schema,
         tools=tools,
         tool_choice=_tool_choice(body, tools),
-        thinking_budget=None if effort is None else THINKING_TOKENS[effort],
+        thinking_budget=None if effort is None else THINKING_TOKENS.get(effort),
+        source=passed,
     )
 
 
@@ -77,17 +87,19 @@ def texts_of(body: EmbeddingsBody) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _refuse_unserved(body: ChatBody) -> None:
-    if body.n not in (None, 1):
+def _unserved(body: ChatBody) -> InvalidRequest | None:
+    """What only a provider of this dialect can serve: leaving it out would change the answer."""
+    if body.n not in (None, 1):  # also there: the quota of so many answers is not reserved
         raise InvalidRequest("one choice a request: ask n times instead", param="n")
     for name in _NOT_SERVED:
         if getattr(body, name):
-            raise InvalidRequest(f"{name} is not served here", param=name)
+            return InvalidRequest(f"{name} is not served here", param=name)
     for name, newer in _REPLACED:
         if getattr(body, name):
-            raise InvalidRequest(f"{name} is out of use: send {newer}", param=name)
+            return InvalidRequest(f"{name} is out of use: send {newer}", param=name)
     if body.modalities not in (None, ["text"]):
-        raise InvalidRequest("answers are text only", param="modalities")
+        return InvalidRequest("answers are text only", param="modalities")
+    return None
 
 
 def _tool_choice(body: ChatBody, tools: tuple[Tool, ...]) -> str:

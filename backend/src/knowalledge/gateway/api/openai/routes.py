@@ -1,14 +1,29 @@
 """OpenAI's dialect: ``/v1/chat/completions``, ``/v1/embeddings``, ``/v1/models``."""
 
 from flask import Blueprint, Response
+from msgspec import Raw
 
+from knowalledge.core.errors import InvalidRequest
 from knowalledge.gateway.api.context import ApiContext
 from knowalledge.gateway.api.gemini import models as gemini_models
 from knowalledge.gateway.api.headers import answer_headers
 from knowalledge.gateway.api.openai import schemas
-from knowalledge.gateway.api.openai.answers import chat_completion, embedding_list, model_card
+from knowalledge.gateway.api.openai.answers import (
+    chat_completion,
+    completion_id,
+    embedding_list,
+    model_card,
+)
+from knowalledge.gateway.api.openai.passthrough import (
+    Envelope,
+    Heading,
+    opaque_prompt,
+    read_envelope,
+    whole_body,
+)
 from knowalledge.gateway.api.openai.prompts import prompt_of, texts_of
 from knowalledge.gateway.api.openai.stream import ChatStream
+from knowalledge.gateway.domain.prompt import Prompt
 from knowalledge.web.responses import current, json_response
 
 
@@ -19,16 +34,18 @@ def blueprint(api: ApiContext) -> Blueprint:
     @routes.post("/v1/chat/completions")
     def chat() -> Response:
         http = current()
-        body = schemas.read_chat(api.web.read_body(http))
-        prompt = prompt_of(body)
+        body, prompt = _read_chat(api, api.web.read_body(http))
         context = api.web.request_context(http)
         request = api.request(http, body.model, prompt)
         if body.stream:
-            options = body.stream_options
-            include_usage = bool(options and options.include_usage)
+            include_usage = _includes_usage(body)
             renderer = ChatStream(context.request_id, request.model, int(api.web.now()), include_usage)
             return api.stream(http, context, request, renderer)
         answer = api.complete(http, context, request)
+        verbatim = answer.completion.verbatim
+        if verbatim is not None:
+            heading = Heading(completion_id(answer.id), int(api.web.now()), answer.model)
+            return json_response(Raw(whole_body(verbatim, heading)), answer_headers(answer, context.priority))
         completion = chat_completion(answer, int(api.web.now()))
         return json_response(completion, answer_headers(answer, context.priority))
 
@@ -55,3 +72,25 @@ def blueprint(api: ApiContext) -> Blueprint:
         return json_response(model_card(api.model(http, model)), api.web.headers(http))
 
     return routes
+
+
+def _read_chat(api: ApiContext, body: bytes) -> tuple[schemas.ChatBody | Envelope, Prompt]:
+    """The body, and its prompt. Raises ``InvalidRequest``.
+
+    A kind of part, tool or format that is unknown here is for the provider to judge, if one of this dialect may answer.
+    """
+    try:
+        chat = schemas.read_chat(body)
+    except InvalidRequest as error:
+        envelope = read_envelope(body) if schemas.names_unknown_kind(error) else None
+        if envelope is None or not api.gateway.speaks(envelope.model, "openai"):
+            raise
+        return envelope, opaque_prompt(envelope, body, error)
+    return chat, prompt_of(chat, body if api.gateway.speaks(chat.model, "openai") else None)
+
+
+def _includes_usage(body: schemas.ChatBody | Envelope) -> bool:
+    options = body.stream_options
+    if isinstance(options, dict):
+        return bool(options.get("include_usage"))
+    return bool(options and options.include_usage)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from knowalledge.core.errors import InvalidRequest
 from knowalledge.gateway.api.schemas import (
     MAX_MESSAGES,
     MAX_STOPS,
@@ -246,6 +247,12 @@ def read_chat(body: bytes) -> ChatBody:
     return chat
 
 
+def names_unknown_kind(error: InvalidRequest) -> bool:
+    """Whether a body was refused only for a word that is not among those known here; roles but one are all known."""
+    unknown = error.message.startswith(("Invalid value ", "Invalid enum value "))
+    return unknown and (not error.param.endswith(".role") or "'function'" in error.message)
+
+
 def read_embeddings(body: bytes) -> EmbeddingsBody:
     """Raises ``InvalidRequest``."""
     embeddings: EmbeddingsBody = decode(_embeddings, body)
@@ -254,7 +261,8 @@ def read_embeddings(body: bytes) -> EmbeddingsBody:
 
 # -- responses -----------------------------------------------------------------------------------------------------
 
-FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+# stop, length, tool_calls or content_filter; for what OpenAI has no word, the provider's in small letters.
+FinishReason = str
 
 
 class FunctionCall(Struct, frozen=True):

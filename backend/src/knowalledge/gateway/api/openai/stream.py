@@ -12,8 +12,10 @@ from knowalledge.gateway.api.openai.answers import (
     finish_reason,
 )
 from knowalledge.gateway.api.openai.errors import error_body
+from knowalledge.gateway.api.openai.passthrough import Heading, event_data, usage_data
 from knowalledge.gateway.api.streaming import CONTENT_TYPE, KEEP_ALIVE
 from knowalledge.gateway.domain.events import Delta, Done, Event, QueuePosition, Started
+from knowalledge.gateway.domain.passthrough import Verbatim, frames
 from knowalledge.gateway.domain.prompt import ToolCall
 
 _encode = msgspec.json.Encoder().encode
@@ -33,6 +35,8 @@ class ChatStream:
         self._created = created
         self._usage: UnsetType | None = None if include_usage else UNSET
         self._calls = 0
+        self._role_due = False  # the answer has begun, its first chunk is not sent
+        self._passes = False  # the provider's own words are sent
 
     def opens(self, event: Event) -> bool:
         return not isinstance(
@@ -41,21 +45,45 @@ class ChatStream:
 
     def render(self, event: Event) -> bytes:
         match event:
+            case Delta(verbatim=Verbatim() as verbatim):
+                return self._pass_on(verbatim)
             case Delta(text, calls):
                 delta = schemas.DeltaBody(
                     content=text or UNSET, tool_calls=self._call_pieces(calls) if calls else UNSET
                 )
-                return self._chunk(schemas.ChunkChoice(delta))
+                return self._role() + self._chunk(schemas.ChunkChoice(delta))
             case QueuePosition(position, eta_s):
                 return b": queued position=%d eta_s=%.1f\n\n" % (position, eta_s)
             case Started(model):
-                self._model = model
-                return self._chunk(schemas.ChunkChoice(schemas.DeltaBody(role="assistant", content="")))
+                self._model, self._role_due = model, True
+                return b""
             case Done(answer):
-                last = self._chunk(schemas.ChunkChoice(schemas.DeltaBody(), finish_reason(answer)))
+                last = b""
+                if not self._passes:
+                    last = self._role() + self._chunk(
+                        schemas.ChunkChoice(schemas.DeltaBody(), finish_reason(answer))
+                    )
                 if self._usage is None:
                     last += _data(self._chunk_body((), chat_usage(answer.usage)))
                 return last + b"data: [DONE]\n\n"
+
+    def _role(self) -> bytes:
+        """The chunk that begins an answer of ours; the provider's own words begin with one of theirs."""
+        if not self._role_due:
+            return b""
+        self._role_due = False
+        return self._chunk(schemas.ChunkChoice(schemas.DeltaBody(role="assistant", content="")))
+
+    def _pass_on(self, verbatim: Verbatim) -> bytes:
+        self._passes, self._role_due = True, False
+        if not (verbatim.usage or verbatim.whole or verbatim.lacks_fields):
+            return frames(verbatim.data) if verbatim.data else b""
+        heading = Heading(self._id, self._created, self._model)
+        data = event_data(verbatim, heading)
+        if self._usage is None and (usage := usage_data(verbatim, heading)):
+            self._usage = UNSET  # it is told once
+            data += usage
+        return data
 
     def render_error(self, error: BaseException) -> bytes:
         return _data(error_body(error, self._request_id))
