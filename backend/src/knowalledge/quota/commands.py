@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import astuple
 
 from knowalledge.core.context import Priority
-from knowalledge.net.redis.errors import REDIS_ERRORS, UnexpectedReply, reason
+from knowalledge.net.redis.errors import REDIS_ERRORS, UnexpectedReply, error_word, may_be_half_done, reason
 from knowalledge.net.redis.probe import try_write
 from knowalledge.net.redis.scripts import CommandExecutor, Script
 from knowalledge.quota.domain.admission import Positions, RefusalReason
@@ -57,6 +57,8 @@ class QuotaScripts(Struct, frozen=True):
     positions: Script
 
 
+# Apart, because a rolling update needs no older one.
+_RESET = _script("reset")
 SCRIPTS = QuotaScripts(**{name: _script(name) for name in QuotaScripts.__struct_fields__})
 
 
@@ -93,6 +95,7 @@ class LocalUsage(Struct, frozen=True):
     finished: tuple[str, ...]  # ids
     pending: tuple[str, ...] = ()  # ids
     gate: Gate = Gate()
+    is_new: bool = False  # whether the state is new to this replica
 
 
 # -- replies -------------------------------------------------------------------------------------------------------
@@ -231,6 +234,8 @@ class QuotaCommands:
         self._now = now
         self._redis_now = redis_now
         self._scripts = scripts
+        # Targets whose state a script may have left half written.
+        self.broken: set[str] = set()
 
     def reserve(self, target: StoredTarget, epoch: str, waiter: Waiter, patience_s: float) -> ReserveReply:
         at = target.at(self._now())
@@ -307,6 +312,11 @@ class QuotaCommands:
         )
         return _decoded(_text, reply)
 
+    def reset(self, target: StoredTarget, epoch: str) -> None:
+        """Remove a broken state, if it is still the one that ``epoch`` names."""
+        self._call(_RESET, target, epoch, self._replica)
+        self.broken.discard(target.name)
+
     def _packed(self, usage: LocalUsage) -> bytes:
         live: list[tuple[object, ...]] = [
             (
@@ -334,12 +344,18 @@ class QuotaCommands:
                 pending=usage.pending,
                 gate_us=usage.gate.left_us,
                 gate_window=usage.gate.window,
+                is_new=usage.is_new,
             )
         )
 
     def epoch(self, target: StoredTarget) -> str:
         """The epoch of the state in Redis; "" if there is none."""
-        return _decoded(_text, self._execute("HGET", target.keys[0], Field.EPOCH) or b"")
+        try:
+            stored = self._client.execute_command("HGET", target.keys[0], Field.EPOCH)
+        except REDIS_ERRORS as error:
+            self._record_broken(target, error)
+            raise RedisUnavailable(reason(error)) from error
+        return _decoded(_text, stored or b"")
 
     def totals(self, target: StoredTarget) -> QuotaTotals:
         counters = self._execute("HMGET", target.keys[0], *(field for field, _ in _TOTALS))
@@ -361,7 +377,12 @@ class QuotaCommands:
         except REDIS_ERRORS as error:
             if str(error).startswith(EPOCH_MISMATCH):
                 raise EpochMismatch from error
+            self._record_broken(target, error)
             raise RedisUnavailable(reason(error)) from error
+
+    def _record_broken(self, target: StoredTarget, error: BaseException) -> None:
+        if may_be_half_done(error) or error_word(error) == "WRONGTYPE":
+            self.broken.add(target.name)
 
     def _execute(self, *args: str | bytes) -> Any:
         try:

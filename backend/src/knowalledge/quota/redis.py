@@ -79,6 +79,7 @@ class _Target:
         self.tickets: dict[str, WaitingTicket] = {}
         self.waiters: dict[str, Waiter] = {}
         self.epoch = ""  # of the state that this replica has joined
+        self.tried_epoch = ""  # of the state that it has last tried to join
         self.pumping = False
         self.changed = Event()  # something that the pump did not know when it went to sleep
 
@@ -129,6 +130,7 @@ class RedisQuotaStore:
         self._commands = QuotaCommands(client, rules, replica, self._now, redis_now, scripts)
         self._targets = {name: _Target(StoredTarget(name, own, rules)) for name, own in windows.items()}
         self._by_prefix = {target.stored.prefix: target for target in self._targets.values()}
+        self.on_unavailable: Callable[[RedisUnavailable], None] = lambda _: None
         self.on_grant: Callable[[str, Waiter], None] = lambda target, waiter: None  # noqa: ARG005
 
     def reserve(self, target: str, request: ReservationRequest) -> Decision:
@@ -248,8 +250,8 @@ class RedisQuotaStore:
                 local.changed.clear()
                 if local.tickets:
                     local.changed.wait(min(wait, REFRESH_S) if wait else REFRESH_S)
-        except RedisUnavailable:
-            pass  # the next request finds out, or the next heartbeat does
+        except RedisUnavailable as error:
+            self.on_unavailable(error)
         # Not after another error: then this is called again.
         local.pumping = False
 
@@ -307,11 +309,13 @@ class RedisQuotaStore:
         """
         local = self._targets[target]
         while True:
-            epoch = self._commands.epoch(local.stored)
+            if target in self._commands.broken:
+                self._commands.reset(local.stored, local.tried_epoch)
+            epoch = local.tried_epoch = self._commands.epoch(local.stored)
             new = epoch != local.epoch or not epoch
             joined = self._commands.join(local.stored, epoch, LEASE_S, pause_s, usage_of(new))
             if joined == epoch or not epoch:
-                local.epoch = joined
+                local.epoch = local.tried_epoch = joined
                 local.requeue_all()
                 return new
 

@@ -143,6 +143,7 @@ class ReplicaQuotaStore:
         self._greenlets: list[gevent.Greenlet[..., None]] = []
         self._log = structlog.get_logger()
         shared.on_grant = mirror.mirror_grant
+        shared.on_unavailable = self._enter_degraded
 
     def start(self) -> None:
         """Begin to listen, to send heartbeats and to write; once, in the process that serves."""
@@ -363,6 +364,7 @@ class ReplicaQuotaStore:
             finished=tuple(ended_id for of, ended_id in self._ended if of == target),
             pending=tuple(end.reservation.id for end in self._outboxes[target].pending),
             gate=self._gate(target),
+            is_new=everything,
         )
 
     def _gate(self, target: str) -> Gate:

@@ -148,6 +148,7 @@ class LocalUsageRecord(Struct, frozen=True, array_like=True):
     pending: tuple[str, ...]
     gate_us: int
     gate_window: str
+    is_new: bool
 
 
 class QueueConfig(Struct, frozen=True):

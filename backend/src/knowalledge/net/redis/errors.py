@@ -23,6 +23,7 @@ WORDS = frozenset(
 _NEW_CONNECTION = frozenset({"READONLY", "MASTERDOWN", "NOAUTH", "WRONGPASS", "MOVED"})
 # The server serves nobody, or nobody's writes; other words reject one command.
 _OUTAGE = _NEW_CONNECTION | {"BUSY", "CLUSTERDOWN", "LOADING", "MISCONF", "NOREPLICAS", "UNKILLABLE"}
+_BEFORE_WRITES = _OUTAGE | {"OOM"}
 _IN_SCRIPT = re.compile(r": -?([A-Z]+) ")
 # Where a script may not run a command, Redis before 8 does not say NOPERM.
 _FORBIDDEN = re.compile(r"user executing the script can't run|ACL failure in script")
@@ -59,6 +60,12 @@ def error_word(error: BaseException) -> str:
 def reason(error: BaseException) -> str:
     """An error's class and, of an error reply, its first word: ``ReadOnlyError READONLY``."""
     return f"{type(error).__name__} {error_word(error)}".rstrip()
+
+
+def may_be_half_done(error: BaseException) -> bool:
+    """Whether a script ended in the middle: what it wrote before stays. An outage is found before its first write."""
+    text = str(error)[:_MAX_SEARCHED]
+    return "user_script:" in text and error_word(error) not in _BEFORE_WRITES
 
 
 def needs_new_connection(error: BaseException) -> bool:

@@ -13,6 +13,7 @@
 --     gate_us     us that are left of a gate that the provider closed, or 0: Redis' clock may differ from the
 --                 replica's. The latest end that any replica brings stands
 --     gate_window the window that the provider named
+--     is_new      whether this state is new to the replica
 -- Returns the epoch of the state in Redis; if that is not ARGV[5], nothing was joined, unless there was none.
 -- Atomic because what is granted between the parts would be granted twice.
 local replica, epoch, live = ARGV[3], ARGV[5], prefix .. KEY_LIVE .. ARGV[3]
@@ -48,6 +49,8 @@ local own, finished, pending = {}, {}, {}
 for _, record in ipairs(usage[USAGE_LIVE]) do own[record[1]] = record end
 for _, id in ipairs(usage[USAGE_FINISHED]) do finished[id] = true end
 for _, id in ipairs(usage[USAGE_PENDING]) do pending[id] = true end
+-- What is left of an older state.
+if usage[USAGE_IS_NEW] then redis.call('DEL', live) end
 local stored = redis.call('HGETALL', live)
 for i = 1, #stored, 2 do
   local id, record = stored[i], cmsgpack.unpack(stored[i + 1])
