@@ -75,9 +75,16 @@ def build_capabilities(
 ) -> tuple[Feature, ...]:
     """Every capability, in the order in which they are started; the middleware of the first sees a request first."""
     tracing = observability.build_tracing(settings.tracing, settings.targets, web.new_id, clock, metrics)
+    callers = identity.build_authentication(settings.auth, settings.database_url, web, clock)
     windows = {it.name: it.windows for it in settings.targets}
     quota = quotas.build(
-        windows, settings.queue, redis.commands if redis else None, clock, metrics, supervisor
+        windows,
+        settings.queue,
+        redis.commands if redis else None,
+        clock,
+        metrics,
+        supervisor,
+        callers.weights,
     )
     telemetry = GatewayTelemetry(metrics)
     direct = gateways.make_gateway(
@@ -110,7 +117,7 @@ def build_capabilities(
     capabilities: tuple[Feature, ...] = (
         tracing,
         observability.build_process(metrics, clock),
-        identity.build_authentication(settings.auth, settings.database_url, web, clock),
+        callers,
         quota,
         gateway,
         knowledge,

@@ -68,6 +68,7 @@ def test_a_key_has_no_higher_role_than_its_user() -> None:
 
 def test_tenants_and_users_are_made_listed_and_disabled() -> None:
     assert run("tenants", "create", "acme", "--weight", "2.5").exit_code == 0
+    assert run("tenants", "weight", "acme", "3").exit_code == 0
     assert run("users", "create", "--tenant", "acme", "ada", "--max-priority", "low").exit_code == 0
     assert run("users", "create", "--tenant", "none", "ada").exit_code == 1
     assert run("users", "disable", "--tenant", "acme", "ada").exit_code == 0
@@ -76,7 +77,7 @@ def test_tenants_and_users_are_made_listed_and_disabled() -> None:
         lines("tenants", "list", "--json"),
         lines("users", "list", "--tenant", "acme", "--json"),
     )
-    assert tenant["weight"] == 2.5
+    assert tenant["weight"] == 3.0
     assert None not in (tenant["disabled_at"], user["disabled_at"])
     assert "acme" in run("tenants", "list").stdout
 
@@ -86,6 +87,7 @@ def test_tenants_and_users_are_made_listed_and_disabled() -> None:
     [
         ("tenants", "create", "a b"),
         ("tenants", "create", "acme", "--weight", "0"),
+        ("tenants", "weight", "unknown", "2"),
         ("keys", "create", "--expires", "never"),
         ("keys", "create", "--path", "v1"),
         ("keys", "rotate", "unknown"),

@@ -7,6 +7,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from knowalledge.config.settings import Settings
+from knowalledge.identity.feature import IdentityFeature
+from knowalledge.quota.feature import queue_rules
 from tests.identity.conftest import House, bearer, poll
 
 ADMIN = "/api/v1/admin"
@@ -61,6 +63,18 @@ def test_a_key_is_rotated(admin: Admin) -> None:
     assert admin.client.get("/v1/models", headers=bearer(new["text"])).status_code == 401
 
 
+def test_the_waiting_room_learns_a_tenants_weight_and_its_changes(house: House, admin: Admin) -> None:
+    key = bearer(house.key(tenant="acme"))
+    features = admin.client.application.extensions["knowalledge"]._features
+    (weights,) = (it.weights for it in features if isinstance(it, IdentityFeature))
+    for weight, expected in ((3, {"acme": 3.0}), (0.5, {"acme": 0.5}), (1, {})):
+        admin.post("/tenants/acme/weight", {"weight": weight})
+        poll(admin.client)
+        assert admin.client.get("/v1/models", headers=key).status_code == 200
+        assert weights == expected
+    assert queue_rules(Settings.load(environ={}).queue, weights).weights is weights
+
+
 def test_pages_follow_each_other_to_the_end(admin: Admin) -> None:
     for number in range(5):
         admin.post("/tenants", {"name": f"t{number}"})
@@ -96,6 +110,8 @@ def test_the_audit_log_names_who_acted_and_shows_no_key(admin: Admin) -> None:
         ("/keys", {"tenant": "staff", "user": "none"}, 404),
         ("/keys", {"tenant": "staff", "user": "eve", "label": "a\nb"}, 400),
         ("/keys", {"tenant": "staff", "user": "eve", "expires_in_s": -1}, 400),
+        ("/tenants/none/weight", {"weight": 2}, 404),
+        ("/tenants/staff/weight", {"weight": -1}, 400),
         ("/keys/none/revoke", None, 404),
         ("/keys/none/rotate", {}, 404),
         ("/tenants/none/disable", None, 404),

@@ -16,6 +16,7 @@ from knowalledge.cli.common import config_option, load_settings
 from knowalledge.config.settings import Settings
 from knowalledge.core.clock import Clock, SystemClock
 from knowalledge.core.errors import KnowalledgeError, Unavailable
+from knowalledge.identity.feature import unprepared
 from knowalledge.net.redis.client import any_node, make_client
 from knowalledge.net.redis.errors import REDIS_ERRORS, reason
 from knowalledge.net.redis.probe import try_write
@@ -47,7 +48,7 @@ class Finding(Struct, frozen=True):
     help="Seconds a check may take.",
 )
 def doctor(config: str, timeout: float) -> None:
-    """Check Redis, the clock, the disk, the trace collector and every provider target; exit 1 if any is down."""
+    """Check Redis, database, clock, disk, trace collector and every provider target; exit 1 if any is down."""
     findings = examine(load_settings(config), SystemClock(), timeout)
     for line in table(findings):
         click.echo(line)
@@ -59,6 +60,7 @@ def examine(settings: Settings, clock: Clock, timeout: float) -> tuple[Finding, 
     targets = [gevent.spawn(_target, target, settings, clock, timeout) for target in settings.targets]
     return (
         *_redis(settings, clock),
+        *_database(settings, clock),
         _disk(Path(tempfile.gettempdir())),
         *_tracing(settings, clock, timeout),
         *(it.get() for it in targets),
@@ -121,6 +123,17 @@ def _tracing(settings: Settings, clock: Clock, timeout: float) -> Iterator[Findi
         yield Finding("tracing", False, error.message)
     else:
         yield Finding("tracing", True, "takes spans", (clock.monotonic() - began) * 1000)
+
+
+def _database(settings: Settings, clock: Clock) -> Iterator[Finding]:
+    if settings.auth.mode == "none":
+        return
+    began = clock.monotonic()
+    fault = unprepared(settings.auth, settings.database_url)
+    if fault is not None:
+        yield Finding("database", False, f"{fault.wrong}; {fault.cure}")
+    else:
+        yield Finding("database", True, "has the newest tables", (clock.monotonic() - began) * 1000)
 
 
 def _disk(folder: Path) -> Finding:

@@ -18,7 +18,7 @@ COMMANDS = {
     "provider-sim": "A strict provider for tests and benchmarks; --help lists its knobs.",
     "reference": "Write the reference pages of the documentation into FOLDER.",
     "serve": "Serve; prints one line when ready.",
-    "tenants": "Make, list and disable tenants.",
+    "tenants": "Make, list, weigh and disable tenants.",
     "users": "Make, list and disable users.",
     "warm": "Fill the caches with every topic in FILE, one a line; resumable.",
 }

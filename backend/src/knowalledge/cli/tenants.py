@@ -10,7 +10,7 @@ _name = click.argument("name")
 
 @click.group()
 def tenants() -> None:
-    """Make, list and disable tenants."""
+    """Make, list, weigh and disable tenants."""
 
 
 @tenants.command()
@@ -31,6 +31,17 @@ def list_(config: str, as_json: bool) -> None:
     """List tenants."""
     with administration(config) as admin:
         show(pages(admin.tenants, lambda it: it.name), as_json, _COLUMNS)
+
+
+@tenants.command()
+@config_option
+@_name
+@click.argument("value", type=float)
+def weight(config: str, name: str, value: float) -> None:
+    """Make VALUE the part of the tenant NAME in a fair share."""
+    with administration(config) as admin:
+        admin.set_weight(actor(), name, value)
+    click.echo(f"tenant {name} has the weight {value:g}")
 
 
 @tenants.command()

@@ -1,6 +1,6 @@
 """Who may call, and how often one client may, as features."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from secrets import token_bytes
 from typing import TYPE_CHECKING
@@ -36,15 +36,22 @@ _NO_KEYS = "the issuer of tokens does not publish its keys"
 _AWAY = "the database is away: keys that were used within the last hour still count"
 
 
+class IdentityFeature(Feature, frozen=True, kw_only=True):
+    """``weights``: of the tenants that have called, where they are not 1; they change as admins change them."""
+
+    weights: Mapping[str, float]
+
+
 def build_authentication(
     settings: AuthSettings, database_url: str, web_context: WebContext, clock: Clock
-) -> Feature:
+) -> IdentityFeature:
     """Who calls, and whether they may. With ``auth.mode: none`` nothing is in the way of any request.
 
     Its middleware belongs before that of every capability that serves callers.
     """
     if settings.mode == "none":
-        return Feature(blueprints=(web.blueprint(web_context, web.closed),), operations=web.OPERATIONS)
+        closed = web.blueprint(web_context, web.closed)
+        return IdentityFeature(blueprints=(closed,), operations=web.OPERATIONS, weights={})
     database = open_database(database_url)
     directory, secret = make_directory(database), cache(partial(keyring, settings.secret, database_url))
     verifier = Verifier(directory, secret, make_tokens(settings.jwt, clock), clock)
@@ -54,7 +61,8 @@ def build_authentication(
         verifier.flush_used()
         database.close()
 
-    return Feature(
+    return IdentityFeature(
+        weights=verifier.weights,
         blueprints=(guard.blueprint(), web.blueprint(web_context, lambda: administration)),
         middleware=lambda inner: Authenticate(inner, verifier.verify),
         operations=web.OPERATIONS,

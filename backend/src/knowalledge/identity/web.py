@@ -30,6 +30,12 @@ class NewTenant(Struct, frozen=True, forbid_unknown_fields=True):
     weight: float = 1.0
 
 
+class NewWeight(Struct, frozen=True, forbid_unknown_fields=True):
+    """A tenant's part of a fair share."""
+
+    weight: float
+
+
 class NewUser(Struct, frozen=True, forbid_unknown_fields=True):
     """A user to make, and what it may do."""
 
@@ -112,6 +118,13 @@ OPERATIONS = (
         answer=Answer(Tenant),
     ),
     _change(
+        path=f"{_ADMIN}/tenants/{{tenant}}/weight",
+        name="tenant_weight",
+        summary="Change the tenant's part of a fair share",
+        body=NewWeight,
+        answer=Answer(Tenant),
+    ),
+    _change(
         path=f"{_ADMIN}/tenants/{{tenant}}/disable",
         name="tenant_disable",
         summary="No key of the tenant counts any more",
@@ -174,6 +187,7 @@ OPERATIONS = (
 )
 
 _tenant_body = msgspec.json.Decoder(NewTenant)
+_weight_body = msgspec.json.Decoder(NewWeight)
 _user_body = msgspec.json.Decoder(NewUser)
 _key_body = msgspec.json.Decoder(NewKeyBody)
 _rotate_body = msgspec.json.Decoder(RotateBody)
@@ -218,6 +232,14 @@ def _register_tenants_and_users(
         body: NewTenant = decode(_tenant_body, web.read_body(http))
         return json_response(
             administration.create_tenant(_actor(web, http), body.name, body.weight), web.headers(http)
+        )
+
+    @routes.post("/tenants/<tenant>/weight")
+    def set_weight(tenant: str) -> Response:
+        administration, http = open_administration(), current()
+        body: NewWeight = decode(_weight_body, web.read_body(http))
+        return json_response(
+            administration.set_weight(_actor(web, http), tenant, body.weight), web.headers(http)
         )
 
     @routes.post("/tenants/<tenant>/disable")

@@ -1,6 +1,7 @@
 """The quota of every target, as a feature."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from uuid import uuid4
 
 from msgspec.structs import replace
@@ -39,9 +40,13 @@ def build(
     clock: Clock,
     metrics: Metrics,
     supervisor: Supervisor,
+    weights: Mapping[str, float],
 ) -> QuotaFeature:
-    """``windows``: what each target's provider allows. Without ``redis`` the quota is this process' own."""
-    rules, gauges = queue_rules(settings), QuotaMetrics(metrics)
+    """``windows``: what each target's provider allows. Without ``redis`` the quota is this process' own.
+
+    ``weights``: of tenants, 1 where absent; read at every use, so they may change.
+    """
+    rules, gauges = queue_rules(settings, weights), QuotaMetrics(metrics)
     local = MemoryQuotaStore(windows, rules, clock, supervisor=supervisor)
     if redis is None:
         return _feature(
@@ -69,11 +74,12 @@ def _feature(store: QuotaStore, statistics: Statistics, drain: Callable[[], None
     )
 
 
-def queue_rules(settings: QueueSettings) -> QueueRules:
+def queue_rules(settings: QueueSettings, weights: Mapping[str, float] = MappingProxyType({})) -> QueueRules:
     """The rules of every target's queue. Levels whose share is limited are paced."""
     return QueueRules(
         capacity=settings.capacity,
         aging_s=settings.aging,
+        weights=weights,
         policies={
             level: LevelPolicy(share, burst=PACED_BURST)
             for level, share in settings.holdback.items()

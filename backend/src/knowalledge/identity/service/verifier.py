@@ -59,6 +59,7 @@ class Verifier:
         self._used: dict[str, float] = {}
         self._flights: dict[str, AsyncResult[KnownKey | None]] = {}
         self.database_up = True
+        self.weights: dict[str, float] = {}  # of tenants, where they are not 1
 
     def verify(self, credential: str) -> Principal:
         """The caller. Raises ``Unauthenticated``, and ``DatabaseUnavailable`` where that alone could tell."""
@@ -114,6 +115,10 @@ class Verifier:
         self, digest: bytes, principal: Principal, generation: int, fresh_s: float, expires_at: float | None
     ) -> None:
         ends = float("inf") if expires_at is None else expires_at
+        if principal.weight != 1.0:
+            self.weights[principal.tenant] = principal.weight
+        else:
+            self.weights.pop(principal.tenant, None)
         self._verified[digest] = _Verified(principal, generation, self._clock.monotonic() + fresh_s, ends)
 
     def _ask(self, key_id: str) -> KnownKey | None:
