@@ -1,7 +1,9 @@
 """The request rate of one client."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -9,6 +11,7 @@ from flask.testing import FlaskClient
 from knowalledge import app as wiring
 from knowalledge.config.settings import Settings
 from knowalledge.providers import registry
+from tests.support.redis_servers import SERVERS, serving
 from tests.support.web_app import ScriptedProvider
 
 Start = Callable[..., FlaskClient]
@@ -110,3 +113,33 @@ def test_replicas_count_together_in_redis(start: Start, redis_url: str) -> None:
 def test_without_redis_the_replica_counts_alone(start: Start) -> None:
     client = start("clients: {rate: 2/minute}\n", redis_url="redis://127.0.0.1:1/0")
     assert [send(client) for _ in range(3)] == [200, 200, 429]
+
+
+FAULTS: dict[str, tuple[object, ...]] = {
+    "frozen": ("CLIENT", "PAUSE", "3000", "ALL"),
+    "demoted": ("REPLICAOF", "127.0.0.1", "1"),
+    "full": ("CONFIG", "SET", "maxmemory", "1"),
+    "locked": ("CONFIG", "SET", "requirepass", "new"),
+    "narrowed": ("ACL", "SETUSER", "default", "-@scripting"),
+}
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "gone"])
+def test_requests_under_way_when_redis_goes_are_served_by_each_kind_of_fault(
+    start: Start, fault: str
+) -> None:
+    with serving(next(iter(SERVERS.values()))) as redis:
+        port = redis.connection_pool.connection_kwargs["port"]
+        client = start(
+            "clients: {rate: 1000/minute}\nredis: {timeout: 300ms}\n", redis_url=f"redis://127.0.0.1:{port}/0"
+        )
+        assert send(client) == 200
+        administrator: Any = redis
+        if fault == "gone":
+            redis.shutdown(nosave=True)
+        else:
+            administrator.execute_command(*FAULTS[fault])
+            administrator.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        with ThreadPoolExecutor(16) as pool:
+            statuses = list(pool.map(lambda _: send(client.application.test_client()), range(64)))
+        assert set(statuses) == {200}

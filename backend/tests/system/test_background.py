@@ -21,12 +21,15 @@ SHORT_LIVED = {
     "cli/doctor.py": "a check: its command waits for it",
     "gateway/api/streaming.py": "a read of a stream: its error is the stream's",
     "providers/credentials.py": "a renewal: its error goes to those who wait, and the next call renews again",
+    "net/wsgi_server.py": "a drain: once, when the server closes",
     "server.py": "a drain: once, when the process ends",
 }
 CONFIG = """
 redis_url: redis://127.0.0.1:{port}/0
 redis: {{timeout: 400ms}}
 cache: {{keep_warm: true}}
+database_url: sqlite:///{folder}/k.db
+auth: {{mode: required}}
 models:
   m: {{targets: [{{name: t, provider: gemini, api_key: k,
        quota: [{{count: requests, limit: 1, window: 1s}}]}}]}}
@@ -61,7 +64,7 @@ def test_greenlets_are_started_by_the_supervisor_or_end_with_what_they_serve() -
 @pytest.mark.timeout(120)
 def test_an_error_in_any_background_work_ends_none_of_it(tmp_path: Path) -> None:
     config, port = tmp_path / "gateway.yaml", free_port()
-    config.write_text(CONFIG.format(port=port))
+    config.write_text(CONFIG.format(port=port, folder=tmp_path))
     redis = start_redis(port)
     try:
         path = os.pathsep.join([str(BACKEND / "src"), str(BACKEND)])

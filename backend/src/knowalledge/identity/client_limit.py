@@ -36,13 +36,18 @@ def client_of(request: Request, tenant_header: str) -> str:
     return f"tenant:{tenant[:MAX_TENANT]}" if tenant else f"address:{request.remote_addr}"
 
 
+def _below_error(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR
+
+
 def blueprint(clients: ClientRate, blueprints: Set[str], now: Callable[[], float]) -> Blueprint:
     """Counts each client's requests to ``blueprints`` over a sliding window; above the rate, ``ClientLimited``.
 
     Without Redis each replica counts alone: clients may then exceed the rate, and none is refused for our outage.
     """
-    # At INFO it logs the addresses of limited clients.
+    # At INFO it logs the addresses of limited clients, and at ERROR the trace of each request that meets an outage.
     logging.getLogger("flask-limiter").setLevel(logging.WARNING)
+    logging.getLogger("flask-limiter").addFilter(_below_error)
     limiter = Limiter(
         lambda: client_of(request, clients.tenant_header),
         application_limits=[clients.rate],
@@ -51,6 +56,8 @@ def blueprint(clients: ClientRate, blueprints: Set[str], now: Callable[[], float
         storage_uri="memory://" if clients.pool is None else "redis://",
         storage_options={} if clients.pool is None else {"connection_pool": clients.pool},  # type: ignore[dict-item]
         in_memory_fallback_enabled=True,
+        # Requests that wait for Redis when another finds it gone are served uncounted; without this they are 500.
+        swallow_errors=True,
         key_prefix=PREFIX,
     )
 
