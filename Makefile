@@ -9,6 +9,8 @@ SETUP = @command -v $(PYTHON) >/dev/null || { echo "setup: no $(PYTHON) here, Py
 
 # Most of the time that a process needs to start is the compiler's unless byte code is kept.
 export PYTHONDONTWRITEBYTECODE :=
+# What a shell may have for programs of its own, and what would send ours elsewhere.
+unexport CDPATH PYTHONHOME PYTHONPATH PYTHONSTARTUP PYTHONOPTIMIZE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test fuzz bench lint format reference lock
@@ -18,9 +20,9 @@ help: ## Print every target with a sentence.
 setup: ## Make .venv, or bring it up to date: it holds exactly what the locks name.
 	$(SETUP) .venv $(LOCKS)/dev.txt --editable backend
 
-run: ## Serve on 127.0.0.1:8080 with the built-in model; BIND=127.0.0.1:9000 for another address.
+run: ## Serve on 127.0.0.1:8080 with the built-in model; BIND=HOST:PORT or PORT=9000 for another address, CONFIG=FILE for your models.
 	$(SETUP) .venv $(LOCKS)/dev.txt $(LOCKS)/embedded.txt --editable backend
-	$(BIN)/knowalledge serve $(if $(BIND),--bind $(BIND))
+	@exec $(BIN)/knowalledge serve --hints $(if $(CONFIG),--config "$(CONFIG)") $(if $(BIND),--bind "$(BIND)") $(if $(PORT),--port "$(PORT)")
 
 # Two at once: docs/how-to/test.md
 test: setup ## Run every test.

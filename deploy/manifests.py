@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import grafana
 import yaml
 
 from knowalledge.config.settings import SETTINGS
+from knowalledge.config.strict_yaml import parse_yaml
+from knowalledge.core.parsers import written
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "# -- every other setting, its default and its reason; written by `make manifests` --\n"
@@ -35,25 +36,18 @@ def prometheus_rule() -> str:
     )
 
 
-def shown(default: Any) -> Any:
-    """A default as one would write it in YAML."""
-    if isinstance(default, dict):
-        return "{" + ", ".join(f"{shown(key)}: {shown(value)}" for key, value in default.items()) + "}"
-    return getattr(default, "label", default) if default != "" else '""'
-
-
-def settings_block() -> str:
-    lines = []
-    for row in SETTINGS:
-        if row.secret:
-            continue
-        lines.append(f"# {row.key}: {shown(row.default)}    # {row.description}\n")
-    return MARK + "".join(lines)
+def settings_block(head: str) -> str:
+    """The settings that the file does not set above, each ready to be uncommented."""
+    given = parse_yaml(head.encode()).lines
+    rows = [row for row in SETTINGS if not row.secret and row.key not in given]
+    return MARK + "".join(
+        f"# {it.key}: {written(it.parse, it.default)}    # {it.description}\n" for it in rows
+    )
 
 
 def gateway() -> str:
-    written = (ROOT / "k8s/base/gateway.yaml").read_text()
-    return written.partition(MARK)[0] + settings_block()
+    head = (ROOT / "k8s/base/gateway.yaml").read_text().partition(MARK)[0]
+    return head + settings_block(head)
 
 
 OUTPUTS: dict[str, Callable[[], str]] = {

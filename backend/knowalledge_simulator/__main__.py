@@ -10,7 +10,7 @@ from typing import Any
 import click
 import msgspec
 
-from knowalledge_simulator.knobs import FAULTS, Knobs, patched
+from knowalledge_simulator.knobs import FAULTS, KNOBS, Knobs, patched
 from knowalledge_simulator.provider import Provider
 from knowalledge_simulator.server import serve
 from knowalledge_simulator.window import Limits
@@ -33,21 +33,24 @@ def _model(text: str) -> tuple[str, dict[str, str]]:
 
 def _options(command: Any) -> Any:
     """One option per knob, so that the options and ``/_control`` cannot differ."""
-    for field in msgspec.structs.fields(Knobs):
+    for field in reversed(msgspec.structs.fields(Knobs)):
         if field.name in _REPEATED:
             continue
-        flag = f"--{field.name.replace('_', '-')}"
+        flag, words = f"--{field.name.replace('_', '-')}", KNOBS[field.name]
         if isinstance(field.default, bool):
-            command = click.option(f"{flag}/--no-{flag[2:]}", default=field.default)(command)
+            flags = f"{flag}/--no-{flag[2:]}"
+            option = click.option(flags, default=field.default, show_default=True, help=words)
         else:
-            command = click.option(flag, default=field.default, type=type(field.default), show_default=True)(
-                command
-            )
+            kind = type(field.default)
+            option = click.option(flag, default=field.default, type=kind, show_default=True, help=words)
+        command = option(command)
     return command
 
 
 @click.command(
-    help="A strict provider simulator: the APIs of Gemini, Vertex AI and OpenAI, exact quotas, faults."
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    help="A strict provider simulator: the APIs of Gemini, Vertex AI and OpenAI, exact quotas, faults.",
+    epilog="\b\nExample:\n  knowalledge provider-sim --rpm 120 --tpm 60000 --model gemini-2.5-pro:rpm=5,rpd=100",
 )
 @click.option("--bind", default="127.0.0.1:9900", show_default=True, help="HOST:PORT to listen on.")
 @click.option("--seed", default=0, show_default=True, help="Of latencies, lengths and faults.")

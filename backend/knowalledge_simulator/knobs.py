@@ -48,6 +48,35 @@ FAULTS: dict[str, str] = {
     "absurd_usage": "reports negative and impossible token counts",
 }
 
+# What each knob sets, in the help.
+KNOBS: dict[str, str] = {
+    "rpm": "Requests a minute of every model that has no limits of its own; 0: unlimited.",
+    "tpm": "Tokens a minute; 0: unlimited.",
+    "rpd": "Requests a day; 0: unlimited.",
+    "tpd": "Tokens a day; 0: unlimited.",
+    "window_s": "The length of a minute, in seconds.",
+    "day_s": "The length of a day, in seconds.",
+    "count": "What tpm and tpd count: total or input tokens.",
+    "models": "Limits by model, or by location/model.",
+    "only_models": "Answer 404 for models that have no limits of their own.",
+    "bare_429": "Name neither a quota nor a time in a 429.",
+    "api_key": "The key that callers must send; empty: any.",
+    "latency_ms": "The time until the first token, in milliseconds: the median.",
+    "latency_sigma": "How much it varies: sigma of its logarithm.",
+    "tail_p": "The share of requests that wait longer for the first token ...",
+    "tail_x": "... and how many times as long.",
+    "token_ms": "The time between two output tokens, in milliseconds.",
+    "transit_ms": "The time from a request's arrival until it is counted, in milliseconds.",
+    "transit_sigma": "How much it varies: sigma of its logarithm.",
+    "output_tokens": "Tokens of an answer: the median.",
+    "output_sigma": "How much they vary: sigma of their logarithm.",
+    "max_output": "The most tokens of an answer.",
+    "marker": "Let [[out=N]] in a prompt set the length of its answer.",
+    "chunk_tokens": "Tokens in one event of a stream.",
+    "thinking": "Thinking tokens of each answer, counted as output.",
+    "faults": "The share of requests by fault.",
+}
+
 
 class Knobs(Struct, frozen=True, forbid_unknown_fields=True):
     """How the provider behaves. Latencies and lengths are medians of a log-normal distribution; sigma 0 fixes them."""

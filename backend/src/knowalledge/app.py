@@ -36,7 +36,7 @@ from knowalledge.web.telemetry import HttpMetrics
 
 def create_app(settings: Settings, metrics: PrometheusMetrics | None = None) -> Flask:
     """Everything built and joined; connects to nothing yet. ``metrics``: a registry that is still empty."""
-    configure(settings.log.level)
+    configure(settings.log.level, settings.log.format)
     clock, metrics = SystemClock(), metrics or PrometheusMetrics()
     redis = connect(settings.redis_url, settings.redis, settings.server.connections, clock)
     web = WebContext(

@@ -3,7 +3,10 @@
 import gc
 import os
 import shutil
+import signal
 import tempfile
+from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -14,7 +17,23 @@ from gunicorn.workers.ggevent import GeventPyWSGIWorker
 from knowalledge.app import create_app
 from knowalledge.config.settings import Settings
 from knowalledge.net.wsgi_server import RESERVED, DrainingServer, Handler
+from knowalledge.observability.logging import CONSOLE, for_people
 from knowalledge.observability.metrics import FOLDER_VARIABLE, forget_worker
+
+QUIT_S = 1  # after Ctrl-C running responses have this long
+
+
+class WatchedHandler(Handler):
+    """A connection whose every request is a line for the person who watches."""
+
+    def handle_one_response(self) -> None:
+        began = monotonic()
+        super().handle_one_response()
+        seconds = monotonic() - began
+        ids = [value for name, value in self.response_headers or () if bytes(name).lower() == b"x-request-id"]
+        status = bytes(self.status or b"499").decode("latin-1")  # none: the client left before there was one
+        request_id = bytes(ids[0]).decode("latin-1") if ids else ""
+        CONSOLE.responded(self.command or "?", self.path or "", status, seconds, request_id)
 
 
 class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
@@ -39,6 +58,15 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
         """The server answered this itself, without the application."""
         self.wsgi.extensions["knowalledge_http"].http("unmatched", status)
         structlog.get_logger().warning("the server refused a request", status=status, reason=reason)
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        # Ctrl-C reaches every process of a terminal: the master decides, and tells its workers by SIGQUIT.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        self.cfg.set("graceful_timeout", QUIT_S)
+        self.handle_exit(sig, frame)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         gevent.spawn(self._drain)
@@ -65,20 +93,29 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
         life.stop()
 
 
-class Server(BaseApplication):  # type: ignore[misc]
-    """gunicorn, configured by our settings alone."""
+class WatchedWorker(Worker):
+    """A worker that a person watches."""
 
-    def __init__(self, settings: Settings, bind: str, workers: int) -> None:
+    wsgi_handler = WatchedHandler
+
+
+class Server(BaseApplication):  # type: ignore[misc]
+    """gunicorn, configured by our settings alone. ``ready`` gets the address when requests are served."""
+
+    def __init__(
+        self, settings: Settings, bind: str, workers: int, ready: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._settings = settings
         self._bind = bind
         self._workers = workers
+        self._tell = ready
         super().__init__()
 
     def load_config(self) -> None:
         for name, value in {
             "bind": self._bind,
             "workers": self._workers,
-            "worker_class": Worker,
+            "worker_class": WatchedWorker if for_people(self._settings.log.format) else Worker,
             "worker_connections": self._settings.server.connections + RESERVED,
             "keepalive": max(1, int(self._settings.server.keepalive)),
             "graceful_timeout": int(self._settings.server.drain),
@@ -110,6 +147,15 @@ class Server(BaseApplication):  # type: ignore[misc]
         if FOLDER_VARIABLE in os.environ:
             forget_worker(worker.pid)
 
-    def _ready(self, _: Any) -> None:
+    def _ready(self, arbiter: Any) -> None:
         workers = "1 worker" if self._workers == 1 else f"{self._workers} workers"
-        print(f"knowalledge ready on http://{self._bind} ({workers})", flush=True)  # noqa: T201 - the one line
+        bound = arbiter.LISTENERS[0].sock.getsockname()
+        url = address(*bound[:2]) if isinstance(bound, tuple) else self._bind
+        print(f"knowalledge ready on {url} ({workers})", flush=True)  # noqa: T201 - the one line
+        self._tell(url)
+
+
+def address(host: str, port: int) -> str:
+    """The URL of a listening socket, for this machine: of one that listens everywhere, its loopback address."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # nosec B104 - compared, not bound
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 
+import click
 import pytest
 from redis import Redis
 
@@ -219,5 +220,6 @@ def test_a_redis_that_may_not_speak_of_itself_is_well(
 
 
 def test_the_table_is_aligned() -> None:
-    lines = list(table((Finding("a", True, "x", 1.25), Finding("longer", False, "y"))))
-    assert lines == ["a       ok        1.2 ms  x", "longer  DOWN              y"]
+    findings = (Finding("a", True, "x", 1.25), Finding("longer", False, "y", cure="mend it"))
+    lines = [click.unstyle(it) for it in table(findings)]
+    assert lines == ["a       ok        1.2 ms  x", "longer  DOWN              y", "    cure: mend it"]

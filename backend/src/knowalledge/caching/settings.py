@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from knowalledge.core.parsers import boolean, duration_or_zero, is_http, one_of, size_or_zero, text
-from knowalledge.core.settings import Fault, setting
+from knowalledge.core.settings import REMOVE, Fault, setting, write
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,17 @@ class CdnSettings:
     def faults(self) -> Iterator[Fault]:
         """What a CDN of this kind lacks."""
         if self.kind == "varnish" and not self.urls:
-            yield Fault("cdn.url", "is missing", "name every Varnish, such as http://varnish:6081")
-        for url in self.urls:
-            if not is_http(url):
-                yield Fault("cdn.url", "is not an address", "write http://... or https://...")
+            steps = write("url: http://varnish:6081")
+            yield Fault("cdn.url", "is missing", "name every Varnish, such as http://varnish:6081", steps)
+        if not all(map(is_http, self.urls)):
+            steps = write("url: http://varnish:6081") if self.kind == "varnish" else REMOVE
+            yield Fault("cdn.url", "is not an address", "write http://... or https://...", steps)
         if self.kind in ("cloudflare", "fastly"):
-            for name, value in (("zone", self.zone), ("token", self.token)):
-                if not value:
-                    yield Fault(f"cdn.{name}", "is missing", f"{self.kind} needs it to purge")
+            needed = {"zone": (self.zone, "zone: YOUR_ZONE"), "token": (self.token, 'token: "${CDN_TOKEN}"')}
+            missing = {name: pair for name, (value, pair) in needed.items() if not value}
+            if missing:
+                key = "cdn" if len(missing) > 1 else f"cdn.{next(iter(missing))}"
+                wrong = f"{' and '.join(missing)} are missing" if len(missing) > 1 else "is missing"
+                yield Fault(key, wrong, f"{self.kind} needs it to purge", write(*missing.values()))
             if not re.fullmatch(r"[A-Za-z0-9_-]*", self.zone):
-                yield Fault("cdn.zone", "is odd", "copy it from the CDN's console")
+                yield Fault("cdn.zone", "is odd", "copy it from the CDN's console", write("zone: YOUR_ZONE"))

@@ -2,4 +2,4 @@
 
 from knowalledge.cli.main import main
 
-main()
+main(prog_name="knowalledge")

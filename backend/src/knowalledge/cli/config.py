@@ -1,52 +1,49 @@
 """``knowalledge config check`` and ``config show``."""
 
-from urllib.parse import urlsplit, urlunsplit
-
 import click
 
-from knowalledge.cli.common import load_settings
-from knowalledge.config.settings import SETTINGS
+from knowalledge.cli.common import config_option, load_settings, report, told
+from knowalledge.cli.manners import Group, example, json_option
+from knowalledge.config.document import as_json as settings_as_json
+from knowalledge.config.document import document
+from knowalledge.config.notes import notes
 
-_path = click.option("--config", "path", default="", help="The YAML file.")
 
-
-@click.group()
+@example("knowalledge config check --config gateway.yaml")
+@click.group(cls=Group)
 def config() -> None:
     """Check and show the configuration."""
 
 
+@example("knowalledge config check --config gateway.yaml")
 @config.command()
-@_path
-def check(path: str) -> None:
-    """Validate everything; print every fault with its cure; exit 2 on any."""
-    settings = load_settings(path)
-    click.echo(f"no fault found: {len(settings.models)} models")
+@config_option
+@json_option
+def check(config: str, as_json: bool) -> None:
+    """Validate everything; print every fault with its place and its cure; exit 2 on any."""
+    settings = load_settings(config, as_json=as_json)
+    found = notes(settings)
+    models, targets = len(settings.models), len(settings.targets)
+    plural = "s" if models > 1 else ""
+    summary = f"no fault found: {models} model{plural}, {targets} target{'s' if targets > 1 else ''}"
+    if as_json:
+        click.echo(told([], found))
+        return
+    report(found, "yellow")
+    click.echo(click.style(summary, fg="green"))
 
 
+@example("knowalledge config show --config gateway.yaml")
 @config.command()
-@_path
-def show(path: str) -> None:
-    """What is in force, secrets masked, and where each value came from."""
-    settings = load_settings(path)
-    for setting in SETTINGS:
-        value = setting.value_in(settings)
-        shown = masked(value) if setting.secret else value
-        click.echo(f"{setting.key} = {shown}    # {settings.origins[setting.key]}")
-    for model in settings.models:
-        for target in model.targets:
-            key = "***" if target.spec.api_key else ""
-            quota = ", ".join(f"{it.name}={it.limit}" for it in target.windows) or "unlimited"
-            click.echo(
-                f"models.{model.name}.{target.name} = {target.spec.provider}:{target.spec.model} "
-                f"tier={target.tier} quota=({quota}) api_key={key}    # {settings.origins['models']}"
-            )
-
-
-def masked(secret: str) -> str:
-    """A URL without its credentials and query; nothing of any other secret."""
-    if "://" not in secret:
-        return "***" if secret else ""
-    parts = urlsplit(secret)
-    host = parts.netloc.rpartition("@")[2]
-    netloc = f"***@{host}" if "@" in parts.netloc else host
-    return urlunsplit(parts._replace(netloc=netloc, query="***" if parts.query else ""))
+@config_option
+@json_option
+def show(config: str, as_json: bool) -> None:
+    """Print what is in force as YAML, secrets masked, and where each value came from."""
+    settings = load_settings(config, as_json=as_json)
+    if as_json:
+        click.echo(settings_as_json(settings))
+        return
+    for line in document(settings):
+        text, mark, origin = line.partition("    # ")
+        name, colon, value = text.partition(":")
+        click.echo(f"{click.style(name, fg='cyan')}{colon}{value}{click.style(mark + origin, dim=True)}")

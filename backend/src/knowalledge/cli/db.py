@@ -7,17 +7,20 @@ import msgspec
 
 from knowalledge.cli.common import config_option, fail, load_settings
 from knowalledge.cli.directory import administration
+from knowalledge.cli.manners import Group, example
 from knowalledge.core.errors import DatabaseUnavailable
 from knowalledge.identity import feature as identity
 from knowalledge.identity.service.administration import MAX_PAGE
 from knowalledge.net.sql.schema import SchemaError
 
 
-@click.group()
+@example("knowalledge db upgrade")
+@click.group(cls=Group)
 def db() -> None:
     """Make and change the tables of the database."""
 
 
+@example("knowalledge db upgrade --config gateway.yaml")
 @db.command()
 @config_option
 def upgrade(config: str) -> None:
@@ -35,6 +38,7 @@ def upgrade(config: str) -> None:
     click.echo(f"the tables are those of {revision}")
 
 
+@example("knowalledge db audit --after 100")
 @db.command()
 @config_option
 @click.option("--after", default=0, help="Begin behind the line of this number.")

@@ -8,14 +8,25 @@ from pathlib import Path
 
 import click
 import gevent
+import msgspec
 from msgspec import Struct
 from redis import Redis
 from redis.exceptions import NoPermissionError
 
-from knowalledge.cli.common import config_option, load_settings
+from knowalledge.cli.common import columns, config_option, load_settings
+from knowalledge.cli.manners import example, json_option
 from knowalledge.config.settings import Settings
 from knowalledge.core.clock import Clock, SystemClock
-from knowalledge.core.errors import KnowalledgeError, Unavailable
+from knowalledge.core.errors import (
+    KnowalledgeError,
+    ProviderAuth,
+    ProviderGarbage,
+    ProviderRateLimited,
+    ProviderRejected,
+    ProviderTimeout,
+    ProviderUnavailable,
+    Unavailable,
+)
 from knowalledge.identity.feature import unprepared
 from knowalledge.net.redis.client import any_node, make_client
 from knowalledge.net.redis.errors import REDIS_ERRORS, reason
@@ -28,6 +39,8 @@ MAX_SKEW_S = 5.0
 # Workers write heartbeats and metrics here; a day of them takes a few MiB.
 MIN_FREE = 64 * 1024**2
 
+_CURE_REDIS = "start Redis, or correct redis_url; without redis_url one process works alone"
+
 
 class Finding(Struct, frozen=True):
     """The result of one check."""
@@ -36,8 +49,10 @@ class Finding(Struct, frozen=True):
     ok: bool
     note: str
     latency_ms: float | None = None
+    cure: str = ""  # of what is down
 
 
+@example("knowalledge doctor --config gateway.yaml")
 @click.command()
 @config_option
 @click.option(
@@ -47,11 +62,15 @@ class Finding(Struct, frozen=True):
     type=click.FloatRange(0.1, 600.0),
     help="Seconds a check may take.",
 )
-def doctor(config: str, timeout: float) -> None:
+@json_option
+def doctor(config: str, timeout: float, as_json: bool) -> None:
     """Check Redis, database, clock, disk, trace collector and every provider target; exit 1 if any is down."""
-    findings = examine(load_settings(config), SystemClock(), timeout)
-    for line in table(findings):
-        click.echo(line)
+    findings = examine(load_settings(config, as_json=as_json), SystemClock(), timeout)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(findings), indent=1))
+    else:
+        for line in table(findings):
+            click.echo(line)
     sys.exit(0 if all(it.ok for it in findings) else 1)
 
 
@@ -68,11 +87,16 @@ def examine(settings: Settings, clock: Clock, timeout: float) -> tuple[Finding, 
 
 
 def table(findings: tuple[Finding, ...]) -> Iterator[str]:
-    """The findings as lines of text."""
-    width = max(len(it.name) for it in findings)
+    """The findings as lines of text, below each that is down its cure."""
+    rows = []
     for it in findings:
         latency = "" if it.latency_ms is None else f"{it.latency_ms:.1f} ms"
-        yield f"{it.name:<{width}}  {'ok' if it.ok else 'DOWN':<4}  {latency:>10}  {it.note}".rstrip()
+        state = click.style("ok  ", fg="green") if it.ok else click.style("DOWN", fg="red")
+        rows.append((it.name, state, f"{latency:>10}", it.note))
+    for it, line in zip(findings, columns(rows), strict=True):
+        yield line
+        if it.cure and not it.ok:
+            yield f"    {click.style('cure:', fg='green')} {it.cure}"
 
 
 def _redis(settings: Settings, clock: Clock) -> Iterator[Finding]:
@@ -89,16 +113,18 @@ def _redis(settings: Settings, clock: Clock) -> Iterator[Finding]:
             version, policy = _version_and_policy(redis)
         try_write(client)
     except REDIS_ERRORS as error:
-        yield Finding("redis", False, f"no write ({reason(error)})")
+        yield Finding("redis", False, f"no write ({reason(error)})", cure=_CURE_REDIS)
         return
     # What Redis evicts is quota that was spent: it would be spent twice.
     evicts = policy not in ("", "noeviction")
     note = f"Redis {version}" + (f"; set maxmemory-policy noeviction, not {policy}" if evicts else "")
-    yield Finding("redis", not evicts, note, took * 1000)
+    cure = "redis-cli CONFIG SET maxmemory-policy noeviction" if evicts else ""
+    yield Finding("redis", not evicts, note, took * 1000, cure)
     # Its clock was read somewhere within the call.
     skew = seconds + micros / 1e6 - (started + took / 2)
     note = f"{skew:+.3f} s against Redis, known to {took / 2:.3f} s"
-    yield Finding("clock", abs(skew) - took / 2 <= MAX_SKEW_S, note)
+    cure = "set this machine's clock and Redis' by NTP, such as with chrony"
+    yield Finding("clock", abs(skew) - took / 2 <= MAX_SKEW_S, note, cure=cure)
 
 
 def _version_and_policy(redis: Redis) -> tuple[str, str]:
@@ -120,7 +146,8 @@ def _tracing(settings: Settings, clock: Clock, timeout: float) -> Iterator[Findi
     try:
         Collector(settings.tracing.endpoint, timeout).ping()
     except Unavailable as error:
-        yield Finding("tracing", False, error.message)
+        cure = "start the collector, correct tracing.endpoint, or leave it out: nothing is traced then"
+        yield Finding("tracing", False, error.message, cure=cure)
     else:
         yield Finding("tracing", True, "takes spans", (clock.monotonic() - began) * 1000)
 
@@ -131,7 +158,7 @@ def _database(settings: Settings, clock: Clock) -> Iterator[Finding]:
     began = clock.monotonic()
     fault = unprepared(settings.auth, settings.database_url)
     if fault is not None:
-        yield Finding("database", False, f"{fault.wrong}; {fault.cure}")
+        yield Finding("database", False, fault.wrong, cure=fault.cure)
     else:
         yield Finding("database", True, "has the newest tables", (clock.monotonic() - began) * 1000)
 
@@ -143,8 +170,13 @@ def _disk(folder: Path) -> Finding:
             file.flush()
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        return Finding("disk", False, f"{folder} cannot be written ({type(error).__name__})")
-    return Finding("disk", free >= MIN_FREE, f"{free // 1024**2} MiB free in {folder}")
+        note, cure = (
+            f"{folder} cannot be written ({type(error).__name__})",
+            "name another folder: export TMPDIR=FOLDER",
+        )
+        return Finding("disk", False, note, cure=cure)
+    cure = f"free {MIN_FREE // 1024**2} MiB there, or name another folder: export TMPDIR=FOLDER"
+    return Finding("disk", free >= MIN_FREE, f"{free // 1024**2} MiB free in {folder}", cure=cure)
 
 
 def _target(target: TargetSettings, settings: Settings, clock: Clock, timeout: float) -> Finding:
@@ -157,7 +189,27 @@ def _target(target: TargetSettings, settings: Settings, clock: Clock, timeout: f
         finally:
             provider.close()
     except KnowalledgeError as error:
-        return Finding(name, False, f"{error.code}: {error.message}")
+        return Finding(name, False, f"{error.code}: {error.message}", cure=_cure(error, target))
     except ValueError as error:
-        return Finding(name, False, str(error))
+        return Finding(name, False, str(error), cure="correct the target; `knowalledge config show` has it")
     return Finding(name, True, f"{spec.provider}:{spec.model}", (clock.monotonic() - began) * 1000)
+
+
+def _cure(error: KnowalledgeError, target: TargetSettings) -> str:
+    """What to do about a target that does not answer as it should."""
+    spec = target.spec
+    match error:
+        case ProviderAuth():
+            held = "api_key" if spec.api_key or not spec.credentials else f"credentials ({spec.credentials})"
+            return f"give {held} of a project that may use {spec.model}; spaces around a key count"
+        case ProviderUnavailable() | ProviderTimeout():
+            where = spec.base_url and "start what base_url names, or correct it"
+            return where or "look at the network and provider.proxy; --timeout gives it longer"
+        case ProviderRateLimited():
+            return "the key works and its quota is spent: wait, or ask the provider for more"
+        case ProviderRejected():
+            return f"correct the target's model ({spec.model}), project and location"
+        case ProviderGarbage():
+            return f"base_url is no API of {spec.provider}: correct it, or the provider"
+        case _:
+            return "correct the target; `knowalledge config show` has it"

@@ -13,6 +13,7 @@ from knowalledge.cli.directory import (
     show,
     tenant_option,
 )
+from knowalledge.cli.manners import Group, example
 from knowalledge.core.parsers import duration, duration_or_zero
 from knowalledge.identity.domain.principals import Grant, LevelName, RoleName
 
@@ -20,11 +21,15 @@ _id = click.argument("key_id")
 _COLUMNS = ("id", "tenant", "user", "label", "role", "created_at", "expires_at", "revoked_at", "used_at")
 
 
-@click.group()
+@example(
+    "knowalledge keys create --tenant acme --user ann --expires 90d", "knowalledge keys list --tenant acme"
+)
+@click.group(cls=Group)
 def keys() -> None:
     """Make, list, rotate and revoke API keys."""
 
 
+@example("knowalledge keys create --tenant acme --user ann --label laptop --expires 90d")
 @keys.command()
 @config_option
 @tenant_option
@@ -64,6 +69,7 @@ def create(
     click.echo(issued.text)
 
 
+@example("knowalledge keys list --tenant acme --json")
 @keys.command("list")
 @config_option
 @click.option("--tenant", default="", help="Only of this tenant.")
@@ -75,6 +81,7 @@ def list_(config: str, tenant: str, user: str, as_json: bool) -> None:
         show(pages(lambda after: admin.keys(tenant, user, after), lambda it: it.id), as_json, _COLUMNS)
 
 
+@example("knowalledge keys rotate --overlap 1h KEY_ID")
 @keys.command()
 @config_option
 @click.option("--overlap", default="24h", show_default=True, help="How long the old key still counts.")
@@ -88,6 +95,7 @@ def rotate(config: str, overlap: str, key_id: str) -> None:
     click.echo(issued.text)
 
 
+@example("knowalledge keys revoke KEY_ID")
 @keys.command()
 @config_option
 @_id

@@ -1,17 +1,24 @@
-"""The command line. Each command group has a file beside this one, and a row here."""
+"""The command line. Each command has a file beside this one, and a row here.
 
-import knowalledge.patched  # noqa: F401 - before anything else
+Its module is imported when it runs: what one needs, the others do not wait for, and `--version` waits for none.
+"""
 
-# isort: split
 from importlib import import_module
 
 import click
 
-# Its module is imported when a command is run: what one needs, the others do not wait for. By name: summary.
+from knowalledge import __version__
+from knowalledge.cli.manners import CONTEXT, Group, example
+
+# By name: summary.
 COMMANDS = {
+    "ask": "Ask a gateway one question; the answer streams to standard output.",
+    "chat": "Talk with a model through a gateway.",
+    "completion": "Print the script that completes commands and options in your shell.",
     "config": "Check and show the configuration.",
     "db": "Make and change the tables of the database.",
     "doctor": "Check everything that the gateway needs; exit 1 if any of it is down.",
+    "init": "Write a gateway.yaml from five questions, and check it.",
     "keys": "Make, list, rotate and revoke API keys.",
     "openapi": "Print the OpenAPI document.",
     "plan": "Simulate what the quota does to a trace of requests.",
@@ -22,9 +29,11 @@ COMMANDS = {
     "users": "Make, list and disable users.",
     "warm": "Fill the caches with every topic in FILE, one a line; resumable.",
 }
+# They only talk to a gateway or print, with the standard library as it is.
+UNPATCHED = frozenset(("ask", "chat", "completion", "provider-sim"))
 
 
-class _Commands(click.Group):
+class _Commands(Group):
     """The commands of ``COMMANDS``: ``NAME`` is ``knowalledge.cli.NAME.NAME``."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
@@ -33,15 +42,22 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
         if cmd_name not in COMMANDS:
             return None
+        if cmd_name not in UNPATCHED:
+            import knowalledge.patched  # noqa: F401, PLC0415 - before anything that the command imports
         name = cmd_name.replace("-", "_")
         command: click.Command = getattr(import_module(f"knowalledge.cli.{name}"), name)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+    def summary(self, ctx: click.Context, name: str) -> str:  # noqa: ARG002 - the group's
+        return COMMANDS[name]
 
 
-@click.group(cls=_Commands)
+@example(
+    "knowalledge serve                        # the built-in model on http://127.0.0.1:8080",
+    'knowalledge ask "What is a glacier?"     # in another terminal',
+    "knowalledge init                         # your own models and quota",
+)
+@click.group(cls=_Commands, context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="knowalledge", message="%(prog)s %(version)s")
 def main() -> None:
-    """A quota-aware LLM gateway."""
+    """A quota-aware gateway in front of LLM providers."""

@@ -4,9 +4,11 @@ import click
 import msgspec
 
 from knowalledge.app import create_app
+from knowalledge.cli.manners import example
 from knowalledge.config.settings import Settings
 
 
+@example("knowalledge openapi > openapi.json")
 @click.command()
 def openapi() -> None:
     """Print the OpenAPI document."""

@@ -5,12 +5,14 @@ from pathlib import Path
 import click
 
 from knowalledge.cli.common import config_option, load_settings
+from knowalledge.cli.manners import example
 from knowalledge.config.settings import Settings
 from knowalledge.core.clock import SystemClock
 from knowalledge.quota.feature import queue_rules
 from knowalledge.quota.planner import trace as planner
 
 
+@example("knowalledge plan --trace requests.csv --config gateway.yaml --times 1,2,5 --plot plan.svg")
 @click.command()
 @click.option("--trace", required=True, type=click.Path(path_type=Path), help="The CSV file.")
 @config_option

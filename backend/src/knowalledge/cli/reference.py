@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from knowalledge.app import create_app
+from knowalledge.cli.manners import example
 from knowalledge.config.models import MODEL_KEYS, TARGET_KEYS
 from knowalledge.config.settings import SETTINGS, Settings
 from knowalledge.config.sources import variable
@@ -23,6 +24,7 @@ from knowalledge.web.problems import TITLES, status_of_kind
 MADE = "<!-- made by `make reference`; do not edit -->"
 
 
+@example("knowalledge reference docs/reference")
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.pass_context
@@ -50,12 +52,13 @@ def configuration() -> Iterator[str]:
         "Settings come from one YAML file (`--config`, or `KNOWALLEDGE_CONFIG`), the environment and the command line.",
         "A later source overrides an earlier one; a setting that no source names has its default.",
         "Each variable also has a `_FILE` form that names a file with the value, for mounted secrets.",
+        "In the file a key may be nested or have dots: `queue: {capacity: 50}` is `queue.capacity: 50`.",
         "An unknown key is a fault.",
-        "`knowalledge config check` prints all faults at once, each with its cure.",
+        "`knowalledge config check` prints all faults at once, each with its line and its cure.",
     )
     yield from ("", "| key | variable | default | why |", "| --- | --- | --- | --- |")
     for row in SETTINGS:
-        yield f"| `{row.key}` | `{variable(row.key)}` | `{_default(row.default)}` | {row.description} |"
+        yield f"| `{row.key}` | `{variable(row.key)}` | `{row.example if row.default else ''}` | {row.description} |"
     yield from ("", "## models", "")
     yield "`models:` maps each name that clients may ask for to"
     yield from ("", "| key | |", "| --- | --- |")
@@ -64,14 +67,6 @@ def configuration() -> Iterator[str]:
     yield from ("", "and each target has", "", "| key | |", "| --- | --- |")
     for key, description in TARGET_KEYS.items():
         yield f"| `{key}` | {description} |"
-
-
-def _default(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key.label}={share}" for key, share in value.items())
-    if isinstance(value, bool):
-        return str(value).lower()
-    return getattr(value, "label", None) or str(value)
 
 
 def metrics() -> Iterator[str]:

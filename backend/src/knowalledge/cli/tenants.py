@@ -3,16 +3,19 @@
 import click
 
 from knowalledge.cli.directory import actor, administration, config_option, json_option, pages, show
+from knowalledge.cli.manners import Group, example
 
 _COLUMNS = ("name", "weight", "created_at", "disabled_at")
 _name = click.argument("name")
 
 
-@click.group()
+@example("knowalledge tenants create acme")
+@click.group(cls=Group)
 def tenants() -> None:
     """Make, list, weigh and disable tenants."""
 
 
+@example("knowalledge tenants create acme")
 @tenants.command()
 @config_option
 @click.option("--weight", default=1.0, show_default=True, help="Its part of a fair share.")
@@ -24,6 +27,7 @@ def create(config: str, weight: float, name: str) -> None:
     click.echo(f"tenant {name} is made")
 
 
+@example("knowalledge tenants list --json")
 @tenants.command("list")
 @config_option
 @json_option
@@ -33,6 +37,7 @@ def list_(config: str, as_json: bool) -> None:
         show(pages(admin.tenants, lambda it: it.name), as_json, _COLUMNS)
 
 
+@example("knowalledge tenants disable acme")
 @tenants.command()
 @config_option
 @_name

@@ -11,17 +11,20 @@ from knowalledge.cli.directory import (
     show,
     tenant_option,
 )
+from knowalledge.cli.manners import Group, example
 from knowalledge.identity.domain.principals import Grant, LevelName, RoleName
 
 _COLUMNS = ("tenant", "name", "role", "max_priority", "created_at", "disabled_at")
 _name = click.argument("name")
 
 
-@click.group()
+@example("knowalledge users create --tenant acme ann")
+@click.group(cls=Group)
 def users() -> None:
     """Make, list and disable users."""
 
 
+@example("knowalledge users create --tenant acme --role operator ann")
 @users.command()
 @config_option
 @tenant_option
@@ -56,6 +59,7 @@ def create(
     click.echo(f"user {tenant}/{name} is made")
 
 
+@example("knowalledge users list --tenant acme")
 @users.command("list")
 @config_option
 @tenant_option
@@ -66,6 +70,7 @@ def list_(config: str, tenant: str, as_json: bool) -> None:
         show(pages(lambda after: admin.users(tenant, after), lambda it: it.name), as_json, _COLUMNS)
 
 
+@example("knowalledge users disable --tenant acme ann")
 @users.command()
 @config_option
 @tenant_option

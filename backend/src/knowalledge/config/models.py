@@ -4,14 +4,15 @@ What is wrong is added to ``faults`` with its key and its cure; nothing here rai
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
+from knowalledge.config.sources import unabridged
 from knowalledge.config.windows import parse_quota
 from knowalledge.core.parsers import is_http, non_negative, one_of, text
-from knowalledge.core.settings import Fault, nearest
+from knowalledge.core.settings import REMOVE, Edit, Fault, Step, misspelt, nearest, write
 from knowalledge.providers import registry as providers
 from knowalledge.providers.descriptor import ProviderSpec
 from knowalledge.providers.embedded.provider import EMBEDDED, MODEL
@@ -31,6 +32,26 @@ MODEL_KEYS = {
     "fallback": "Other models, when no target can take a request in time.",
     "price": "USD per million tokens, {input, output}; with it, cache statistics show the money saved.",
 }
+# Values of a target's keys for cures, in YAML.
+EXAMPLES = {
+    "api_key": '"${GOOGLE_API_KEY}"',
+    "base_url": "http://127.0.0.1:8000",
+    "client": "rest",
+    "credentials": "adc",
+    "limit": "60",
+    "name": "main",
+    "provider": "openai",
+    "rpd": "1000",
+    "rpm": "60",
+    "tier": "0",
+    "tpd": "1000000",
+    "tpm": "60000",
+}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+# What a cure writes where a target is missing.
+_TARGET = '{name: main, provider: gemini, api_key: "${GOOGLE_API_KEY}"}'
+_TARGETS = write(f"targets: [{_TARGET}]")
+_MODELS = write(f"models: {{gemini-2.5-flash: {{targets: [{_TARGET}]}}}}")
 
 
 def embedded_model() -> tuple[ModelSettings, ...]:
@@ -42,46 +63,58 @@ def embedded_model() -> tuple[ModelSettings, ...]:
 def parse_models(written: Any, faults: list[Fault]) -> tuple[ModelSettings, ...]:
     """Every model of the section, in its order."""
     if not isinstance(written, dict) or not written:
-        faults.append(Fault("models", "names no model", "write models: {NAME: {targets: [...]}}"))
+        faults.append(Fault("models", "names no model", "write models: {NAME: {targets: [...]}}", _MODELS))
         return ()
-    models, taken, names = [], set[str](), [str(it) for it in written]
+    models, names = [], [str(it) for it in written]
     for name, body in written.items():
-        if not (str(name).strip() and len(str(name)) <= MAX_NAME and str(name).isprintable()):
-            wrong = f"{str(name)[:80]!r} is no name"
-            faults.append(Fault("models", wrong, "write the name that clients ask for"))
         key = f"models.{name}"
+        if not (str(name).strip() and len(str(name)) <= MAX_NAME and str(name).isprintable()):
+            wrong, cure = f"{str(name)[:80]!r} is no name", "write the name that clients ask for"
+            faults.append(Fault(key, wrong, cure, (Step(Edit.RENAME, "my-model"),)))
         if not isinstance(body, dict):
-            faults.append(Fault(key, "is not a mapping", "write targets: [...] below it"))
+            cure = "write targets: [...] below it"
+            pair = f"{name}: {{targets: [{_TARGET}]}}"
+            faults.append(Fault(key, "is not a mapping", cure, write(pair)))
             continue
-        _unknown(key, body, MODEL_KEYS, faults)
+        body = dict(unabridged(key, body, list(MODEL_KEYS), faults))
         targets = _targets(str(name), key, body.get("targets"), faults)
-        for target in targets:
-            if target.name in taken:
-                faults.append(Fault(f"{key}.targets", f"two targets are named {target.name!r}", "rename one"))
-            taken.add(target.name)
         fallback = _fallback(str(name), f"{key}.fallback", body.get("fallback") or [], names, faults)
         price = _price(f"{key}.price", body.get("price"), faults)
         models.append(ModelSettings(str(name), targets, fallback, price))
+    faults.extend(_repeated_names(models))
     return tuple(models)
 
 
-def _unknown(key: str, written: dict[Any, Any], known: dict[str, str], faults: list[Fault]) -> None:
-    for name in written:
-        if name not in known:
-            faults.append(Fault(f"{key}.{name}", "no such key", nearest(str(name), list(known))))
+def _repeated_names(models: Sequence[ModelSettings]) -> Iterator[Fault]:
+    taken = set[str]()
+    for model in models:
+        for index, target in enumerate(model.targets):
+            if target.name and target.name in taken:
+                free = next(it for n in range(2, 10**6) if (it := f"{target.name[:50]}-{n}") not in taken)
+                wrong, key = (
+                    f"two targets are named {target.name!r}",
+                    f"models.{model.name}.targets[{index}].name",
+                )
+                yield Fault(key, wrong, "rename one", write(f"name: {free}"))
+                taken.add(free)
+            taken.add(target.name)
 
 
 def _fallback(
     model: str, key: str, written: Any, names: Sequence[str], faults: list[Fault]
 ) -> tuple[str, ...]:
     if not isinstance(written, list):
-        faults.append(Fault(key, "is not a list", "write [other-model]"))
+        faults.append(Fault(key, "is not a list", "write [other-model]", write(f"fallback: [{written}]")))
         return ()
-    for other in written:
-        if str(other) not in names:
-            faults.append(Fault(key, f"no model {other!r}", nearest(str(other), list(names))))
-        elif str(other) == model:
-            faults.append(Fault(key, "names the model itself", "name another"))
+    others = [it for it in names if it != model]
+    for index, other in enumerate(written):
+        item = f"{key}[{index}]"
+        if str(other) == model:
+            faults.append(Fault(item, "names the model itself", "remove it, or name another", REMOVE))
+        elif str(other) not in names:
+            meant = misspelt(str(other), [it for it in others if it not in written])
+            cure = nearest(str(other), list(names))
+            faults.append(Fault(item, f"no model {other!r}", cure, write(meant) if meant else REMOVE))
     return tuple(map(str, written))
 
 
@@ -93,25 +126,32 @@ def _price(key: str, written: Any, faults: list[Fault]) -> tuple[float, float] |
         or set(written) != {"input", "output"}
         or not all(type(it) in (int, float) and 0 <= it < 1e6 for it in written.values())
     ):
-        faults.append(Fault(key, "is not a price", "write {input: 0.30, output: 2.50}"))
+        pair = "price: {input: 0.30, output: 2.50}"
+        faults.append(Fault(key, "is not a price", "write {input: 0.30, output: 2.50}", write(pair)))
         return None
     return float(written["input"]), float(written["output"])
 
 
 def _targets(model: str, key: str, written: Any, faults: list[Fault]) -> tuple[TargetSettings, ...]:
-    if not isinstance(written, list) or not written:
-        faults.append(Fault(f"{key}.targets", "has no target", "write a list with at least one"))
+    key = f"{key}.targets"
+    if isinstance(written, dict) and written:
+        cure = "it is a list: begin each target with a dash, as in `- name: main`"
+        faults.append(Fault(key, "is not a list", cure, _TARGETS))
         return ()
-    return tuple(
-        _target(model, f"{key}.targets[{index}]", target, faults) for index, target in enumerate(written)
-    )
+    if not isinstance(written, list) or not written:
+        faults.append(Fault(key, "has no target", "write a list with at least one", _TARGETS))
+        return ()
+    targets = (_target(model, f"{key}[{index}]", target, faults) for index, target in enumerate(written))
+    return tuple(targets)
 
 
 def _target(model: str, key: str, written: Any, faults: list[Fault]) -> TargetSettings:
     if not isinstance(written, dict):
-        faults.append(Fault(key, "is not a mapping", "write name, provider and the rest below it"))
+        cure = "write name, provider and the rest below it"
+        faults.append(Fault(key, "is not a mapping", cure, write(_TARGET)))
         return TargetSettings("", ProviderSpec(model=model))
-    _unknown(key, written, TARGET_KEYS, faults)
+    found: list[Fault] = []
+    written = dict(unabridged(key, written, list(TARGET_KEYS), found))
 
     def get(name: str, parse: Callable[[object], Any], default: Any) -> Any:
         if written.get(name) is None:
@@ -121,31 +161,63 @@ def _target(model: str, key: str, written: Any, faults: list[Fault]) -> TargetSe
         except ValueError as error:
             secret = name == "api_key" or "@" in str(written[name])
             shown = "the value" if secret else repr(written[name])[:80]
-            faults.append(Fault(f"{key}.{name}", f"{shown} is not valid", str(error)))
+            pair = f"{name}: {getattr(error, 'example', '') or EXAMPLES.get(name) or f'my-{name}'}"
+            found.append(Fault(f"{key}.{name}", f"{shown} is not valid", str(error), write(pair)))
             return default
 
     parsers = dict.fromkeys(providers.TARGET_KEYS, text) | {
         "provider": one_of(*providers.PROVIDERS),
         "client": one_of(*providers.CLIENTS),
     }
-    name = get("name", text, "")
-    spec = ProviderSpec(model=model)
-    given = {key: get(key, parse, getattr(spec, key)) for key, parse in parsers.items()}
+    name, spec = get("name", text, ""), ProviderSpec(model=model)
+    given = {it: get(it, parse, getattr(spec, it)) for it, parse in parsers.items()}
     spec = msgspec.structs.replace(spec, **given)
     target = TargetSettings(
         name=name,
         spec=spec,
         tier=get("tier", non_negative, 0),
-        windows=parse_quota(f"{key}.quota", written.get("quota"), str(written.get("provider")), faults),
+        windows=parse_quota(f"{key}.quota", written.get("quota"), str(written.get("provider")), found),
     )
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", target.name):
-        faults.append(Fault(f"{key}.name", "is missing or odd", "use up to 63 letters, digits, dots, dashes"))
-    if not spec.provider and "provider" not in written:
-        faults.append(
-            Fault(f"{key}.provider", "is missing", f"choose {providers.listed(providers.PROVIDERS, 'or')}")
-        )
-    if spec.base_url and not is_http(spec.base_url):
-        faults.append(Fault(f"{key}.base_url", "is not an address", "write http://... or https://..."))
-    for fault in providers.faults(spec):
-        faults.append(fault._replace(key=f"{key}.{fault.key}" if fault.key else key))
+    found.extend(_target_faults(target, key, written, {it.key for it in (*faults, *found)}))
+    faults.extend(found)
     return target
+
+
+def _target_faults(
+    target: TargetSettings, key: str, written: dict[str, Any], faulty: set[str]
+) -> Iterator[Fault]:
+    """What a target lacks, and which of its values do not fit each other. ``faulty``: keys with a fault already."""
+    spec = target.spec
+    if f"{key}.name" not in faulty and not _NAME.fullmatch(target.name):
+        proposal = re.sub(r"[^A-Za-z0-9._-]+|^[^A-Za-z0-9]+", "-", target.name or spec.model).strip("-._")[
+            :50
+        ]
+        pair = f"name: {proposal or 'main'}"
+        cure = "use up to 63 letters, digits, dots, dashes"
+        yield Fault(f"{key}.name", "is missing or odd", cure, write(pair))
+    if not spec.provider and "provider" not in written:
+        cure = f"choose {providers.listed(providers.PROVIDERS, 'or')}"
+        yield Fault(f"{key}.provider", "is missing", cure, _provider_of(spec))
+    if f"{key}.base_url" not in faulty and spec.base_url and not is_http(spec.base_url):
+        full = f"http://{spec.base_url}"
+        usable = is_http(full) and "@" not in full and "//" not in spec.base_url
+        steps = write(f'base_url: "{full}"') if usable else REMOVE
+        yield Fault(f"{key}.base_url", "is not an address", "write http://... or https://...", steps)
+        return  # whatever depends on it would be told twice
+    faulty = {it for it in faulty if it.startswith(f"{key}.")}
+    for fault in providers.faults(spec):
+        own = f"{key}.{fault.key}" if fault.key else key
+        # A value that is wrong, or a variable that is not set, is not missing as well.
+        if own not in faulty and (fault.key or not faulty):
+            yield fault._replace(key=own)
+
+
+def _provider_of(spec: ProviderSpec) -> tuple[Step, ...]:
+    """The provider that the other keys of a target belong to."""
+    if spec.project or spec.location:
+        return write("provider: vertex")
+    if spec.base_url:
+        return write("provider: openai")
+    if spec.api_key or spec.credentials:
+        return write("provider: gemini")
+    return write("provider: gemini", 'api_key: "${GOOGLE_API_KEY}"')

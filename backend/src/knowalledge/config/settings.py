@@ -4,16 +4,40 @@ A capability declares its section in its own ``settings.py``; a line in ``Settin
 line, environment, YAML file, default.
 """
 
+import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Self
 
 from knowalledge.caching.settings import CacheSettings, CdnSettings
-from knowalledge.config.models import embedded_model, parse_models
-from knowalledge.config.sources import PREFIX, Layer, from_document, from_environment, read_document
+from knowalledge.config.models import EXAMPLES, embedded_model, parse_models
+from knowalledge.config.places import located
+from knowalledge.config.sources import (
+    ENVIRONMENT,
+    PREFIX,
+    Layer,
+    from_document,
+    from_environment,
+    names_within,
+    read_document,
+    unabridged,
+    variable,
+)
 from knowalledge.core.parsers import text
-from knowalledge.core.settings import Fault, Setting, compose, declared_in, nearest, setting
+from knowalledge.core.settings import (
+    Edit,
+    Fault,
+    Setting,
+    Step,
+    compose,
+    declared_in,
+    nearest,
+    setting,
+    write,
+)
 from knowalledge.gateway.settings import RequestSettings
 from knowalledge.identity.settings import AuthSettings, ClientSettings
 from knowalledge.net.redis.settings import RedisSettings, redis_address
@@ -34,10 +58,16 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is in force. ``origins`` names the source of each value, by key, and of ``models``."""
+    """What is in force.
+
+    ``origins`` names the source of each value, by key, and of ``models``.
+    ``lines`` has the line of each key of ``file``.
+    """
 
     models: tuple[ModelSettings, ...]
     origins: Mapping[str, str]
+    file: str  # empty: none was given
+    lines: Mapping[str, int]
     redis_url: str = setting(
         redis_address,
         "",
@@ -86,10 +116,11 @@ class Settings:
         env = os.environ if environ is None else environ
         faults: list[Fault] = []
         path = config or env.get(f"{PREFIX}CONFIG", "")
-        document = read_document(path, env, faults) if path else {}
+        document, lines, _ = read_document(path, env, _example_of, faults) if path else ({}, {}, ())
+        document = dict(unabridged("", document, TOP_LEVEL, faults))
         layers: tuple[Layer, ...] = (
             ("command line", overrides or {}),
-            ("environment", dict(from_environment(env, SETTINGS, faults))),
+            (ENVIRONMENT, dict(from_environment(env, SETTINGS, faults))),
             (path, dict(from_document(document, SETTINGS, faults))),
         )
         chosen = {it.key: _choose(it, layers, faults) for it in SETTINGS}
@@ -97,25 +128,34 @@ class Settings:
         origins = {key: origin for key, (_, origin) in chosen.items()}
         origins["models"] = path if "models" in document else "default"
         values = {key: value for key, (value, _) in chosen.items()}
-        settings = compose(cls, values, models=models, origins=origins)
+        settings = compose(cls, values, models=models, origins=origins, file=path, lines=lines)
         faults.extend(settings._faults())
         if faults:
-            raise SettingsError(faults)
+            raise SettingsError(located(faults, path, lines, env))
         return settings
 
     def _faults(self) -> Iterator[Fault]:
         """Rules over several settings."""
         names = [it.name for it in self.models]
         if self.default_model and names and self.default_model not in names:
-            yield Fault(
-                "default_model", f"no model {self.default_model!r}", nearest(self.default_model, names)
-            )
+            near = get_close_matches(self.default_model[:100], names, n=1, cutoff=0.0)[0]
+            steps = write(f"default_model: {json.dumps(near)}")
+            cure = nearest(self.default_model, names)
+            yield Fault("default_model", f"no model {self.default_model!r}", cure, steps)
         yield from self.cdn.faults()
         yield from self.auth.faults(self.database_url)
 
 
 # Every setting, in the order of the reference.
 SETTINGS: tuple[Setting, ...] = tuple(declared_in(Settings))
+# What may stand at the left of the file.
+TOP_LEVEL = [*names_within(it.key for it in SETTINGS), "models"]
+
+
+def _example_of(key: str) -> str:
+    """A valid value of a key of the file, in YAML; empty: any text will do."""
+    row = next((it for it in SETTINGS if it.key == key), None)
+    return row.example if row else EXAMPLES.get(key.rpartition(".")[2], "")
 
 
 def _choose(row: Setting, layers: tuple[Layer, ...], faults: list[Fault]) -> tuple[Any, str]:
@@ -126,7 +166,16 @@ def _choose(row: Setting, layers: tuple[Layer, ...], faults: list[Fault]) -> tup
             try:
                 return row.parse(written), origin
             except ValueError as error:
-                # With an @ an address may hold a password, whatever the setting is.
-                shown = "the value" if row.secret or "@" in str(written) else repr(written)[:80]
-                faults.append(Fault(row.key, f"{shown} is not valid", str(error)))
+                faults.append(_not_valid(row, written, origin, error))
     return row.default, "default"
+
+
+def _not_valid(row: Setting, written: object, origin: str, error: ValueError) -> Fault:
+    # With an @ an address may hold a password, whatever the setting is.
+    shown = "the value" if row.secret or "@" in str(written) else repr(written)[:80]
+    wrong = "has no value" if written is None else f"{shown} is not valid"
+    if origin == ENVIRONMENT:
+        name = variable(row.key)
+        steps = (Step(Edit.RUN, f"unset {name}_FILE; export {name}={shlex.quote(row.example)}"),)
+        return Fault(row.key, wrong, str(error), steps, ENVIRONMENT)
+    return Fault(row.key, wrong, str(error), write(f"{row.key.rpartition('.')[2]}: {row.example}"))

@@ -8,8 +8,9 @@ from datetime import timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from knowalledge.config.sources import unabridged
 from knowalledge.core.parsers import DAY, duration_or_zero, positive
-from knowalledge.core.settings import Fault, nearest
+from knowalledge.core.settings import REMOVE, Fault, write
 from knowalledge.providers import registry as providers
 from knowalledge.quota.domain.window import Count, Window
 
@@ -24,6 +25,8 @@ _SHORT = {
     "tpd": (Count.TOKENS, DAY),
 }
 _PACIFIC = "America/Los_Angeles"
+_MIDNIGHT = f'"00:00 {_PACIFIC}"'
+_EXAMPLE = "{count: requests, limit: 120, window: 60s}"
 # Requests per minute at which the search for an unpublished limit begins.
 _FIRST_RPM = 60
 
@@ -36,17 +39,22 @@ def parse_quota(key: str, written: Any, provider: str, faults: list[Fault]) -> t
         return (Window("learnt", Count.REQUESTS, _FIRST_RPM, 60, learn=True),)
     if not isinstance(written, dict | list):
         cure = "write quota: {rpm: 120, tpm: 60000}, or quota: learn"
-        faults.append(Fault(key, "is neither a mapping nor a list", cure))
+        faults.append(Fault(key, "is neither a mapping nor a list", cure, write("quota: {rpm: 120}")))
         return ()
     if not 1 <= len(written) <= MAX_WINDOWS:
         cure = f"write 1 to {MAX_WINDOWS}, or leave quota out: unlimited"
-        faults.append(Fault(key, f"has {len(written)} windows", cure))
+        faults.append(Fault(key, f"has {len(written)} windows", cure, REMOVE))
         return ()
     if isinstance(written, dict):
-        return tuple(_short(key, name, limit, provider, faults) for name, limit in written.items())
+        pairs = unabridged(key, written, list(_SHORT), faults)
+        return tuple(_short(key, name, limit, provider, faults) for name, limit in pairs)
+    found = len(faults)
     windows = tuple(_window(f"{key}[{index}]", entry, faults) for index, entry in enumerate(written))
-    if len({it.name for it in windows}) < len(windows):
-        faults.append(Fault(key, "has the same window twice", "keep the one with the lower limit"))
+    names = [it.name for it in windows]
+    for index, name in enumerate(names):
+        if name in names[:index] and len(faults) == found:
+            cure = "keep the one with the lower limit"
+            faults.append(Fault(f"{key}[{index}]", "is the same window again", cure, REMOVE))
     return windows
 
 
@@ -54,14 +62,13 @@ def _limit(key: str, value: object, faults: list[Fault]) -> int:
     try:
         return positive(value)
     except ValueError as error:
-        faults.append(Fault(key, f"{value!r} is not a limit", str(error)))
+        wrong = "has no value" if value is None else f"{value!r} is not a limit"
+        pair = f"{key.rpartition('.')[2]}: 60"
+        faults.append(Fault(key, wrong, str(error), write(pair)))
         return 1
 
 
 def _short(key: str, name: str, limit: object, provider: str, faults: list[Fault]) -> Window:
-    if name not in _SHORT:
-        faults.append(Fault(f"{key}.{name}", "no such window", nearest(str(name), list(_SHORT))))
-        return Window(str(name), Count.REQUESTS, 1, 60)
     count, span_s = _SHORT[name]
     descriptor = providers.PROVIDERS.get(provider)
     if descriptor and count is Count.TOKENS:
@@ -72,14 +79,14 @@ def _short(key: str, name: str, limit: object, provider: str, faults: list[Fault
 
 def _window(key: str, written: Any, faults: list[Fault]) -> Window:
     if not isinstance(written, dict):
-        faults.append(Fault(key, "is not a mapping", "write {count: requests, limit: 120, window: 60s}"))
+        faults.append(Fault(key, "is not a mapping", f"write {_EXAMPLE}", write(_EXAMPLE)))
         return Window("", Count.REQUESTS, 1, 60)
-    for unknown in (it for it in written if it not in WINDOW_KEYS):
-        faults.append(Fault(f"{key}.{unknown}", "no such key", nearest(str(unknown), list(WINDOW_KEYS))))
+    written = dict(unabridged(key, written, list(WINDOW_KEYS), faults))
     try:
         count = Count(written.get("count", ""))
     except ValueError:
-        faults.append(Fault(f"{key}.count", "is not a count", f"choose one of {', '.join(Count)}"))
+        cure = f"choose one of {', '.join(Count)}"
+        faults.append(Fault(f"{key}.count", "is not a count", cure, write("count: requests")))
         count = Count.REQUESTS
     limit = _limit(f"{key}.limit", written.get("limit"), faults)
     span = written.get("window")
@@ -90,7 +97,8 @@ def _window(key: str, written: Any, faults: list[Fault]) -> Window:
     else:
         span_s = _span(f"{key}.window", span, faults)
         if "resets_at" in written:
-            faults.append(Fault(f"{key}.resets_at", "is for window: day", "drop it, or write window: day"))
+            cure = "remove it, or write window: day"
+            faults.append(Fault(f"{key}.resets_at", "is for window: day", cure, REMOVE))
     return Window(f"{count.value}-{span}", count, limit, span_s, zone, reset_s)
 
 
@@ -99,10 +107,11 @@ def _span(key: str, span: object, faults: list[Fault]) -> int:
     try:
         seconds = duration_or_zero(span)
     except ValueError as error:
-        faults.append(Fault(key, f"{span!r} is not a window", f"{error}, or day"))
+        wrong = "has no value" if span is None else f"{span!r} is not a window"
+        faults.append(Fault(key, wrong, f"{error}, or day", write("window: 60s")))
         return 60
     if seconds < 1 or seconds != int(seconds):
-        faults.append(Fault(key, f"{span!r} is not whole seconds", "write 1s or more"))
+        faults.append(Fault(key, f"{span!r} is not whole seconds", "write 1s or more", write("window: 1s")))
         return 60
     return int(seconds)
 
@@ -111,13 +120,16 @@ def _reset(key: str, written: object, faults: list[Fault]) -> tuple[str, int]:
     """The zone, and the seconds after its midnight."""
     match = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d) ([A-Za-z_/+0-9-]{1,64})", str(written))
     if not match:
-        cure = 'write "00:00 America/Los_Angeles"'
-        faults.append(Fault(key, f"{written!r} is not a time in a zone", cure))
+        cure = f"write {_MIDNIGHT}"
+        faults.append(
+            Fault(key, f"{written!r} is not a time in a zone", cure, write(f"resets_at: {_MIDNIGHT}"))
+        )
         return "UTC", 0
     hours, minutes, zone = match.groups()
     try:
         ZoneInfo(zone)
     except (ValueError, OSError, KeyError):
-        faults.append(Fault(key, f"no zone {zone!r}", "write an IANA zone such as America/Los_Angeles"))
+        cure, pair = f"write an IANA zone such as {_PACIFIC}", f'resets_at: "{hours}:{minutes} {_PACIFIC}"'
+        faults.append(Fault(key, f"no zone {zone!r}", cure, write(pair)))
         return "UTC", 0
     return zone, int(timedelta(hours=int(hours), minutes=int(minutes)).total_seconds())

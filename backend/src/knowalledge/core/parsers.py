@@ -1,7 +1,12 @@
-"""Parsers of settings: text or a YAML value in, the value out. Each raises ValueError, whose message is the cure."""
+"""Parsers of settings: text or a YAML value in, the value out. Each raises ValueError, whose message is the cure.
 
+``written`` is the way back: a value as a person writes it in YAML.
+"""
+
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from urllib.parse import urlsplit
 
 from knowalledge.core.context import Priority
@@ -11,7 +16,21 @@ DAY = 86_400
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _SECONDS = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _SIZE = re.compile(r"(\d+)\s*([KMG]i?B?|B)?", re.I)
+# The largest unit of which a value is a whole number is the one that people write.
+_LENGTHS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
+_SIZES = (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024))
+# Text that YAML reads as that text, within brackets too; and words that it reads as something else.
+_PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./+@-]*(://[A-Za-z0-9_./:@*-]*[A-Za-z0-9_/*-])?")
+_NOT_TEXT = ("true", "false", "yes", "no", "on", "off", "null", "y", "n")
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+
+
+class NotValid(ValueError):
+    """A value cannot be read. The message is the cure; ``example`` is a value in YAML that can be."""
+
+    def __init__(self, cure: str, example: str) -> None:
+        super().__init__(cure)
+        self.example = example
 
 
 def duration_or_zero(value: object) -> float:
@@ -112,7 +131,8 @@ def one_of(*names: str) -> Callable[[object], str]:
 
     def parse(value: object) -> str:
         if value not in names:
-            raise ValueError(f"choose one of {', '.join(names)}")
+            near = get_close_matches(str(value)[:100], names, n=1)
+            raise NotValid(f"choose one of {', '.join(names)}", near[0] if near else "")
         return str(value)
 
     return parse
@@ -130,7 +150,7 @@ def request_rate(value: object) -> str:
     """Requests per second, minute, hour or day, such as ``600/minute``; empty: no limit."""
     written = text(value).strip()
     if written and not re.fullmatch(r"[1-9]\d{0,8}/(second|minute|hour|day)", written):
-        raise ValueError("write a rate such as 600/minute")
+        raise NotValid("write a rate such as 600/minute", "600/minute")
     return written
 
 
@@ -138,7 +158,7 @@ def header_name(value: object) -> str:
     """The name of an HTTP header, or empty."""
     name = text(value)
     if name and not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]{0,63}", name):
-        raise ValueError("write a header's name such as X-Tenant")
+        raise NotValid("write a header's name such as X-Tenant", "X-Tenant")
     return name
 
 
@@ -146,7 +166,8 @@ def http_address(value: object) -> str:
     """The address of a service of ours, without credentials, because it is shown and logged; or empty."""
     url = text(value)
     if url and not (is_http(url) and _is_plain(url)):
-        raise ValueError("write an address such as http://collector:4318, without a password")
+        cure = "write an address such as http://collector:4318, without a password"
+        raise NotValid(cure, "http://collector:4318")
     return url
 
 
@@ -171,7 +192,7 @@ def address(example: str, *schemes: str) -> Callable[[object], str]:
     def parse(value: object) -> str:
         url = text(value)
         if url and not _has_scheme(url, schemes):
-            raise ValueError(f"write an address such as {example}")
+            raise NotValid(f"write an address such as {example}", example.partition(",")[0])
         return url
 
     return parse
@@ -184,3 +205,33 @@ def _has_scheme(url: str, schemes: tuple[str, ...]) -> bool:
         return parts.scheme in schemes and ("+" in parts.scheme or parts.port != 0)
     except ValueError:
         return False
+
+
+def written(parse: Callable[[object], object], value: object) -> str:
+    """A value of a setting as YAML, in the units that people use: ``30s``, ``64MiB``, ``{low: 0.998}``.
+
+    ``parse`` is the setting's parser; it reads the text back as the value.
+    """
+    if parse in (duration, duration_or_zero):
+        milliseconds = float(str(value)) * 1000
+        return _in_units(int(milliseconds), _LENGTHS, "s") if milliseconds.is_integer() else str(value)
+    if parse in (size, size_or_zero):
+        return _in_units(int(str(value)), _SIZES, "B")
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key.label}: {number}" for key, number in value.items()) + "}"
+    if isinstance(value, tuple):
+        return f"[{', '.join(written(text, it) for it in value)}]"
+    if isinstance(value, Priority):
+        return value.label
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return value if _PLAIN.fullmatch(value) and value.lower() not in _NOT_TEXT else json.dumps(value)
+    return str(value)
+
+
+def _in_units(number: int, units: tuple[tuple[str, int], ...], smallest: str) -> str:
+    for unit, worth in units:
+        if number and number % worth == 0:
+            return f"{number // worth}{unit}"
+    return f"{number}{smallest}"

@@ -8,28 +8,68 @@
 in a file. Sections are dataclasses because the fields of a Struct carry no metadata.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field, fields, is_dataclass
 from difflib import get_close_matches
+from enum import StrEnum
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
+from knowalledge.core.parsers import NotValid, written
+
 T = TypeVar("T")
 _METADATA = "setting"
+# How alike two names must be for one to count as a misspelling of the other: `rqm` and `rpm`, `modles` and `models`.
+_ALIKE = 0.6
+
+
+class Edit(StrEnum):
+    """How a cure is pasted."""
+
+    WRITE = "write"  # this pair, in place of the key and its value
+    ADD = "add"  # this pair, below the parent of the key, which is missing
+    RENAME = "rename"  # the key to this name
+    REMOVE = "remove"  # the key and its value
+    RUN = "run"  # this command, in the shell
+
+
+class Step(NamedTuple):
+    """One step of a cure. ``text`` is what to paste; empty for ``REMOVE``."""
+
+    edit: Edit
+    text: str = ""
+    key: str = ""  # of what is written, renamed or removed
 
 
 class Fault(NamedTuple):
-    """One mistake in the configuration, with its cure."""
+    """One mistake in the configuration, with its cure: a sentence, and what to paste."""
 
     key: str
     wrong: str
     cure: str
+    steps: tuple[Step, ...] = ()
+    file: str = ""  # where the mistake is: a file's name, or `environment`
+    line: int = 0  # of the file, from 1; 0: unknown
+
+
+def write(*pairs: str) -> tuple[Step, ...]:
+    """A cure of pairs such as ``capacity: 100``, each to be written, or added where the key is missing."""
+    return tuple(Step(Edit.WRITE, it) for it in pairs)
+
+
+REMOVE = (Step(Edit.REMOVE),)
 
 
 def nearest(word: str, known: list[str]) -> str:
     """The cure of an unknown name: the known one whose spelling is closest."""
     near = get_close_matches(word[:100], known, n=1, cutoff=0.0)
     return f"the nearest known one is {near[0]!r}" if near else "there is none"
+
+
+def misspelt(word: str, known: Iterable[str]) -> str:
+    """The known name that a word is probably a misspelling of; empty if there is none."""
+    near = get_close_matches(word[:100], list(known), n=1, cutoff=_ALIKE)
+    return near[0] if near else ""
 
 
 class Setting(NamedTuple):
@@ -40,6 +80,19 @@ class Setting(NamedTuple):
     default: Any
     description: str
     secret: bool  # masked wherever settings are shown
+
+    @property
+    def example(self) -> str:
+        """A value as YAML: the default, or one that the parser names where the default is empty."""
+        if not self.default:
+            try:
+                self.parse("?")
+            except NotValid as error:
+                if error.example:
+                    return error.example
+            except ValueError:
+                pass
+        return written(self.parse, self.default)
 
     def value_in(self, settings: object) -> Any:
         """The value in composed settings."""

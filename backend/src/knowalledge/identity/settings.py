@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from knowalledge.core.parsers import (
+    NotValid,
     boolean,
     duration_or_zero,
     header_name,
@@ -13,7 +14,7 @@ from knowalledge.core.parsers import (
     request_rate,
     text,
 )
-from knowalledge.core.settings import Fault, setting
+from knowalledge.core.settings import REMOVE, Edit, Fault, Step, setting, write
 from knowalledge.net.sql.settings import is_sqlite
 
 # Shorter secrets can be guessed, in characters.
@@ -31,10 +32,11 @@ def _algorithms(value: object) -> tuple[str, ...]:
 
 
 def _secret(value: object) -> str:
-    written = text(value)
-    if written and len(written) < MIN_SECRET:
-        raise ValueError(f"give at least {MIN_SECRET} random characters, such as from: openssl rand -hex 32")
-    return written
+    given = text(value)
+    if given and len(given) < MIN_SECRET:
+        cure = f"give at least {MIN_SECRET} random characters, such as from: openssl rand -hex 32"
+        raise NotValid(cure, '""')
+    return given
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,12 @@ class JwtSettings:
     def faults(self) -> Iterator[Fault]:
         """Rules over several settings."""
         if self.jwks_url and self.secret:
-            yield Fault("auth.jwt.secret", "auth.jwt.jwks_url is set too", "set one of the two")
+            yield Fault("auth.jwt.secret", "auth.jwt.jwks_url is set too", "set one of the two", REMOVE)
         if self.on:
             for name in ("issuer", "audience"):
                 if not getattr(self, name):
-                    yield Fault(f"auth.jwt.{name}", "tokens of anybody would count", "name yours")
+                    steps = write(f"{name}: https://example.com/{name}")
+                    yield Fault(f"auth.jwt.{name}", "tokens of anybody would count", "name yours", steps)
 
 
 @dataclass(frozen=True)
@@ -137,9 +140,10 @@ class AuthSettings:
         if self.mode == "none":
             return
         if not self.secret and not is_sqlite(database_url):
-            yield Fault(
-                "auth.secret", "replicas that share a database need one", "give it: openssl rand -hex 32"
-            )
+            steps = (Step(Edit.RUN, 'export KNOWALLEDGE_AUTH__SECRET="$(openssl rand -hex 32)"'),)
+            wrong, cure = "replicas that share a database need one", "give it: openssl rand -hex 32"
+            yield Fault("auth.secret", wrong, cure, steps)
         if self.tenant_header:
-            yield Fault("auth.tenant_header", "with auth.mode required the key names the tenant", "remove it")
+            wrong = "with auth.mode required the key names the tenant"
+            yield Fault("auth.tenant_header", wrong, "remove it", REMOVE)
         yield from self.jwt.faults()

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object per line on standard error. Never a prompt, an answer or a secret."""
+"""Logs on standard error: one JSON object a line, or lines for people. Never a prompt, an answer or a secret."""
 
 import logging
 import sys
@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 import structlog
 
+from knowalledge.observability.console import Console
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -14,15 +16,23 @@ def _render(_: Any, __: str, event: Any) -> bytes:
     return _encode(event)
 
 
-def configure(level: str) -> None:
-    """Set up structlog, once per process. ``level`` is debug, info, warning or error."""
+def for_people(form: str) -> bool:
+    """Whether the log is lines for people. ``form`` is text, json, or auto: text on a terminal."""
+    return form == "text" or (form == "auto" and sys.stderr is not None and sys.stderr.isatty())
+
+
+def configure(level: str, form: str = "json") -> None:
+    """Set up structlog, once per process. ``level`` is debug, info, warning or error; ``form`` as in ``for_people``."""
+    number, text = getattr(logging, level.upper()), for_people(form)
+    # A person wants to see every request; its line waits in the console for the response, and comes below no level.
+    render = CONSOLE.renderer(number) if text else _render
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            _render,
+            render,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if text else number),
         logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
         cache_logger_on_first_use=True,
     )
@@ -33,3 +43,11 @@ def configure(level: str) -> None:
 def audit(event: str, fields: dict[str, object]) -> None:
     """Log what an operator did, for the audit trail."""
     structlog.get_logger().warning(event, audit=True, **fields)
+
+
+def _write(line: bytes) -> None:
+    sys.stderr.buffer.write(line + b"\n")
+    sys.stderr.buffer.flush()
+
+
+CONSOLE = Console(_write)

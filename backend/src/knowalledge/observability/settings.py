@@ -30,3 +30,8 @@ class LogSettings:
     level: str = setting(
         one_of("debug", "info", "warning", "error"), "info", "The lowest level that is logged."
     )
+    format: str = setting(
+        one_of("auto", "text", "json"),
+        "auto",
+        "`text` is for people, with a line for each request; `json` for programs; `auto`: text on a terminal.",
+    )

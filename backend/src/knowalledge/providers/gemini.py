@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from knowalledge.core.clock import Clock
 from knowalledge.core.errors import ProviderGarbage
-from knowalledge.core.settings import Fault
+from knowalledge.core.settings import Fault, write
 from knowalledge.gateway.domain.answer import Embeddings
 from knowalledge.gateway.domain.prompt import Prompt
 from knowalledge.gateway.ports import Provider
@@ -74,7 +74,8 @@ def _create(spec: ProviderSpec, url: str, clock: Clock) -> Provider:
 
 def _faults(spec: ProviderSpec) -> Iterator[Fault]:
     if not spec.api_key and not spec.credentials:
-        yield Fault("api_key", "is missing", "set api_key: ${GOOGLE_API_KEY}")
+        steps = write('api_key: "${GOOGLE_API_KEY}"')
+        yield Fault("api_key", "is missing", "set api_key: ${GOOGLE_API_KEY}", steps)
 
 
 # Limits: ai.google.dev/gemini-api/docs/rate-limits.

@@ -6,7 +6,7 @@ To add one: a module with its ``ProviderDescriptor``, its place in ``PROVIDERS``
 from collections.abc import Iterable, Iterator
 
 from knowalledge.core.clock import Clock
-from knowalledge.core.settings import Fault
+from knowalledge.core.settings import REMOVE, Fault, write
 from knowalledge.gateway.domain.passthrough import DialectName
 from knowalledge.gateway.ports import Provider
 from knowalledge.providers.descriptor import (
@@ -48,13 +48,14 @@ def semconv_name(provider: str) -> str:
 def faults(spec: ProviderSpec) -> Iterator[Fault]:
     """The mistakes in a spec that can be seen without a call; of an unknown provider, only those common to all."""
     if spec.credentials == "anonymous" and not is_loopback(spec.base_url):
-        yield Fault("credentials", "anonymous is for loopback only", "set a loopback base_url")
+        steps = write("base_url: http://127.0.0.1:9900")
+        yield Fault("credentials", "anonymous is for loopback only", "set a loopback base_url", steps)
     descriptor = PROVIDERS.get(spec.provider)
     if descriptor is not None:
         yield from descriptor.faults(spec)
     if spec.client != REST and (descriptor is None or spec.client not in descriptor.clients):
         names = listed((it.name for it in PROVIDERS.values() if spec.client in it.clients), "and")
-        yield Fault("client", f"{spec.client} is for {names} only", "drop it, or write rest")
+        yield Fault("client", f"{spec.client} is for {names} only", "drop it, or write rest", REMOVE)
 
 
 def listed(words: Iterable[str], last: str) -> str:

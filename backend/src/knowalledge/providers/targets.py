@@ -35,9 +35,12 @@ def make_routes(models: Sequence[ModelSettings], proxy: str, clock: Clock) -> Ma
 def unusable_targets(models: Sequence[ModelSettings], proxy: str, clock: Clock) -> Iterator[Fault]:
     """A fault for each target that has an address, a key or credentials that cannot be used."""
     for model in models:
-        for target in model.targets:
+        for index, target in enumerate(model.targets):
             try:
                 make_provider(target, proxy, clock).close()
             except ValueError as error:
-                key = f"models.{model.name}.{target.name}"
-                yield Fault(key, str(error), "correct the target, then try `knowalledge doctor`")
+                key = f"models.{model.name}.targets[{index}]"
+                cure = "correct the target, then try `knowalledge doctor`"
+                if target.spec.api_key and "header" in str(error):
+                    key, cure = f"{key}.api_key", "copy it again, on one line and without blanks"
+                yield Fault(key, str(error), cure)

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from urllib.parse import quote
 
 from knowalledge.core.clock import Clock
-from knowalledge.core.settings import Fault
+from knowalledge.core.settings import Fault, write
 from knowalledge.gateway.domain.answer import Embeddings
 from knowalledge.gateway.domain.prompt import Prompt
 from knowalledge.gateway.ports import Provider
@@ -70,10 +70,13 @@ def _create(spec: ProviderSpec, base_url: str, clock: Clock) -> Provider:
 
 def _faults(spec: ProviderSpec) -> Iterator[Fault]:
     if not spec.api_key and not (spec.project and spec.location):
-        yield Fault("", "vertex needs project and location", "set both, or an api_key for express mode")
+        pairs = {"project: YOUR_PROJECT": spec.project, "location: global": spec.location}
+        steps = write(*(pair for pair, value in pairs.items() if not value))
+        cure = "set both, or an api_key for express mode"
+        yield Fault("", "vertex needs project and location", cure, steps)
     if spec.client == _AIPLATFORM and not _installed("google.cloud.aiplatform_v1"):
         cure = "pip install 'knowalledge[aiplatform]', or write rest"
-        yield Fault("client", "is not installed", cure)
+        yield Fault("client", "is not installed", cure, write("client: rest"))
 
 
 def _installed(module: str) -> bool:
