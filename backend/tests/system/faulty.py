@@ -20,6 +20,7 @@ from knowalledge import app as wiring
 from knowalledge.config.settings import Settings
 from knowalledge.core.context import Priority
 from knowalledge.core.supervision import Supervisor
+from knowalledge.quota import redis as quota_redis
 from knowalledge.quota.domain.window import TokenCost
 from knowalledge.quota.feature import QuotaFeature
 from knowalledge.quota.ports import Decision, Granted, Queued, QuotaStore, ReservationRequest
@@ -89,7 +90,10 @@ def main(config: str, redis: int) -> None:
 
     first = reserve("first")
     assert isinstance(first, Granted)
+    wait_for(lambda: store._shared._redis_clock[0], "a heartbeat")
+    quota_redis._Target.is_late = lambda *_: True  # type: ignore[method-assign]
     wait_for_turn("waits", "quota.pump")
+    wait_for_turn("is renewed", "quota.renew")
     store.settle(first.reservation, TokenCost(1, 0))
     wait_for(lambda: succeeded["quota.write"], "write")
     interrupted = gevent.spawn(reserve, "interrupted")

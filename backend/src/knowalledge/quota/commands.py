@@ -58,7 +58,7 @@ class QuotaScripts(Struct, frozen=True):
 
 
 # Apart, because a rolling update needs no older one.
-_RESET = _script("reset")
+_RESET, _RENEW = _script("reset"), _script("renew")
 SCRIPTS = QuotaScripts(**{name: _script(name) for name in QuotaScripts.__struct_fields__})
 
 
@@ -132,7 +132,8 @@ class HeartbeatReply(Struct, frozen=True):
     replicas: int  # alive
     gate: Gate
     window_status: tuple[WindowStatus, ...]
-    ended: tuple[tuple[str, bool], ...]  # asked ids that wait no more: whether they were granted
+    # Asked ids that wait no more: of those that were granted, the bucket of each window's charge; else ().
+    ended: tuple[tuple[str, tuple[int, ...]], ...]
 
 
 def decode_window_status(reply: Sequence[int], target: StoredTarget, at: Moment) -> tuple[WindowStatus, ...]:
@@ -180,9 +181,14 @@ def decode_heartbeat(reply: Sequence[Any], target: StoredTarget, at: Moment) -> 
         gate=Gate(left_us, window.decode()),
         window_status=decode_window_status(status, target, at),
         ended=tuple(
-            (key.decode(), bool(record)) for key, record in zip(ended[0::2], ended[1::2], strict=True)
+            (key.decode(), _buckets(record)) for key, record in zip(ended[0::2], ended[1::2], strict=True)
         ),
     )
+
+
+def _buckets(packed: bytes) -> tuple[int, ...]:
+    """Of a packed LiveRecord; () of none."""
+    return tuple(msgspec.msgpack.decode(packed)[2]) if packed else ()
 
 
 def decode_queue_stats(reply: Sequence[Any]) -> tuple[QueueStats, ...]:
@@ -311,6 +317,10 @@ class QuotaCommands:
             self._packed(usage),
         )
         return _decoded(_text, reply)
+
+    def renew(self, target: StoredTarget, epoch: str, request_id: str) -> bool:
+        """Charge a grant as of now; False if it is not to be spent."""
+        return _decoded(bool, self._call(_RENEW, target, epoch, self._replica, request_id))
 
     def reset(self, target: StoredTarget, epoch: str) -> None:
         """Remove a broken state, if it is still the one that ``epoch`` names."""

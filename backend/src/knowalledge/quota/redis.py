@@ -35,6 +35,7 @@ from knowalledge.quota.commands import (
 )
 from knowalledge.quota.domain.queue import QueueOutcome, QueueRules, Waiter
 from knowalledge.quota.domain.window import (
+    GUARD_S,
     SECOND,
     TokenCost,
     Window,
@@ -62,6 +63,8 @@ HEARTBEAT_S = 2.0
 # A replica without a heartbeat for so long is dead. The next heartbeat of another one sweeps it, so within 6 s its
 # places and its quota are the others'.
 LEASE_S = 4.0
+# A subscription that hears nothing for so long asks for an answer, and ends without one within as long again.
+BEAT_S = 1.0
 REFRESH_S = 1.0  # how often a waiter's position is looked up
 
 
@@ -82,6 +85,14 @@ class _Target:
         self.tried_epoch = ""  # of the state that it has last tried to join
         self.pumping = False
         self.changed = Event()  # something that the pump did not know when it went to sleep
+
+    def is_late(self, buckets: Sequence[int], redis_now: int) -> bool:
+        """Whether a grant that is spent now would be counted by the provider after the ledger has forgotten it."""
+        return any(
+            redis_now > (bucket + 1) * window.width + GUARD_S * SECOND
+            for window, bucket in zip(self.stored.windows, buckets, strict=True)
+            if not window.calendar
+        )
 
     def enter(self, waiter: Waiter, ticket: WaitingTicket) -> None:
         self.tickets[waiter.id], self.waiters[waiter.id] = ticket, waiter
@@ -130,6 +141,8 @@ class RedisQuotaStore:
         self._commands = QuotaCommands(client, rules, replica, self._now, redis_now, scripts)
         self._targets = {name: _Target(StoredTarget(name, own, rules)) for name, own in windows.items()}
         self._by_prefix = {target.stored.prefix: target for target in self._targets.values()}
+        self._redis_clock = (0, 0.0)  # Redis' microseconds, and when it said so (monotonic)
+        self._listen_anew = False
         self.on_unavailable: Callable[[RedisUnavailable], None] = lambda _: None
         self.on_grant: Callable[[str, Waiter], None] = lambda target, waiter: None  # noqa: ARG005
 
@@ -225,7 +238,29 @@ class RedisQuotaStore:
         except (RedisUnavailable, EpochMismatch):
             pass  # the place goes with the state, or with the next join
 
-    def _grant(self, local: _Target, request_id: str) -> None:
+    def _grant(self, local: _Target, request_id: str, buckets: Sequence[int]) -> None:
+        """A waiter was granted; its charge is brought up to date first if that was too long ago."""
+        us, said_at = self._redis_clock
+        redis_now = us + int((self._clock.monotonic() - said_at) * SECOND)
+        if us and request_id in local.tickets and local.is_late(buckets, redis_now):
+            self._supervisor.complete("quota.renew", partial(self._renew, local, request_id))
+        else:
+            self._end_granted(local, request_id)
+
+    def _renew(self, local: _Target, request_id: str) -> None:
+        try:
+            renewed = self._commands.renew(local.stored, local.epoch, request_id)
+        except EpochMismatch:
+            renewed = False
+        except RedisUnavailable as error:
+            self.on_unavailable(error)
+            renewed = False
+        if renewed:
+            self._end_granted(local, request_id)
+        else:
+            local.end(request_id, Requeue())
+
+    def _end_granted(self, local: _Target, request_id: str) -> None:
         ticket, waiter = local.tickets.get(request_id), local.waiters.get(request_id)
         local.forget(request_id)
         if ticket is not None and waiter is not None and not ticket.ended:
@@ -266,26 +301,38 @@ class RedisQuotaStore:
     # -- as one of several replicas --------------------------------------------------------------------------------
 
     def listen(self) -> None:
-        """Receive grants to waiters of this replica. Raises ``RedisUnavailable`` when the connection is lost."""
+        """Receive grants to waiters of this replica, until the connection is lost or shall be replaced.
+
+        Raises ``RedisUnavailable``, also for a connection whose packets are dropped: nothing else would ever tell.
+        """
+        self._listen_anew = False
         pubsub = self._client.pubsub(ignore_subscribe_messages=True)
         try:
             pubsub.subscribe(f"{CHANNEL}{self._replica}")
-            while True:
-                message = pubsub.get_message(timeout=HEARTBEAT_S)
+            asked = False
+            while not self._listen_anew:
+                message = pubsub.get_message(timeout=BEAT_S)
                 if message is not None:
-                    self._receive(message["data"])
+                    asked = False
+                    if message["type"] == "message":
+                        self._receive(message["data"])
+                elif asked:
+                    raise RedisUnavailable("the subscription is silent")
+                else:
+                    pubsub.ping()
+                    asked = True
         except REDIS_ERRORS as error:
             raise RedisUnavailable(reason(error)) from error
         finally:
             pubsub.close()
 
     def _receive(self, data: bytes) -> None:
-        prefix, outcome, request_id, *_ = msgspec.msgpack.decode(data)
+        prefix, outcome, request_id, *grant = msgspec.msgpack.decode(data)
         local = self._by_prefix.get(prefix)
         if local is None:
             return
         if outcome == QueueOutcome.GRANTED:
-            self._grant(local, request_id)
+            self._grant(local, request_id, grant[2])
         else:
             local.end(request_id, Dequeued(QueueOutcome.SHED))
 
@@ -294,9 +341,10 @@ class RedisQuotaStore:
         local = self._targets[target]
         waiting = [request_id for request_id, ticket in local.tickets.items() if ticket.position]
         reply = self._commands.heartbeat(local.stored, local.epoch, LEASE_S, waiting)
-        for request_id, granted in reply.ended:
-            if granted:
-                self._grant(local, request_id)
+        self._redis_clock = reply.clock_us, self._clock.monotonic()
+        for request_id, buckets in reply.ended:
+            if buckets:
+                self._grant(local, request_id, buckets)
             else:
                 local.end(request_id, Requeue())
         return reply
@@ -320,7 +368,8 @@ class RedisQuotaStore:
                 return new
 
     def requeue_all(self) -> None:
-        """Redis is lost: every waiter must reserve again."""
+        """Redis is lost: every waiter must reserve again, and the subscription may be at a server that is none now."""
+        self._listen_anew = True
         for local in self._targets.values():
             local.requeue_all()
 
