@@ -17,6 +17,7 @@ from knowalledge.caching.singleflight.memory import MemoryFlights
 from knowalledge.caching.singleflight.redis import Pace, RedisFlights
 from knowalledge.core.clock import SystemClock
 from knowalledge.core.errors import (
+    ContentBlocked,
     KnowalledgeError,
     ProviderRateLimited,
     ProviderRejected,
@@ -217,6 +218,8 @@ def test_a_follower_whose_time_is_over_leaves_and_the_others_do_not(make: Make) 
         ProviderRateLimited("r", retry_after=2.0, quota_id="rpm"),
         ProviderTimeout("t"),
         KnowalledgeError("k", param="p"),
+        ContentBlocked("b"),
+        ContentBlocked("b", reason="PROHIBITED_CONTENT"),
         ProviderRejected("too long", status=413, provider_code="context_length_exceeded", param="messages"),
     ],
 )

@@ -394,3 +394,42 @@ def test_a_403_about_a_file_of_the_request_is_no_fault_of_our_credentials(server
         with pytest.raises(kind):
             provider.complete(PROMPT, S)
         provider.close()
+
+
+def test_a_seed_beyond_googles_range_is_folded_into_it() -> None:
+    for seed, sent in (
+        (0, 0),
+        (-(2**31), -(2**31)),
+        (2**31 - 1, 2**31 - 1),
+        (2**31, -(2**31)),
+        (2**63 - 1, -1),
+    ):
+        body = json.loads(google.request_body(replace(PROMPT, seed=seed)))
+        assert body["generationConfig"]["seed"] == sent
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish", "word"),
+    [
+        ("MALFORMED_FUNCTION_CALL", Finish.OTHER, "MALFORMED_FUNCTION_CALL"),
+        ("UNEXPECTED_TOOL_CALL", Finish.OTHER, "UNEXPECTED_TOOL_CALL"),
+        ("LANGUAGE", Finish.OTHER, "LANGUAGE"),
+        ("BRAND_NEW", Finish.OTHER, "BRAND_NEW"),
+        ("RECITATION", Finish.SAFETY, ""),
+        ("MAX_TOKENS", Finish.LENGTH, ""),
+    ],
+)
+@pytest.mark.parametrize("calls", [(), (("1", "f", {}),)])
+def test_every_reason_keeps_its_meaning(
+    reason: str, finish: Finish, word: str, calls: Any, server: Loopback
+) -> None:
+    document = json.loads(GeminiDialect().answer("x", calls=calls))
+    document["candidates"][0]["finishReason"] = reason
+    provider = gemini_at(server)
+    server.handler = replies(dump(document))
+    answer = provider.complete(PROMPT, S)
+    assert (answer.finish, answer.reason) == (finish, word)
+    server.handler = streams(sse(dump(document)))
+    last = list(each(provider, PROMPT, S))[-1]
+    assert (last.finish, last.reason) == (finish, word)
+    provider.close()

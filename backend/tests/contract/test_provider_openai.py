@@ -79,11 +79,11 @@ FULL_BODY = {
             "content": "I look",
             "tool_calls": [
                 {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"b":1}'}},
-                {"id": "g", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+                {"id": "call_1_2", "type": "function", "function": {"name": "g", "arguments": "{}"}},
             ],
         },
         {"role": "tool", "tool_call_id": "c1", "content": '{"x":1}'},
-        {"role": "tool", "tool_call_id": "g", "content": "plain"},
+        {"role": "tool", "tool_call_id": "call_1_2", "content": "plain"},
         {"role": "user", "content": "and?"},
         {
             "role": "assistant",
@@ -414,3 +414,119 @@ def test_an_account_without_credit_is_a_quota_that_a_short_wait_does_not_free(
     with pytest.raises(e.ProviderRateLimited) as caught:
         provider.complete(PROMPT, S)
     assert caught.value.retry_after == 60
+
+
+# -- pairing -----------------------------------------------------------------------------------------------------------
+
+
+def sent_messages(prompt: Prompt) -> Any:
+    return json.loads(openai.request_body("m", prompt, False))["messages"]
+
+
+def pairs(prompt: Prompt) -> list[tuple[str, str]]:
+    """The arguments of each call, and the content of the result that has its id."""
+    messages = sent_messages(prompt)
+    calls = [call for it in messages for call in it.get("tool_calls", ())]
+    ids = [it["id"] for it in calls]
+    assert len(set(ids)) == len(ids)
+    contents = {it["tool_call_id"]: it["content"] for it in messages if it["role"] == "tool"}
+    return [(it["function"]["arguments"], contents[it["id"]]) for it in calls]
+
+
+@pytest.mark.parametrize(
+    ("calls", "results"),
+    [
+        ((("f", ""), ("f", "")), (("f", ""), ("f", ""))),  # two calls of one function, no ids
+        ((("f", "x"), ("f", "y")), (("f", "x"), ("f", "y"))),
+        ((("f", "x"), ("f", "x")), (("f", "x"), ("f", "x"))),  # one id for both
+        ((("f", "x"), ("f", "")), (("f", "x"), ("f", ""))),
+    ],
+)
+def test_each_call_is_paired_with_its_result(calls: Any, results: Any) -> None:
+    turns = tuple(
+        message
+        for turn in "ab"  # the ids repeat in the next turn
+        for message in (
+            Message(
+                "assistant",
+                tuple(ToolCall(f, f'{{"n":"{turn}{n}"}}', key) for n, (f, key) in enumerate(calls)),
+            ),
+            Message("tool", tuple(ToolResult(f, f"{turn}{n}", key) for n, (f, key) in enumerate(results))),
+        )
+    )
+    assert pairs(Prompt(turns)) == [(f'{{"n":"{it}"}}', it) for it in ("a0", "a1", "b0", "b1")]
+
+
+def test_results_in_another_order_are_paired_by_their_ids_or_names() -> None:
+    calls = Message("assistant", (ToolCall("f", "1", "x"), ToolCall("g", "2", "y"), ToolCall("h", "3")))
+    results = Message("tool", (ToolResult("h", "c"), ToolResult("g", "b", "y"), ToolResult("f", "a", "x")))
+    assert pairs(Prompt((calls, results))) == [("1", "a"), ("2", "b"), ("3", "c")]
+
+
+# -- streams that are read too literally -------------------------------------------------------------------------------
+
+
+def piece(
+    index: int | None = 0, key: str | None = None, name: str | None = None, arguments: Any = None
+) -> Any:
+    return {"index": index, "id": key, "function": {"name": name, "arguments": arguments}}
+
+
+@pytest.mark.parametrize(
+    ("pieces", "calls"),
+    [
+        (
+            [piece(0, "a", "read", '{"p"'), piece(0, None, "read", ":1"), piece(0, None, "read", "}")],
+            [("read", '{"p":1}')],
+        ),
+        ([piece(0, "a", "read", '{"p"'), piece(0, "a", "read", ":1}")], [("read", '{"p":1}')]),
+        ([piece(0, "a", "get_"), piece(0, None, "weather", "{}")], [("get_weather", "{}")]),
+        ([piece(0, "a", "f", "{}"), piece(0, "b", "f", "{}")], [("f", "{}"), ("f", "{}")]),
+        (
+            [piece(0, None, "f", '{"a":1}'), piece(0, None, "f", '{"a":2}')],
+            [("f", '{"a":1}'), ("f", '{"a":2}')],
+        ),
+        ([piece(None, "a", "f", "{}"), piece(None, "b", "g", "{}")], [("f", "{}"), ("g", "{}")]),
+        ([piece(0, "a", "f", {"p": 1})], [("f", '{"p":1}')]),
+        ([piece(0, "a", "f"), piece(0, None, None, "")], [("f", "{}")]),
+        ([piece(1, "b", "g", "{}"), piece(0, "a", "f", "{}")], [("g", "{}"), ("f", "{}")]),
+    ],
+)
+def test_calls_in_odd_pieces_are_what_they_mean(
+    pieces: Any, calls: Any, server: Loopback, provider: Provider
+) -> None:
+    server.handler = streams(*map(delta, pieces), sse(b""), delta(finish="tool_calls"))
+    last = list(each(provider, PROMPT, S))[-1]
+    assert [(it.name, it.arguments) for it in last.tool_calls] == calls
+    assert last.finish is Finish.TOOL_CALLS
+
+
+# -- unfinished answers ------------------------------------------------------------------------------------------------
+
+CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"p'}}
+
+
+@pytest.mark.parametrize(
+    ("reason", "calls", "finish", "word"),
+    [
+        ("stop", [], Finish.STOP, ""),
+        ("stop", [CALL], Finish.TOOL_CALLS, ""),
+        ("length", [], Finish.LENGTH, ""),
+        ("length", [CALL], Finish.LENGTH, ""),
+        ("tool_calls", [CALL], Finish.TOOL_CALLS, ""),
+        ("tool_calls", [], Finish.OTHER, "tool_calls"),
+        ("content_filter", [], Finish.SAFETY, ""),
+        ("content_filter", [CALL], Finish.SAFETY, ""),
+        ("sunshine", [], Finish.OTHER, "sunshine"),
+        ("sunshine", [CALL], Finish.OTHER, "sunshine"),
+    ],
+)
+def test_every_reason_keeps_its_meaning_with_and_without_calls(
+    reason: str, calls: Any, finish: Finish, word: str, server: Loopback, provider: Provider
+) -> None:
+    server.handler = replies(choice({"content": "x", "tool_calls": calls}, reason))
+    answer = provider.complete(PROMPT, S)
+    assert (answer.finish, answer.reason, len(answer.tool_calls)) == (finish, word, len(calls))
+    server.handler = streams(sse(choice({"content": "x", "tool_calls": calls}, reason)))
+    last = list(each(provider, PROMPT, S))[-1]
+    assert (last.finish, last.reason, len(last.tool_calls)) == (finish, word, len(calls))

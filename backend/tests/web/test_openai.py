@@ -9,6 +9,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from knowalledge.core import errors as e
+from knowalledge.gateway.api.openai import schemas
+from knowalledge.gateway.api.openai.prompts import prompt_of
 from knowalledge.gateway.api.openai.stream import ChatStream
 from knowalledge.gateway.domain.answer import Finish, Usage
 from knowalledge.gateway.domain.events import QueuePosition
@@ -166,7 +168,9 @@ def test_a_call_and_its_results_go_through_as_two_turns(
     assert found.status_code == 200
     assert provider.prompt.messages[1:] == (
         Message("assistant", (ToolCall("f", '{"x": 1}', "c1"), ToolCall("g", "{}", "c2"))),
-        Message("tool", (ToolResult("g", "two", "c2"), ToolResult("f", "one", "c1"))),
+        Message(
+            "tool", (ToolResult("f", "one", "c1"), ToolResult("g", "two", "c2"))
+        ),  # in the order of the calls
     )
 
 
@@ -405,3 +409,106 @@ def test_a_rejected_request_has_the_providers_status_code_reason_and_field(
         assert error["type"] == "invalid_request_error"
         assert error["message"].endswith("too long")
     assert len(provider.prompts) == 2  # never sent twice
+
+
+@pytest.mark.parametrize(
+    ("finish", "calls", "told"),
+    [
+        (Finish.STOP, True, "tool_calls"),
+        (Finish.TOOL_CALLS, True, "tool_calls"),
+        (Finish.LENGTH, True, "length"),
+        (Finish.SAFETY, True, "content_filter"),
+        (Finish.OTHER, True, "other"),
+        (Finish.STOP, False, "stop"),
+        (Finish.LENGTH, False, "length"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_unfinished_answer_is_not_called_finished(
+    open_client: FlaskClient, provider: ScriptedProvider, finish: Finish, calls: bool, told: str, stream: bool
+) -> None:
+    provider.parts, provider.finish = (Text("x"), *[ToolCall("f", '{"p')] * calls), finish
+    found = ask(open_client, stream=stream)
+    choices = (
+        [it["choices"][0] for it in chunks(found.text) if it != "[DONE]"] if stream else found.json["choices"]
+    )
+    assert choices[-1]["finish_reason"] == told
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        (
+            [call("f", "{}"), {"role": "tool", "tool_call_id": "c", "content": "1"}] * 2,
+            None,
+        ),  # ids may repeat later
+        (
+            [call("f", "{}"), *[{"role": "tool", "tool_call_id": "c", "content": "1"}] * 2],
+            "messages[3].tool_call_id",
+        ),
+        (
+            [
+                {"role": "assistant", "tool_calls": call("f", "{}")["tool_calls"] * 2},
+                {"role": "tool", "tool_call_id": "c", "content": "1"},
+            ],
+            "messages[1].tool_calls",
+        ),
+        (
+            [
+                {
+                    "role": "assistant",
+                    "tool_calls": [
+                        *call("f", "{}")["tool_calls"],
+                        {**call("f", "{}")["tool_calls"][0], "id": "d"},
+                    ],
+                },
+                {"role": "tool", "tool_call_id": "c", "content": "1"},
+            ],
+            "messages[1].tool_calls",
+        ),
+    ],
+)
+def test_ids_that_do_not_pair_are_refused_where_a_body_is_translated(
+    messages: Any, param: str | None
+) -> None:
+    body = schemas.read_chat(json.dumps({"messages": [USER, *messages]}).encode())
+    if param is None:
+        prompt_of(body)
+        return
+    with pytest.raises(e.InvalidRequest) as caught:
+        prompt_of(body)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1//chat/completions", "/v1/chat/completions/", "/v1beta/openai/chat/completions"]
+)
+@pytest.mark.parametrize("model", ["m", "models/m", "google/m"])
+def test_addresses_and_names_may_be_written_as_clients_write_them(
+    open_client: FlaskClient, path: str, model: str
+) -> None:
+    found = open_client.post(path, json={"model": model, "messages": [USER]})
+    assert (found.status_code, found.headers.get("X-Degraded")) == (200, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "messages[0].content"),
+        (
+            b'{"messages": [{"role": "user", "content": "ok \\ud83d\\ude00"}, {"x": ["\\udc00!"]}]}',
+            "messages[1].x[0]",
+        ),
+        (b'{"\\udfff": 1}', "the body"),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused_with_its_place(
+    client: FlaskClient, body: bytes, param: str
+) -> None:
+    found = client.post("/v1/chat/completions", data=body)
+    assert (found.status_code, found.get_json()["error"]["param"]) == (400, param)
+
+
+def test_embeddings_take_a_null_encoding(client: FlaskClient) -> None:
+    found = client.post("/v1/embeddings", json={"model": "m", "input": "x", "encoding_format": None})
+    assert found.get_json()["data"][0]["embedding"] == [0.5, -1.25]

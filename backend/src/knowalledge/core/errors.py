@@ -76,9 +76,17 @@ class PayloadTooLarge(InvalidRequest):
 
 
 class ContentBlocked(InvalidRequest):
-    """The provider refuses the prompt's content."""
+    """The provider refuses the prompt's content; ``reason`` is its word for why, such as Google's blockReason."""
 
     code = "content_blocked"
+    reason = ""
+
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, param: str = "", reason: str = ""
+    ) -> None:
+        super().__init__(message, retry_after=retry_after, param=param)
+        if reason:
+            self.reason = reason
 
 
 class ProviderRejected(InvalidRequest):

@@ -10,6 +10,7 @@ from knowalledge.core.clock import Clock
 from knowalledge.core.feature import Feature
 from knowalledge.gateway.api import dialects
 from knowalledge.gateway.api.context import ApiContext
+from knowalledge.gateway.api.paths import tidy_paths
 from knowalledge.gateway.domain.estimate import Estimator
 from knowalledge.gateway.domain.routing import Breaker, RetryBudget
 from knowalledge.gateway.ports import Telemetry
@@ -58,6 +59,7 @@ def build(api: ApiContext) -> Feature:
         blueprints=tuple(dialect.blueprint(api) for dialect in dialects.DIALECTS),
         operations=tuple(it for dialect in dialects.DIALECTS for it in dialect.operations),
         client_limited=True,
+        middleware=tidy_paths,
         error_form=dialects.error_form,
         on_error=record_failure,
     )

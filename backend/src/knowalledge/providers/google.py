@@ -65,7 +65,7 @@ def request_body(prompt: Prompt) -> bytes:
             ("temperature", prompt.temperature),
             ("topP", prompt.top_p),
             ("topK", prompt.top_k),
-            ("seed", prompt.seed),
+            ("seed", None if prompt.seed is None else int32(prompt.seed)),
             ("stopSequences", prompt.stop or None),
             ("presencePenalty", prompt.presence_penalty),
             ("frequencyPenalty", prompt.frequency_penalty),
@@ -85,6 +85,11 @@ def request_body(prompt: Prompt) -> bytes:
     if prompt.safety:
         body["safetySettings"] = _raw(prompt.safety)
     return _encode(body)
+
+
+def int32(seed: int) -> int:
+    """A seed in Google's range: one within it unchanged, a larger one folded into it, so equal ones stay equal."""
+    return (seed + 2**31) % 2**32 - 2**31
 
 
 def input_fields(prompt: Prompt) -> dict[str, Any]:
@@ -218,13 +223,15 @@ def read_chunk(data: bytes, passes: bool = False) -> Chunk:
     """One event of streamGenerateContent. Raises the event's error, if it has one."""
     try:
         document = _decode_response(data)
+        data.decode()  # fields that are kept as they are have not been read
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise e.ProviderGarbage("the provider's response does not match its API") from error
     if document.error != _NULL:
         raise_error(Response(0, {}, data))
     feedback = document.prompt_feedback
     if feedback is not None and feedback.block_reason:
-        raise e.ContentBlocked(f"the provider blocked the prompt: {_sanitize(feedback.block_reason)}")
+        reason = _sanitize(feedback.block_reason)
+        raise e.ContentBlocked(f"the provider blocked the prompt: {reason}", reason=reason)
     text, calls, finish, reason, has_content = "", [], None, "", False
     if document.candidates:
         candidate = document.candidates[0]

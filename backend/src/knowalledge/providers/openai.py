@@ -5,19 +5,29 @@ them. Responses are decoded strictly: a field of the wrong type is ``ProviderGar
 """
 
 from base64 import b64encode
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from math import ceil
 from typing import Any, NoReturn
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from knowalledge.core import errors as e
 from knowalledge.core.clock import Clock
 from knowalledge.gateway.domain.answer import Chunk, Completion, Embeddings, Finish, Usage
 from knowalledge.gateway.domain.estimate import weigh
 from knowalledge.gateway.domain.passthrough import Source, Verbatim
-from knowalledge.gateway.domain.prompt import Blob, FileRef, Message, Prompt, Text, ToolCall, ToolResult
+from knowalledge.gateway.domain.prompt import (
+    Blob,
+    FileRef,
+    Message,
+    Part,
+    Prompt,
+    Text,
+    ToolCall,
+    ToolResult,
+)
 from knowalledge.gateway.ports import Provider
 from knowalledge.net.http.client import HttpClient, Response
 from knowalledge.net.http.connection import header_lines
@@ -70,7 +80,7 @@ _NO_CREDIT_WAIT_S = 60.0
 def request_body(model: str, prompt: Prompt, stream: bool, limit_name: str = "max_tokens") -> bytes:
     """A Prompt as the body of chat/completions. ``limit_name``: the server's field for ``max_output_tokens``."""
     messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
-    for message in prompt.messages:
+    for message in with_ids(prompt.messages):
         messages.extend(_messages(message))
     body: dict[str, Any] = {"model": model, "messages": messages}
     for name, value in (
@@ -119,6 +129,41 @@ def passed_body(model: str, source: Source, stream: bool) -> bytes:
         wanted = b'{"include_usage":true,%b' % options[1:] if options else b'{"include_usage":true}'
         head += b'"stream":true,"stream_options":%b,' % wanted
     return head + source.body[1:]
+
+
+def with_ids(messages: tuple[Message, ...]) -> Iterator[Message]:
+    """The messages with an id on each call, unique in the conversation, and that id on its result.
+
+    Google's clients may leave ids out; then results belong to the calls of their function in turn.
+    """
+    used: set[str] = set()
+    waiting: list[tuple[str, ToolCall]] = []  # the id that a call has now, and the call
+    for number, message in enumerate(messages):
+        parts: list[Part] = []
+        if any(isinstance(it, ToolCall) for it in message.parts):
+            waiting.clear()  # results belong to the last turn with calls
+        for part in message.parts:
+            if isinstance(part, ToolCall):
+                own = part.id if part.id and part.id not in used else f"call_{number}_{len(parts)}"
+                used.add(own)
+                waiting.append((own, part))
+                part = replace(part, id=own)
+            elif isinstance(part, ToolResult):
+                match = _call_of_result(part, waiting)
+                if match is not None:
+                    waiting.remove(match)
+                    part = replace(part, id=match[0])
+            parts.append(part)
+        yield Message(message.role, tuple(parts))
+
+
+def _call_of_result(result: ToolResult, waiting: list[tuple[str, ToolCall]]) -> tuple[str, ToolCall] | None:
+    """The call that a result answers: by its id, else the first without a result that has its function's name."""
+    if result.id:
+        by_id = next((it for it in waiting if it[1].id == result.id), None)
+        if by_id is not None:
+            return by_id
+    return next((it for it in waiting if it[1].name == result.name and not (it[1].id and result.id)), None)
 
 
 def _raw(text: str) -> Raw:

@@ -1,5 +1,6 @@
 """Reading request bodies: bounded bytes, and JSON as a typed value."""
 
+import json
 import re
 from typing import Any
 
@@ -37,6 +38,30 @@ def _too_large(max_bytes: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"the body is larger than {max_bytes} bytes")
 
 
+# The escape of a UTF-16 surrogate, which is half a character.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+def _lone_surrogate(body: bytes) -> str:
+    """The place of the first text with a lone surrogate, as ``messages[0].content``; empty if there is none."""
+    try:
+        stack: list[tuple[str, Any]] = [("", json.loads(body))]
+    except (ValueError, RecursionError):
+        return ""
+    while stack:
+        place, value = stack.pop()
+        if isinstance(value, str) and _HALF.search(value):
+            return place
+        if isinstance(value, dict):
+            if any(map(_HALF.search, value)):
+                return place or "the body"
+            stack += reversed([(f"{place}.{name}".lstrip("."), it) for name, it in value.items()])
+        elif isinstance(value, list):
+            stack += reversed([(f"{place}[{index}]", it) for index, it in enumerate(value)])
+    return ""
+
+
 def decode(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
     """A JSON body as the decoder's type. Raises ``InvalidRequest`` that names the field, never its value."""
     try:
@@ -47,6 +72,8 @@ def decode(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
         param = text.rsplit("`", 2)[1] if re.search("(?: - at|field) `[^`]*`$", text) else ""
         raise InvalidRequest(text, param=param.removeprefix("$.").removeprefix("$")) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if _SURROGATE.search(body) and (place := _lone_surrogate(body)):
+            raise InvalidRequest("half of a surrogate pair is no character", param=place) from error
         raise InvalidRequest("the body is not JSON") from error
     except RecursionError as error:
         raise InvalidRequest("the body is nested too deeply") from error

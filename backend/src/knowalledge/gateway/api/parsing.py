@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Raw, UnsetType
 
 from knowalledge.core.errors import InvalidRequest
-from knowalledge.gateway.domain.prompt import FileRef, Message, Text
+from knowalledge.gateway.domain.prompt import FileRef, Message, Text, ToolCall, ToolResult
 
 # Tokens to think with, by the name of an effort or a level, as Google's own OpenAI-compatible endpoint reads them
 # (ai.google.dev/gemini-api/docs/openai).
@@ -60,6 +60,13 @@ def file_ref(url: str, mime: str, param: str) -> FileRef:
     if parts.scheme not in ("http", "https", "gs"):
         raise InvalidRequest("give an https: or gs: address", param=param)
     return FileRef(url, mime or guess_type(parts.path)[0] or "")
+
+
+def in_call_order(results: Sequence[ToolResult], turns: Sequence[Message]) -> tuple[ToolResult, ...]:
+    """Results in the order of the calls of the last turn, by which Google's APIs pair them; unknown ids go last."""
+    calls = [it.id for turn in turns[-1:] for it in turn.parts if isinstance(it, ToolCall) and it.id]
+    place = {call_id: number for number, call_id in reversed(tuple(enumerate(calls)))}
+    return tuple(sorted(results, key=lambda it: place.get(it.id, len(calls))))
 
 
 def non_empty(turns: Sequence[Message], param: str) -> tuple[Message, ...]:

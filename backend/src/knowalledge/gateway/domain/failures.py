@@ -3,7 +3,7 @@
 import msgspec
 from msgspec import Struct
 
-from knowalledge.core.errors import KnowalledgeError, ProviderRejected
+from knowalledge.core.errors import ContentBlocked, KnowalledgeError, ProviderRejected
 
 
 def _tree(kind: type[KnowalledgeError]) -> list[type[KnowalledgeError]]:
@@ -16,10 +16,9 @@ class _Failure(Struct, frozen=True, array_like=True):
     retry_after: float | None
     param: str
     quota_id: str
-    status: int = (
-        400  # the last two are written for rejected requests only: replicas of earlier versions read five
-    )
-    provider_code: str = ""
+    # Written only where they are not these: replicas of earlier versions read five fields.
+    status: int = 400
+    provider_code: str = ""  # or the reason of blocked content
 
 
 _BY_CODE = {kind.code: kind for kind in _tree(KnowalledgeError)}
@@ -34,6 +33,8 @@ def failure_bytes(error: BaseException) -> bytes:
     fields = (error.code, error.message, error.retry_after, error.param, getattr(error, "quota_id", ""))
     if isinstance(error, ProviderRejected):
         return _encode((*fields, error.status, error.provider_code))
+    if isinstance(error, ContentBlocked) and error.reason:
+        return _encode((*fields, 400, error.reason))
     return _encode(fields)
 
 
@@ -50,4 +51,6 @@ def failure_of(data: bytes) -> KnowalledgeError:
         vars(error)["quota_id"] = failure.quota_id
     if isinstance(error, ProviderRejected):
         error.status, error.provider_code = failure.status, failure.provider_code
+    elif isinstance(error, ContentBlocked) and failure.provider_code:
+        error.reason = failure.provider_code
     return error

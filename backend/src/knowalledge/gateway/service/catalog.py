@@ -11,6 +11,8 @@ from knowalledge.gateway.domain.passthrough import DialectName
 from knowalledge.gateway.domain.prompt import Prompt
 from knowalledge.gateway.ports import Provider
 
+# How Google's clients begin a model's name, also those of its OpenAI-compatible API.
+_PREFIXES = ("google/", "publishers/google/", "models/")
 # Longer names are cut before they are compared, in characters: the comparison is quadratic.
 _COMPARED = 200
 
@@ -37,6 +39,13 @@ class ModelRoutes(Struct, frozen=True):
     fallback: tuple[str, ...] = ()
 
 
+def plain_name(name: str) -> str:
+    """A model's name without what Google's clients put before it."""
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
 class ModelCatalog(Struct, frozen=True):
     """Every model by its name, in the order of the configuration."""
 
@@ -46,6 +55,8 @@ class ModelCatalog(Struct, frozen=True):
     def resolve(self, name: str) -> ModelRoutes:
         """The model of this name; empty: the default. Raises ``UnknownModel`` with the nearest known name."""
         routes = self.models.get(name or self.default)
+        if routes is None:
+            routes = self.models.get(plain_name(name))
         if routes is None:
             nearest = get_close_matches(name[:_COMPARED], list(self.models), n=1, cutoff=0.0)
             hint = f"; the nearest known one is {nearest[0]!r}" if nearest else ""
@@ -59,11 +70,13 @@ class ModelCatalog(Struct, frozen=True):
 
     def speaks(self, name: str, dialect: DialectName) -> bool:
         """Whether a target that may answer for this model takes bodies of this dialect as they are."""
-        if (name or self.default) not in self.models:
+        if (name or self.default) not in self.models and plain_name(name) not in self.models:
             return False
         return any(target.dialect == dialect for routes in self.chain(name) for target in routes.targets)
 
     def label(self, name: str) -> str:
         """The model's name for metrics and logs; ``unknown`` for one that only a caller knows."""
         name = name or self.default
+        if name not in self.models:
+            name = plain_name(name)
         return name if name in self.models else "unknown"

@@ -21,6 +21,7 @@ from knowalledge.gateway.domain.outcomes import Outcome, outcome_of
 from knowalledge.gateway.domain.request import CacheMode, Request
 from knowalledge.gateway.service.admission import Admission
 from knowalledge.gateway.service.attempts import Attempts
+from knowalledge.gateway.service.catalog import plain_name
 from knowalledge.gateway.service.dispatcher import NO_PROGRESS, Dispatcher, Progress, ProviderCall
 from knowalledge.gateway.service.recording import NO_USAGE, error_code, record_of
 from knowalledge.gateway.service.refusals import allowances
@@ -240,7 +241,7 @@ class RequestExecution:
     def _is_degraded(self, call: ProviderCall) -> bool:
         """Whether a fallback model answers, or the quota was counted without Redis."""
         wanted = self._request.model or self._dispatcher.catalog.default
-        return call.granted.degraded or call.model != wanted
+        return call.granted.degraded or (call.model != wanted and call.model != plain_name(wanted))
 
     def _cache_info(self) -> CacheInfo:
         return CacheInfo("bypass" if self._request.cache is CacheMode.BYPASS else "miss")

@@ -24,10 +24,15 @@ from knowalledge.gateway.api.parsing import (
     THINKING_TOKENS,
     base64_bytes,
     file_ref,
+    in_call_order,
     non_empty,
     optional_json_object,
 )
 from knowalledge.gateway.domain.prompt import Blob, Message, Part, Prompt, Text, Tool, ToolCall, ToolResult
+
+# Values of Google's enums, by their numbers in proto JSON.
+_MODES = ("MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED")
+_LEVELS = ("THINKING_LEVEL_UNSPECIFIED", "LOW", "HIGH", "MEDIUM", "MINIMAL")
 
 _encode = msgspec.json.Encoder().encode
 # Google's own tools, which the gateway does not serve.
@@ -109,7 +114,7 @@ def _unserved(body: GenerateContentBody, config: GenerationConfig) -> InvalidReq
                 return InvalidRequest(f"{name} is not served here", param=f"tools[{index}]")
     if config.response_mime_type not in (None, "", "text/plain", "application/json"):
         return InvalidRequest("choose text/plain or application/json", param=f"{at}responseMimeType")
-    if set(config.response_modalities or ()) - {"TEXT", "MODALITY_UNSPECIFIED"}:
+    if set(config.response_modalities or ()) - {"TEXT", "MODALITY_UNSPECIFIED", 0, 1}:
         return InvalidRequest("answers are text only", param=f"{at}responseModalities")
     if config.speech_config or config.image_config:
         return InvalidRequest("answers are text only", param=f"{at}speechConfig")
@@ -130,7 +135,12 @@ def _response_schema(config: GenerationConfig) -> str:
 def _thinking_budget(config: ThinkingConfig | None, passes: bool) -> int | None:
     if config is None or config.thinking_level is None:
         return config.thinking_budget if config else None
-    tokens = THINKING_TOKENS.get(config.thinking_level.lower())
+    level = config.thinking_level
+    if isinstance(level, int):  # an enum's value as its number
+        level = _LEVELS[level] if 0 <= level < len(_LEVELS) else ""
+    if level in ("", _LEVELS[0]) and config.thinking_level != "":
+        return config.thinking_budget
+    tokens = THINKING_TOKENS.get(level.lower())
     if tokens is None and not passes:
         raise InvalidRequest(
             "the levels are minimal, low, medium and high",
@@ -147,7 +157,7 @@ def _turns(contents: Iterable[ContentBody], lenient: bool = False) -> list[Messa
     turns: list[Message] = []
     for index, content in enumerate(contents):
         parts: list[Part] = []
-        results: list[Part] = []
+        results: list[ToolResult] = []
         for number, body in enumerate(as_tuple(content.parts)):
             if body.thought:  # a model's earlier thoughts are no part of what it said
                 continue
@@ -157,9 +167,12 @@ def _turns(contents: Iterable[ContentBody], lenient: bool = False) -> list[Messa
                 if not lenient:
                     raise
                 part = Text("-")
-            (results if isinstance(part, ToolResult) else parts).append(part)
+            if isinstance(part, ToolResult):
+                results.append(part)
+            else:
+                parts.append(part)
         if results:
-            turns.append(Message("tool", tuple(results)))
+            turns.append(Message("tool", in_call_order(results, turns)))
         if parts:
             turns.append(Message("assistant" if content.role == "model" else "user", tuple(parts)))
     return turns
@@ -191,11 +204,13 @@ def _tools(bodies: tuple[GoogleTools, ...], config: ToolConfig | None) -> tuple[
         for number, declaration in enumerate(body.function_declarations or ()):
             tools.append(_tool(declaration, f"tools[{index}].functionDeclarations[{number}]"))
     calling = config.function_calling_config if config else None
-    if calling is None or calling.mode in (None, "MODE_UNSPECIFIED") or not tools:
+    given = calling.mode if calling else None
+    mode = _MODES[given] if isinstance(given, int) else given
+    if calling is None or mode in (None, _MODES[0]) or not tools:
         return tuple(tools), ""
-    if calling.mode == "NONE":
+    if mode == "NONE":
         return tuple(tools), "none"
-    if calling.mode != "ANY":
+    if mode != "ANY":
         return tuple(tools), "auto"
     allowed = calling.allowed_function_names
     if allowed:

@@ -6,10 +6,10 @@ from flask import Blueprint, Response
 from flask import Request as HttpRequest
 from msgspec import Raw
 
-from knowalledge.core.errors import InvalidRequest, NotFound
+from knowalledge.core.errors import ContentBlocked, InvalidRequest, NotFound
 from knowalledge.gateway.api.context import ApiContext
 from knowalledge.gateway.api.gemini import schemas
-from knowalledge.gateway.api.gemini.answers import NO_TEXT, answer_parts, content_answer
+from knowalledge.gateway.api.gemini.answers import answer_parts, blocked_answer, content_answer
 from knowalledge.gateway.api.gemini.models import (
     GEMINI_PREFIX,
     VERTEX_PREFIX,
@@ -21,7 +21,7 @@ from knowalledge.gateway.api.gemini.prompts import counted_prompt_of, dimensions
 from knowalledge.gateway.api.gemini.stream import ContentStream
 from knowalledge.gateway.api.headers import answer_headers
 from knowalledge.gateway.domain.prompt import Prompt
-from knowalledge.web.responses import current, json_response
+from knowalledge.web.responses import CompleteResponse, current, json_response
 
 # OpenAI's dialect lists its models here too.
 SHARED = "/v1/models"
@@ -78,11 +78,14 @@ def _generating(api: ApiContext) -> dict[str, _Method]:
         http = current()
         prompt = read_prompt(http, model)
         context = web.request_context(http)
-        answer = api.complete(http, context, api.request(http, model, prompt))
+        try:
+            answer = api.complete(http, context, api.request(http, model, prompt))
+        except ContentBlocked as blocked:
+            return json_response(blocked_answer(blocked, model, context.request_id), web.headers(http))
         verbatim = answer.completion.verbatim
         if verbatim is not None:
             return json_response(Raw(whole_body(verbatim)), answer_headers(answer, context.priority))
-        body = content_answer(answer, answer_parts(answer.completion.parts) or NO_TEXT)
+        body = content_answer(answer, answer_parts(answer.completion.parts))
         return json_response(body, answer_headers(answer, context.priority))
 
     def stream(model: str) -> Response:
@@ -90,7 +93,11 @@ def _generating(api: ApiContext) -> dict[str, _Method]:
         prompt = read_prompt(http, model)
         context = web.request_context(http)
         renderer = ContentStream(context.request_id, as_array=http.args.get("alt") != "sse")
-        return api.stream(http, context, api.request(http, model, prompt), renderer)
+        try:
+            return api.stream(http, context, api.request(http, model, prompt), renderer)
+        except ContentBlocked as blocked:
+            body = renderer.whole(blocked_answer(blocked, model, context.request_id))
+            return CompleteResponse(body, 200, web.headers(http), content_type=renderer.content_type)
 
     def count_tokens(model: str) -> Response:
         http = current()

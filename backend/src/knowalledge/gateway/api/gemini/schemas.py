@@ -21,7 +21,6 @@ from knowalledge.gateway.api.schemas import (
     JsonObject,
     OutputTokens,
     Penalty,
-    Seed,
     Temperature,
 )
 from knowalledge.web.bodies import decode
@@ -116,7 +115,7 @@ class GoogleTools(Struct, rename="camel"):
 class FunctionCallingConfig(Struct, rename="camel"):
     """Whether functions may or must be called."""
 
-    mode: Literal["MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED"] | None = None
+    mode: Literal["MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED", 0, 1, 2, 3, 4] | None = None
     allowed_function_names: tuple[str, ...] | None = None
 
 
@@ -130,7 +129,7 @@ class ThinkingConfig(Struct, rename="camel"):
     """How much to think: tokens, or a level."""
 
     thinking_budget: Annotated[int, Meta(ge=-1, le=65_536)] | None = None
-    thinking_level: str | None = None
+    thinking_level: str | int | None = None
 
 
 class GenerationConfig(Struct, rename="camel"):
@@ -144,12 +143,12 @@ class GenerationConfig(Struct, rename="camel"):
     stop_sequences: Annotated[tuple[str, ...], Meta(max_length=MAX_STOPS)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    seed: Seed | None = None
+    seed: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] | None = None  # INT32 at Google
     response_mime_type: str | None = None
     response_schema: JsonObject | UnsetType = UNSET
     response_json_schema: JsonObject | UnsetType = UNSET
     thinking_config: ThinkingConfig | None = None
-    response_modalities: tuple[str, ...] | None = None
+    response_modalities: tuple[str | int, ...] | None = None
     response_logprobs: bool | None = None
     speech_config: Any = None
     image_config: Any = None
@@ -158,8 +157,8 @@ class GenerationConfig(Struct, rename="camel"):
 class SafetySetting(Struct, rename="camel"):
     """What to block; passed on."""
 
-    category: Annotated[str, Meta(max_length=100)]
-    threshold: Annotated[str, Meta(max_length=100)] = "HARM_BLOCK_THRESHOLD_UNSPECIFIED"
+    category: Annotated[str, Meta(max_length=100)] | int
+    threshold: Annotated[str, Meta(max_length=100)] | int = "HARM_BLOCK_THRESHOLD_UNSPECIFIED"
 
 
 class GenerateContentBody(Struct, rename="camel"):
@@ -310,8 +309,9 @@ class Candidate(Struct, frozen=True, rename="camel"):
     """The one candidate."""
 
     content: AnswerContent
-    finish_reason: Literal["STOP", "MAX_TOKENS", "SAFETY", "OTHER"] | UnsetType = UNSET
+    finish_reason: str | UnsetType = UNSET  # STOP, MAX_TOKENS, SAFETY, MALFORMED_FUNCTION_CALL or OTHER
     index: int = 0
+    finish_message: str | UnsetType = UNSET
 
 
 class UsageMetadata(Struct, frozen=True, rename="camel"):
@@ -332,6 +332,20 @@ class GenerateContentAnswer(Struct, frozen=True, rename="camel"):
     model_version: str
     response_id: str
     usage_metadata: UsageMetadata | UnsetType = UNSET
+
+
+class PromptFeedback(Struct, frozen=True, rename="camel"):
+    """Why a prompt was blocked."""
+
+    block_reason: str
+
+
+class BlockedAnswer(Struct, frozen=True, rename="camel"):
+    """The answer to a prompt that the provider blocked: it has no candidate."""
+
+    prompt_feedback: PromptFeedback
+    model_version: str
+    response_id: str
 
 
 class TokenCount(Struct, frozen=True, rename="camel"):

@@ -3,7 +3,7 @@
 import msgspec
 
 from knowalledge.gateway.api.gemini import schemas
-from knowalledge.gateway.api.gemini.answers import NO_TEXT, answer_parts, content_answer
+from knowalledge.gateway.api.gemini.answers import answer_parts, content_answer
 from knowalledge.gateway.api.gemini.errors import error_body
 from knowalledge.gateway.api.gemini.passthrough import elements
 from knowalledge.gateway.api.streaming import CONTENT_TYPE
@@ -47,6 +47,8 @@ class ContentStream:
                 return data
             case Delta(text, calls):
                 parts = answer_parts(((Text(text),) if text else ()) + calls)
+                if not parts:  # a call that cannot be rendered; the last event tells of it
+                    return b""
                 candidate = schemas.Candidate(schemas.AnswerContent(parts))
                 return self._element(schemas.GenerateContentAnswer((candidate,), self._model, self._id))
             case Started(model):
@@ -57,7 +59,11 @@ class ContentStream:
             case Done() if self._passes:
                 return self._end
             case Done(answer):
-                return self._element(content_answer(answer, NO_TEXT)) + self._end
+                return self._element(content_answer(answer, ())) + self._end
+
+    def whole(self, body: object) -> bytes:
+        """A stream of one element."""
+        return self._element(body) + self._end
 
     def render_error(self, error: BaseException) -> bytes:
         return self._element(error_body(error, self._id)) + self._end

@@ -28,6 +28,7 @@ from knowalledge.gateway.api.parsing import (
     THINKING_TOKENS,
     base64_bytes,
     file_ref,
+    in_call_order,
     json_object,
     non_empty,
     optional_json_object,
@@ -49,7 +50,7 @@ def prompt_of(body: ChatBody, source: bytes | None = None) -> Prompt:
         passed = source_of(source, _unserved(body))
     elif (unserved := _unserved(body)) is not None:
         raise unserved
-    system, turns = _conversation(body.messages)
+    system, turns = _conversation(body.messages, passed is not None)
     answer_format = body.response_format
     schema = ""
     if isinstance(answer_format, SchemaFormat):
@@ -119,18 +120,22 @@ def _tool(function: FunctionBody, index: int) -> Tool:
     return Tool(function.name, function.description or "", schema)
 
 
-def _conversation(messages: tuple[ChatMessage, ...]) -> tuple[str, list[Message]]:
-    """System text and turns. Results of parallel calls become one turn, as Google's APIs demand."""
+def _conversation(messages: tuple[ChatMessage, ...], lenient: bool) -> tuple[str, list[Message]]:
+    """System text and turns. Results of parallel calls become one turn in the order of the calls, as Google's APIs
+    demand, which pair them by position.
+
+    ``lenient``: whether every call has its one result is for the provider to judge.
+    """
     system: list[str] = []
     turns: list[Message] = []
     called: dict[str, str] = {}  # names of functions, by the ids of their calls
-    results: list[Part] = []
+    results: list[ToolResult] = []
     for index, message in enumerate(messages):
         if isinstance(message, ToolMessage):
             results.append(_result(message, called, index))
             continue
         if results:
-            turns.append(Message("tool", tuple(results)))
+            turns.append(_results_turn(results, turns, index, lenient))
             results = []
         match message:
             case SystemMessage(content) | DeveloperMessage(content):
@@ -142,8 +147,26 @@ def _conversation(messages: tuple[ChatMessage, ...]) -> tuple[str, list[Message]
                 parts += (_call(call, called, index) for call in calls or ())
                 turns.append(Message("assistant", tuple(parts)))
     if results:
-        turns.append(Message("tool", tuple(results)))
+        turns.append(_results_turn(results, turns, len(messages), lenient))
     return "\n".join(filter(None, system)), turns
+
+
+def _results_turn(results: list[ToolResult], turns: list[Message], end: int, lenient: bool) -> Message:
+    """The results before message ``end`` in the order of their calls. Raises ``InvalidRequest``."""
+    calls = [it.id for turn in turns[-1:] for it in turn.parts if isinstance(it, ToolCall)]
+    if not lenient:
+        given = [it.id for it in results]
+        if len(set(calls)) < len(calls):
+            raise InvalidRequest(
+                "two calls have one id", param=f"messages[{end - len(results) - 1}].tool_calls"
+            )
+        if len(set(given)) < len(given):
+            raise InvalidRequest("a call has two results", param=f"messages[{end - 1}].tool_call_id")
+        if set(calls) - set(given):
+            raise InvalidRequest(
+                "a call has no result", param=f"messages[{end - len(results) - 1}].tool_calls"
+            )
+    return Message("tool", in_call_order(results, turns))
 
 
 def _result(message: ToolMessage, called: dict[str, str], index: int) -> ToolResult:

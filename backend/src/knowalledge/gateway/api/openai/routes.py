@@ -26,12 +26,14 @@ from knowalledge.gateway.api.openai.stream import ChatStream
 from knowalledge.gateway.domain.prompt import Prompt
 from knowalledge.web.responses import current, json_response
 
+# OpenAI's address, and that of Google's OpenAI-compatible API.
+BASES = ("/v1", "/v1beta/openai")
+
 
 def blueprint(api: ApiContext) -> Blueprint:
     """The routes of this dialect. Gemini's has ``GET /v1/models`` too: Google's clients get its form."""
     routes = Blueprint("openai", __name__)
 
-    @routes.post("/v1/chat/completions")
     def chat() -> Response:
         http = current()
         body, prompt = _read_chat(api, api.web.read_body(http))
@@ -49,14 +51,12 @@ def blueprint(api: ApiContext) -> Blueprint:
         completion = chat_completion(answer, int(api.web.now()))
         return json_response(completion, answer_headers(answer, context.priority))
 
-    @routes.post("/v1/embeddings")
     def embeddings() -> Response:
         http = current()
         body = schemas.read_embeddings(api.web.read_body(http))
         result, headers = api.embed(http, body.model, texts_of(body), body.dimensions)
         return json_response(embedding_list(result, body.model, body.encoding_format == "base64"), headers)
 
-    @routes.get("/v1/models")
     def models() -> Response:
         http = current()
         if gemini_models.is_google_client(http):
@@ -64,13 +64,18 @@ def blueprint(api: ApiContext) -> Blueprint:
         cards = tuple(map(model_card, api.models(http)))
         return json_response(schemas.ModelCards(cards), api.web.headers(http))
 
-    @routes.get("/v1/models/<path:model>")
     def model(model: str) -> Response:
         http = current()
         if gemini_models.is_google_client(http):
             return gemini_models.describe_model(api, model)
         return json_response(model_card(api.model(http, model)), api.web.headers(http))
 
+    for base in BASES:
+        end = base.replace("/", " ").replace(".", "_")
+        routes.add_url_rule(f"{base}/chat/completions", f"chat{end}", chat, methods=["POST"])
+        routes.add_url_rule(f"{base}/embeddings", f"embeddings{end}", embeddings, methods=["POST"])
+        routes.add_url_rule(f"{base}/models", f"models{end}", models)
+        routes.add_url_rule(f"{base}/models/<path:model>", f"model{end}", model)
     return routes
 
 

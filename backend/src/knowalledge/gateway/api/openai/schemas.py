@@ -233,7 +233,7 @@ class EmbeddingsBody(Struct):
 
     input: str | Annotated[tuple[str | int | tuple[int, ...], ...], Meta(min_length=1, max_length=2048)]
     model: ModelName = ""
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None  # None: float
     dimensions: Dimensions | None = None
 
 
