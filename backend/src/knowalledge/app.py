@@ -85,6 +85,7 @@ def build_capabilities(
         metrics,
         supervisor,
         callers.weights,
+        settings.redis.replicas,
     )
     telemetry = GatewayTelemetry(metrics)
     direct = gateways.make_gateway(

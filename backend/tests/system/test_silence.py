@@ -5,10 +5,14 @@ import os
 import subprocess
 import sys
 
+from redis import Redis
+
 from tests.system.processes import BACKEND
 
 
-def test_a_subscription_that_goes_silent_is_opened_anew_and_costs_no_grant(redis_port: int) -> None:
+def test_a_subscription_that_goes_silent_is_opened_anew_and_costs_no_grant(
+    redis_port: int, redis_client: Redis
+) -> None:
     path = os.pathsep.join([str(BACKEND / "src"), str(BACKEND)])
     done = subprocess.run(
         [sys.executable, "-m", "tests.system.silent", str(redis_port)],

@@ -25,6 +25,9 @@ from knowalledge.quota.telemetry import QuotaMetrics
 # more of its requests, and lets higher priorities wait longer.
 PACED_BURST = 1 / 19
 _ALONE = "redis is gone ({}): this replica spends its part of the quota alone"
+_UNSEEN = "redis was never reached ({}): this replica spends one part in {} of the quota"
+# A replica that has never seen the others takes itself for one of so many if ``redis.replicas`` does not say.
+UNSEEN_REPLICAS = 10
 
 
 class QuotaFeature(Feature, frozen=True, kw_only=True):
@@ -41,10 +44,12 @@ def build(
     metrics: Metrics,
     supervisor: Supervisor,
     weights: Mapping[str, float],
+    replicas: int = 0,
 ) -> QuotaFeature:
     """``windows``: what each target's provider allows. Without ``redis`` the quota is this process' own.
 
-    ``weights``: of tenants, 1 where absent; read at every use, so they may change.
+    ``weights``: of tenants, 1 where absent; read at every use, so they may change. ``replicas``: how many share the
+    quota, 0 if that is not known.
     """
     rules, gauges = queue_rules(settings, weights), QuotaMetrics(metrics)
     local = MemoryQuotaStore(windows, rules, clock, supervisor=supervisor)
@@ -52,16 +57,23 @@ def build(
         return _feature(
             local, Statistics(local, tuple(windows), lambda: False, gauges), drain=local.shut_down
         )
+    expected = replicas or UNSEEN_REPLICAS
     shared = RedisQuotaStore(redis, windows, rules, clock, replica=uuid4().hex[:12], supervisor=supervisor)
-    store = ReplicaQuotaStore(shared, local, windows, clock, supervisor, gauges.loss)
+    store = ReplicaQuotaStore(shared, local, windows, clock, supervisor, gauges.loss, expected)
     return replace(
         _feature(
             store, Statistics(store, tuple(windows), lambda: store.degraded, gauges), drain=store.shut_down
         ),
         start=store.start,
         stop=store.stop,
-        notes=lambda: (_ALONE.format(store.reason),) if store.degraded else (),
+        notes=lambda: _notes(store, expected),
     )
+
+
+def _notes(store: ReplicaQuotaStore, expected: int) -> tuple[str, ...]:
+    if not store.degraded:
+        return ()
+    return (_ALONE.format(store.reason) if store.has_joined else _UNSEEN.format(store.reason, expected),)
 
 
 def _feature(store: QuotaStore, statistics: Statistics, drain: Callable[[], None]) -> QuotaFeature:

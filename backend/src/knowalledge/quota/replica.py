@@ -117,8 +117,12 @@ class ReplicaQuotaStore:
         clock: Clock,
         supervisor: Supervisor | None = None,
         on_loss: Callable[[str], None] = lambda _: None,
+        expected_replicas: int = 1,
     ) -> None:
-        """``supervisor`` runs what works beside requests. ``on_loss`` gets the reason why Redis is gone."""
+        """``supervisor`` runs what works beside requests. ``on_loss`` gets the reason why Redis is gone.
+
+        ``expected_replicas``: how many share the quota, until this one has seen the others.
+        """
         self.reason = (
             ""  # why Redis is gone: an error's class and, of a reply, its first word; "" while it is not
         )
@@ -138,7 +142,8 @@ class ReplicaQuotaStore:
         self._charges_at_loss: dict[str, tuple[dict[int, int], ...]] = {}
         self._last_status = {target: mirror.window_status(target) for target in windows}
         self._gates = dict.fromkeys(self._windows, _ClosedGate(0.0, ""))  # the latest of each target
-        self._replicas = 1  # alive, as of the last heartbeat
+        self._replicas = self._expected_replicas = expected_replicas  # alive, as of the last heartbeat
+        self._seen_since: float | None = None  # the first heartbeat, monotonic
         self._redis_clock_us = 0  # as of the last heartbeat
         self._greenlets: list[gevent.Greenlet[..., None]] = []
         self._log = structlog.get_logger()
@@ -153,6 +158,7 @@ class ReplicaQuotaStore:
                 repeat("quota.listen", self._listen),
                 repeat("quota.heartbeat", self._send_heartbeats, HEARTBEAT_S),
                 *(repeat("quota.write", partial(self._write, target)) for target in self._windows),
+                self._supervisor.complete("quota.begin", self._begin),
             ]
 
     def stop(self) -> None:
@@ -373,7 +379,28 @@ class ReplicaQuotaStore:
         left_us = int((gate.until - self._clock.monotonic()) * SECOND)
         return Gate(left_us, gate.window) if left_us > 0 else Gate()
 
+    @property
+    def has_joined(self) -> bool:
+        """Whether Redis has ever been reached."""
+        return self._seen_since is not None
+
+    @property
+    def has_seen_others(self) -> bool:
+        """Whether the number of replicas is known: each has had a heartbeat's time to appear beside this one."""
+        since = self._seen_since
+        return since is not None and self._clock.monotonic() - since >= JOIN_PAUSE_S
+
     # -- in the background -----------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Join before the first request does: a Redis that is away is then known, and the others know this replica."""
+        try:
+            for target in self._windows:
+                if self._state is ReplicaState.SHARED:
+                    self._join(target)
+        except RedisUnavailable as error:
+            self._enter_degraded(error)
+        self._send_heartbeats()
 
     def _listen(self) -> None:
         try:
@@ -396,7 +423,12 @@ class ReplicaQuotaStore:
                 self._record_heartbeat(target, sent_at, reply)
 
     def _record_heartbeat(self, target: str, sent_at: float, reply: HeartbeatReply) -> None:
-        self._replicas = reply.replicas
+        if self._seen_since is None:
+            self._seen_since = self._clock.monotonic()
+        # Replicas that start together do not see each other at once.
+        self._replicas = (
+            reply.replicas if self.has_seen_others else max(reply.replicas, self._expected_replicas)
+        )
         self._record_status(target, reply.window_status)
         self._record_redis_clock(reply.clock_us)
         # Counted from before the call: not later than what the provider said.
