@@ -292,7 +292,7 @@ def call(name: str, arguments: str) -> dict[str, Any]:
         ([{"role": "user", "content": " \n"}], {}, 400, "messages"),
         ([{"role": "system", "content": "x"}], {}, 400, "messages"),
         ([{"role": "robot", "content": "x"}], {}, 400, "messages[0].role"),
-        ([{"content": "x"}], {}, 400, "messages[0]"),
+        ([{"content": "x"}], {}, 400, "messages[0].role"),
         ([USER] * 10_000, {}, 400, "messages"),
         ([USER, {"role": "tool", "tool_call_id": "c", "content": "x"}], {}, 400, "messages[1].tool_call_id"),
         ([USER, call("f", "not json")], {}, 400, "messages[1].tool_calls"),

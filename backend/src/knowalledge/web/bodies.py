@@ -8,6 +8,7 @@ import msgspec
 from flask import Request
 
 from knowalledge.core.errors import InvalidRequest, PayloadTooLarge
+from knowalledge.web.wording import explained, not_json
 
 
 def read_body(request: Request, max_bytes: int) -> bytes:
@@ -67,13 +68,11 @@ def decode(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        text = str(error)
-        # It ends in a path or a field's name; for the body as a whole, in the name of a type.
-        param = text.rsplit("`", 2)[1] if re.search("(?: - at|field) `[^`]*`$", text) else ""
-        raise InvalidRequest(text, param=param.removeprefix("$.").removeprefix("$")) from error
+        sentence, param = explained(error, decoder.type)
+        raise InvalidRequest(sentence, param=param) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if _SURROGATE.search(body) and (place := _lone_surrogate(body)):
             raise InvalidRequest("half of a surrogate pair is no character", param=place) from error
-        raise InvalidRequest("the body is not JSON") from error
+        raise InvalidRequest(not_json(error, body)) from error
     except RecursionError as error:
         raise InvalidRequest("the body is nested too deeply") from error

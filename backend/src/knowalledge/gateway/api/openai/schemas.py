@@ -249,8 +249,9 @@ def read_chat(body: bytes) -> ChatBody:
 
 def names_unknown_kind(error: InvalidRequest) -> bool:
     """Whether a body was refused only for a word that is not among those known here; roles but one are all known."""
-    unknown = error.message.startswith(("Invalid value ", "Invalid enum value "))
-    return unknown and (not error.param.endswith(".role") or "'function'" in error.message)
+    said = str(error.__cause__)  # the decoder's own, which names the word
+    unknown = said.startswith(("Invalid value ", "Invalid enum value "))
+    return unknown and (not error.param.endswith(".role") or "'function'" in said)
 
 
 def read_embeddings(body: bytes) -> EmbeddingsBody:
