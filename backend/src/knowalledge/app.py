@@ -11,6 +11,7 @@ from flask import Flask
 from knowalledge.caching import feature as caching
 from knowalledge.caching.service import CachingGateway
 from knowalledge.config.settings import Settings
+from knowalledge.console import feature as console
 from knowalledge.core.clock import Clock, SystemClock
 from knowalledge.core.context import Principal
 from knowalledge.core.feature import Feature
@@ -50,7 +51,8 @@ def create_app(settings: Settings, metrics: PrometheusMetrics | None = None) -> 
     )
     supervisor = Supervisor(metrics, clock)
     capabilities = build_capabilities(settings, redis, web, clock, metrics, supervisor)
-    lifecycle = Lifecycle(capabilities, supervisor)
+    pages = console.build(capabilities, settings.models, settings.default.name, clock)
+    lifecycle = Lifecycle((*capabilities, pages), supervisor)
     health = observability.build_health(
         lifecycle.not_alive,
         lifecycle.not_ready,
@@ -59,7 +61,7 @@ def create_app(settings: Settings, metrics: PrometheusMetrics | None = None) -> 
         refresh=lifecycle.refresh_metrics,
         render=metrics.render,
     )
-    features = (*capabilities, health)
+    features = (*capabilities, pages, health)
     app = make_application((*features, docs.build(features)), web)
     app.extensions["knowalledge"], app.extensions["knowalledge_http"] = lifecycle, web.observer
     return app

@@ -115,9 +115,11 @@ def test_without_the_extra_the_error_names_the_cure(monkeypatch: pytest.MonkeyPa
         Embedded(SystemClock()).complete(PROMPT, S)
 
 
-@pytest.mark.parametrize(("code", "kind"), [("", e.ProviderUnavailable), ("sleep", e.ProviderTimeout)])
+@pytest.mark.parametrize(
+    ("code", "patience_s", "kind"), [("", S, e.ProviderUnavailable), ("sleep", 0.3, e.ProviderTimeout)]
+)
 def test_a_child_that_does_not_start_is_an_error_and_is_ended(
-    code: str, kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    code: str, patience_s: float, kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = tmp_path / "child"
     script.write_text(f"#!{sys.executable}\n" + ("import time; time.sleep(60)" if code else ""))
@@ -126,6 +128,6 @@ def test_a_child_that_does_not_start_is_an_error_and_is_ended(
     monkeypatch.setattr(sys, "executable", str(script))
     provider = Embedded(SystemClock())
     with pytest.raises(kind):
-        provider.complete(PROMPT, 0.3)
+        provider.complete(PROMPT, patience_s)
     provider.close()
     assert not [it for it in psutil.Process().children() if str(script) in " ".join(it.cmdline())]

@@ -48,7 +48,16 @@ def test_the_wheel_holds_the_files_of_the_source_tree_and_no_others(built: Path)
         if file.is_file() and "__pycache__" not in file.parts
     }
     assert {name for name in names if ".dist-info/" not in name} == source
-    assert {name.rpartition(".")[2] for name in source} == {"py", "typed", "lua", "toml", "html"}
+    assert {name.rpartition(".")[2] for name in source} == {
+        "css",
+        "html",
+        "js",
+        "lua",
+        "py",
+        "svg",
+        "toml",
+        "typed",
+    }
 
 
 def test_the_wheel_carries_the_licence(built: Path) -> None:

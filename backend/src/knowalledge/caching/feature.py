@@ -92,6 +92,7 @@ def build(
         operations=OPERATIONS,
         tasks=(*caches.tasks, Task("cache.gauges", NOTE_S, statistics.note_memory)),
         refresh_metrics=statistics.refresh_metrics,
+        statistics={"cache": statistics},
     )
 
 

@@ -1,8 +1,9 @@
 """What a capability brings to the process, so that adding one touches its own package and one line in ``app.py``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+import msgspec
 from flask import Blueprint, Request
 from msgspec import Struct
 
@@ -65,3 +66,5 @@ class Feature(Struct, frozen=True, kw_only=True):
     not_ready: Callable[[], tuple[str, ...]] = _none  # reasons to send no requests here
     notes: Callable[[], tuple[str, ...]] = _none  # for operators, though requests are served
     refresh_metrics: Callable[[], None] = _nothing  # set gauges, before the metrics are read
+    # What the operator's page shows of this capability, by name.
+    statistics: Mapping[str, Callable[[], Struct]] = msgspec.field(default_factory=dict)

@@ -83,6 +83,7 @@ def _feature(store: QuotaStore, statistics: Statistics, drain: Callable[[], None
         operations=web.OPERATIONS,
         drain=drain,
         refresh_metrics=statistics.refresh_metrics,
+        statistics={"quota": statistics.quota, "queue": statistics.queue},
     )
 
 

@@ -1,0 +1,1 @@
+"""Pages for people: the first page, the topic explorer and the operator's console."""
