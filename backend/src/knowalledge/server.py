@@ -1,5 +1,6 @@
 """gunicorn with gevent workers: a process per worker, a greenlet per connection, and a drain that ends no response."""
 
+import contextlib
 import gc
 import os
 import shutil
@@ -12,12 +13,20 @@ from typing import Any
 import gevent
 import structlog
 from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
 from gunicorn.workers.ggevent import GeventPyWSGIWorker
 
 from knowalledge.app import create_app
 from knowalledge.config.settings import Settings
 from knowalledge.net.wsgi_server import RESERVED, DrainingServer, Handler
-from knowalledge.observability.logging import CONSOLE, for_people
+from knowalledge.observability.logging import (
+    CONSOLE,
+    LibraryLines,
+    configure,
+    for_people,
+    no_core_dump,
+    take_over,
+)
 from knowalledge.observability.metrics import FOLDER_VARIABLE, forget_worker
 
 QUIT_S = 1  # after Ctrl-C running responses have this long
@@ -34,6 +43,13 @@ class WatchedHandler(Handler):
         status = bytes(self.status or b"499").decode("latin-1")  # none: the client left before there was one
         request_id = bytes(ids[0]).decode("latin-1") if ids else ""
         CONSOLE.responded(self.command or "?", self.path or "", status, seconds, request_id)
+
+
+class Lines(Logger):  # type: ignore[misc]
+    """gunicorn's log, in our lines."""
+
+    def _set_handler(self, log: Any, *_: Any, **__: Any) -> None:
+        log.handlers[:] = [LibraryLines()]
 
 
 class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
@@ -81,6 +97,7 @@ class Worker(GeventPyWSGIWorker):  # type: ignore[misc]
     def run(self) -> None:
         self._servers: list[DrainingServer] = []
         gevent.config.track_greenlet_tree = False  # else gevent walks up the stack for each new greenlet
+        take_over()
         life = self.wsgi.extensions["knowalledge"]
         life.start()
         # Objects of the start-up live on: a full collection that visits them holds the hub for 50 ms and more.
@@ -121,6 +138,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "graceful_timeout": int(self._settings.server.drain),
             "timeout": 60,
             "loglevel": "warning",
+            "logger_class": Lines,
             "worker_tmp_dir": tempfile.gettempdir(),
             "control_socket_disable": True,  # unused, and a read-only root has no place for it
             "when_ready": self._ready,
@@ -132,16 +150,19 @@ class Server(BaseApplication):  # type: ignore[misc]
         return create_app(self._settings)
 
     def run(self) -> None:
-        if self._workers == 1 or FOLDER_VARIABLE in os.environ:
-            super().run()
-            return
-        folder, master = tempfile.mkdtemp(prefix="knowalledge-metrics-"), os.getpid()
-        os.environ[FOLDER_VARIABLE] = folder
+        no_core_dump()
+        configure(self._settings.log.level, self._settings.log.format)
+        take_over()
+        folder, master = "", os.getpid()
+        if self._workers > 1 and FOLDER_VARIABLE not in os.environ:
+            folder = os.environ[FOLDER_VARIABLE] = tempfile.mkdtemp(prefix="knowalledge-metrics-")
         try:
             super().run()
         finally:  # a worker that ends comes by here too
             if os.getpid() == master:
-                shutil.rmtree(folder, ignore_errors=True)
+                _say("knowalledge stopped")
+                if folder:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _forget(self, _: Any, worker: Any) -> None:
         if FOLDER_VARIABLE in os.environ:
@@ -151,7 +172,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         workers = "1 worker" if self._workers == 1 else f"{self._workers} workers"
         bound = arbiter.LISTENERS[0].sock.getsockname()
         url = address(*bound[:2]) if isinstance(bound, tuple) else self._bind
-        print(f"knowalledge ready on {url} ({workers})", flush=True)  # noqa: T201 - the one line
+        _say(f"knowalledge ready on {url} ({workers})")
         self._tell(url)
 
 
@@ -159,3 +180,9 @@ def address(host: str, port: int) -> str:
     """The URL of a listening socket, for this machine: of one that listens everywhere, its loopback address."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # nosec B104 - compared, not bound
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _say(line: str) -> None:
+    """A line on standard output, if somebody takes it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, flush=True)  # noqa: T201 - for who started the server

@@ -11,10 +11,11 @@ from knowalledge.core.health import Dependency
 from knowalledge.core.metrics import Metrics
 from knowalledge.core.trace_context import Attributes
 from knowalledge.observability import tracing, web
+from knowalledge.observability.logging import stderr
 from knowalledge.observability.process import INTERVAL_S, ProcessMetrics
 from knowalledge.observability.settings import TracingSettings
 from knowalledge.observability.spans import SpanTracer, TargetInfo
-from knowalledge.observability.telemetry import SpanMetrics
+from knowalledge.observability.telemetry import LogMetrics, SpanMetrics
 from knowalledge.providers.registry import semconv_name
 from knowalledge.providers.settings import TargetSettings
 
@@ -46,7 +47,10 @@ def build_health(
 
 def build_process(metrics: Metrics, clock: Clock) -> Feature:
     """Memory, open files and the hub's lag of each worker, for Prometheus."""
-    return Feature(tasks=(Task("process.measure", INTERVAL_S, ProcessMetrics(metrics, clock).measure),))
+    return Feature(
+        tasks=(Task("process.measure", INTERVAL_S, ProcessMetrics(metrics, clock).measure),),
+        refresh_metrics=LogMetrics(metrics, lambda: stderr.dropped).refresh,
+    )
 
 
 def build_tracing(

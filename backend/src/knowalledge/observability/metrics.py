@@ -76,6 +76,22 @@ class _SeriesByLabels(dict[str | tuple[str, ...], Series]):
 
     def __missing__(self, labels: str | tuple[str, ...]) -> Series:
         given = (labels,) if isinstance(labels, str) else labels
-        series: Series = self._metric.labels(*given) if given else self._metric
+        try:
+            series: Series = self._metric.labels(*given) if given else self._metric
+        except OSError:  # the folder that the workers share is full: no request fails for that
+            return _NOT_COUNTED
         self[labels] = series
         return series
+
+
+class _NotCounted:
+    """A series that cannot be kept now."""
+
+    def inc(self, amount: float = 1) -> None: ...
+
+    def set(self, value: float) -> None: ...
+
+    def observe(self, amount: float) -> None: ...
+
+
+_NOT_COUNTED = _NotCounted()

@@ -1,5 +1,7 @@
 """Metrics of observability itself."""
 
+from collections.abc import Callable
+
 from knowalledge.core.metrics import Metric, Metrics
 
 SPANS = Metric(
@@ -8,6 +10,28 @@ SPANS = Metric(
     ("result",),
     "Spans that were sent, dropped while the collector was unavailable, or rejected by it.",
 )
+
+
+LOG_LINES = Metric(
+    "knowalledge_log_lines_dropped_total",
+    "counter",
+    (),
+    "Log lines that standard error did not take, because it was full or closed.",
+)
+
+
+class LogMetrics:
+    """Counts the log lines that were lost, when the metrics are read."""
+
+    def __init__(self, metrics: Metrics, dropped: Callable[[], int]) -> None:
+        self._lines = metrics.family(LOG_LINES)[()]
+        self._dropped = dropped
+        self._counted = 0
+
+    def refresh(self) -> None:
+        dropped = self._dropped()
+        self._lines.inc(dropped - self._counted)
+        self._counted = dropped
 
 
 class SpanMetrics:

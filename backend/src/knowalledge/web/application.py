@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import structlog
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
@@ -34,7 +35,12 @@ def make_application(features: Sequence[Feature], web: WebContext) -> Flask:
             error = problems.from_http_exception(error)
         elif not isinstance(error, KnowalledgeError):
             # The class and the place; never the message, which may quote a prompt.
-            app.logger.error("unhandled %s at %s", type(error).__name__, problems.source_of(error))
+            structlog.get_logger().error(
+                "unhandled",
+                error=type(error).__name__,
+                where=problems.source_of(error),
+                request_id=web.request_id(request),
+            )
         for feature in features:
             feature.on_error(request, error)
         forms = (feature.error_form(request) for feature in features)
