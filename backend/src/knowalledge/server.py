@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import resource
 import shutil
 import signal
 import tempfile
@@ -151,6 +152,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def run(self) -> None:
         no_core_dump()
+        _allow_files()
         configure(self._settings.log.level, self._settings.log.format)
         take_over()
         folder, master = "", os.getpid()
@@ -180,6 +182,13 @@ def address(host: str, port: int) -> str:
     """The URL of a listening socket, for this machine: of one that listens everywhere, its loopback address."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # nosec B104 - compared, not bound
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _allow_files() -> None:
+    """Two file descriptors for each connection, its provider's included: the usual soft limit is 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _say(line: str) -> None:

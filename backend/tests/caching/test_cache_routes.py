@@ -258,3 +258,27 @@ def test_where_answers_live_shortly_popular_ones_are_looked_at_more_often(
         config.write_text(CONFIG + f"cache: {{memory_ttl: {life}}}\n")
         wiring.create_app(Settings.load(environ={}, config=str(config)))
     assert [it.interval_s for it in seen] == [5.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "application/json", "Origin": "https://other.example"},
+        {"Content-Type": "application/json", "Origin": "null"},
+        {"Origin": "https://other.example"},
+        {"Content-Type": "application/json", "Sec-Fetch-Site": "cross-site"},
+        {"Content-Type": "application/json", "Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_a_page_of_another_origin_takes_nothing_back(client: FlaskClient, headers: dict[str, str]) -> None:
+    client.get(LIGHT)
+    assert client.post("/api/cache/invalidate", data=b'{"pattern": "*"}', headers=headers).status_code == 403
+    assert "hit" in client.get(LIGHT).headers["Cache-Status"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}])
+def test_a_program_and_a_page_of_ones_own_may(client: FlaskClient, headers: dict[str, str]) -> None:
+    client.get(LIGHT)
+    assert client.post("/api/cache/invalidate", data=b'{"pattern": "*"}', headers=headers).status_code == 200

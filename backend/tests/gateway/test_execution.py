@@ -324,7 +324,7 @@ def test_a_target_alone_that_does_not_take_our_key_says_so() -> None:
         ("GenerateRequestsPerMinutePerProjectPerModel-FreeTier", None, 1),
         ("GenerateRequestsPerDayPerProjectPerModel-FreeTier", None, 60),
         ("GenerateRequestsPerDayPerProjectPerModel-FreeTier", 7.5, 7.5),
-        ("GenerateRequestsPerDayPerProjectPerModel-FreeTier", 10.0**9, 86_400),
+        ("GenerateRequestsPerDayPerProjectPerModel-FreeTier", 10.0**14, 3600),
     ],
 )
 def test_a_429_closes_for_what_it_names_and_a_bare_one_for_a_second(
@@ -386,6 +386,15 @@ def test_a_replica_that_ends_sends_its_waiters_away() -> None:
     harness.quota.shut_down()
     with pytest.raises(errors.ShuttingDown):
         waiting.get(timeout=5)
+
+
+def test_a_replica_without_resources_charges_nothing_and_blames_no_target() -> None:
+    harness = GatewayHarness(t=("m", 0, Model(*[errors.HostExhausted("x")] * 9), ONE))
+    for _ in range(9):
+        with pytest.raises(errors.HostExhausted):
+            harness.ask()
+    assert harness.used("t") == 0
+    assert harness.ask().target == "t"
 
 
 def test_every_target_resting_is_unavailable_and_says_for_how_long() -> None:

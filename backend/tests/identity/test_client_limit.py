@@ -87,6 +87,20 @@ def test_a_tenant_is_one_client_at_every_address(start: Start) -> None:
     assert send(client, "10.0.0.0", X_Tenant="other") == 200
 
 
+def test_a_new_tenant_name_for_each_request_evades_nothing_where_proxies_tell_addresses_apart(
+    start: Start,
+) -> None:
+    client = start("clients: {rate: 2/minute, proxies: 1}\nauth: {tenant_header: X-Tenant}\n")
+    statuses = [send(client, X_Tenant=f"t{number}", X_Forwarded_For="192.0.2.7") for number in range(3)]
+    assert statuses == [200, 200, 429]
+    assert send(client, X_Tenant="t9", X_Forwarded_For="192.0.2.8") == 200
+
+
+def test_the_name_of_callers_without_a_tenant_cannot_be_taken(start: Start) -> None:
+    client = start("auth: {tenant_header: X-Tenant}\n")
+    assert send(client, X_Tenant="anonymous") == 400
+
+
 def test_an_invalid_tenant_is_400_and_does_not_disturb_the_counts(start: Start) -> None:
     client = start("clients: {rate: 2/minute}\nauth: {tenant_header: X-Tenant}\n")
     assert send(client, X_Tenant="a b" * 1000) == 400

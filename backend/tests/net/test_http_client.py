@@ -1,5 +1,6 @@
 """The pooled HTTP client by itself: requests, responses, pool, addresses, TLS and proxies."""
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +82,21 @@ def test_an_invalid_header_is_reported_without_its_value() -> None:
     with pytest.raises(ValueError, match="authorization") as caught:
         header_lines({"authorization": "secret\n"})
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOMEM])
+def test_what_this_machine_lacks_is_not_the_providers_fault(
+    make_client: Callable[..., HttpClient],
+    server: Loopback,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(number, "no more")
+
+    monkeypatch.setattr(wire, "_connect", fail)
+    with pytest.raises(e.HostExhausted):
+        get(make_client(server.url))
 
 
 @pytest.mark.parametrize("url", ["", "ftp://x", "http://", "nothing", "//x", "http://x:99999"])

@@ -11,6 +11,7 @@ from knowalledge.caching.stats import CacheStats
 from knowalledge.core.errors import InvalidRequest
 from knowalledge.web.bodies import decode
 from knowalledge.web.context import WebContext
+from knowalledge.web.request_identity import require_own_origin
 from knowalledge.web.responses import json_response
 
 
@@ -46,6 +47,7 @@ def blueprint(
 
     @routes.post("/api/cache/invalidate")
     def cache_invalidate() -> Response:
+        require_own_origin(request.environ)
         body: InvalidateBody = decode(_decoder, web.read_body(request))
         given = [it for it in (body.pattern, body.tag, body.key) if it is not None]
         if len(given) != 1:

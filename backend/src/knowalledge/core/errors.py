@@ -20,6 +20,7 @@
     ├── Unavailable               not now, not here
     │   ├── CircuitOpen
     │   ├── ShuttingDown
+    │   ├── HostExhausted         no file descriptors left here
     │   ├── DatabaseUnavailable
     │   └── CacheMiss             asked for `cache: only`
     ├── ClientGone                nobody is left to answer
@@ -189,6 +190,12 @@ class ShuttingDown(Unavailable):
     """This replica is ending; another one will answer."""
 
     code = "shutting_down"
+
+
+class HostExhausted(Unavailable):
+    """This replica has no file descriptors, ports or memory left for a connection; the provider is not at fault."""
+
+    code = "host_exhausted"
 
 
 class DatabaseUnavailable(Unavailable):

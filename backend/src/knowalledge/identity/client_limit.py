@@ -11,7 +11,7 @@ from math import ceil
 from typing import cast
 
 from flask import Blueprint, Flask, Request, Response, current_app, request
-from flask_limiter import Limiter
+from flask_limiter import ApplicationLimit, Limiter
 from flask_limiter.errors import RateLimitExceeded
 from msgspec import Struct
 from redis import ConnectionPool
@@ -27,6 +27,8 @@ class ClientRate(Struct, frozen=True):
 
     rate: str  # as flask-limiter writes it, such as 600/minute
     tenant_header: str  # as a WSGI environ key; empty: clients are addresses
+    # Count the address beside a tenant, where proxies tell addresses apart: new names evade nothing then.
+    counts_addresses: bool
     pool: ConnectionPool | None  # of the Redis that replicas share; None: this process counts alone
 
 
@@ -48,10 +50,24 @@ def blueprint(clients: ClientRate, blueprints: Set[str], now: Callable[[], float
     # At INFO it logs the addresses of limited clients, and at ERROR the trace of each request that meets an outage.
     logging.getLogger("flask-limiter").setLevel(logging.WARNING)
     logging.getLogger("flask-limiter").addFilter(_below_error)
+
+    def by_client() -> str:
+        return client_of(request, clients.tenant_header)
+
+    def by_address() -> str:
+        return client_of(request, "")
+
+    def exempt() -> bool:
+        return request.blueprint not in blueprints
+
+    limits = [ApplicationLimit(clients.rate, key_function=by_client, exempt_when=exempt)]
+    if clients.tenant_header and clients.counts_addresses:
+        limits.append(
+            ApplicationLimit(clients.rate, key_function=by_address, exempt_when=exempt, scope="address")
+        )
     limiter = Limiter(
-        lambda: client_of(request, clients.tenant_header),
-        application_limits=[clients.rate],
-        application_limits_exempt_when=lambda: request.blueprint not in blueprints,
+        by_client,
+        application_limits=[*limits],
         strategy="sliding-window-counter",
         storage_uri="memory://" if clients.pool is None else "redis://",
         storage_options={} if clients.pool is None else {"connection_pool": clients.pool},  # type: ignore[dict-item]

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from redis import Redis
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 from knowalledge.core.clock import Clock
 from knowalledge.core.errors import DatabaseUnavailable, ProviderError, Unavailable
 from knowalledge.core.feature import Feature, Task
 from knowalledge.core.settings import Fault
 from knowalledge.identity import guard, web
+from knowalledge.identity.client_address import believing_proxies
 from knowalledge.identity.client_limit import ClientRate, blueprint
 from knowalledge.identity.domain.claims import Claims
 from knowalledge.identity.middleware import Authenticate
@@ -172,8 +172,10 @@ def build(
     names = frozenset(it.name for feature in features if feature.client_limited for it in feature.blueprints)
     # A Cluster has a pool per node, which the library cannot use: there each replica counts alone.
     pool = getattr(redis, "connection_pool", None)
-    rate = ClientRate(settings.rate, tenant_header, pool)
+    rate = ClientRate(settings.rate, tenant_header, settings.proxies > 0, pool)
     return Feature(
         blueprints=(blueprint(rate, names, now),),
-        middleware=(lambda inner: ProxyFix(inner, settings.proxies, x_proto=0)) if settings.proxies else None,
+        middleware=(lambda inner: believing_proxies(inner, settings.proxies, settings.forwarded_header))
+        if settings.proxies
+        else None,
     )

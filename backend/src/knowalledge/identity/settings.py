@@ -51,7 +51,12 @@ class ClientSettings:
     proxies: int = setting(
         non_negative,
         0,
-        "Trusted proxies in front of the gateway, whose entries in X-Forwarded-For are believed.",
+        "Trusted proxies in front of the gateway, whose entries in clients.forwarded_header are believed.",
+    )
+    forwarded_header: str = setting(
+        one_of("X-Forwarded-For", "Forwarded"),
+        "X-Forwarded-For",
+        "The header in which these proxies name the client; the other one is the client's own.",
     )
 
 

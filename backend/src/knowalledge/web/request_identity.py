@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from knowalledge.core.context import Principal, Priority
-from knowalledge.core.errors import InvalidRequest
+from knowalledge.core.errors import Forbidden, InvalidRequest
 
 _PRIORITIES = {level.label: level for level in Priority}
 _LABELS = ", ".join(_PRIORITIES)
@@ -33,6 +33,8 @@ def tenant(name: str | None, principal: Principal) -> Principal:
         return principal
     if not _SAFE_NAME.fullmatch(name):
         raise InvalidRequest("a tenant's name is up to 128 letters, digits, dots, colons, dashes")
+    if name == principal.tenant:
+        raise InvalidRequest("this tenant's name stands for callers without one")
     return Principal(name, principal.max_priority)
 
 
@@ -60,6 +62,22 @@ def _from_urgency(field: str | None) -> Priority:
             param="Priority",
         )
     return Priority(int(urgencies[-1]) // 2)
+
+
+def require_own_origin(environ: dict[str, Any]) -> None:
+    """Refuse what another site's page makes a browser send: a form, or a request with that site's Origin.
+
+    Raises ``Forbidden``. Programs send no Origin, and JSON or no Content-Type.
+    """
+    kind = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+    if kind not in ("", "application/json"):
+        raise Forbidden("this route takes application/json alone")
+    origin = environ.get("HTTP_ORIGIN")
+    foreign = (
+        origin is not None and origin.lower().partition("://")[2] != environ.get("HTTP_HOST", "").lower()
+    )
+    if foreign or environ.get("HTTP_SEC_FETCH_SITE", "none").lower() not in ("none", "same-origin"):
+        raise Forbidden("this route is not for pages of other origins")
 
 
 def server_timeout(field: str | None) -> float | None:

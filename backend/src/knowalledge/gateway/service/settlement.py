@@ -3,6 +3,7 @@
 from msgspec.structs import replace
 
 from knowalledge.core.errors import (
+    HostExhausted,
     ProviderAuth,
     ProviderError,
     ProviderRateLimited,
@@ -23,7 +24,7 @@ DAY_429_S = 60.0
 # A timeout is the target's fault only if the call had this share of the default timeout; a caller may ask for less.
 WHOLE_TIME = 0.5
 # The time that a 429 names is believed up to this many seconds; then the target is tried again.
-MAX_RETRY_AFTER_S = 86_400.0
+MAX_RETRY_AFTER_S = 3600.0
 
 
 def settle_success(dispatcher: Dispatcher, call: ProviderCall, completion: Completion, trace: Trace) -> Usage:
@@ -62,6 +63,10 @@ def settle_failure(
             usage = _settle_partial(dispatcher, call, progress, trace)
             _record_failure(dispatcher, call, error)
             return usage
+        case HostExhausted():  # nothing was sent
+            _release(dispatcher, call, trace)
+            breaker.record_abandoned()
+            return None
         case _:  # blocked content, or the client left: it says nothing of the target
             usage = _settle_partial(dispatcher, call, progress, trace)
             breaker.record_abandoned()

@@ -11,6 +11,7 @@
   Compressed responses are decompressed all the same.
 """
 
+import errno
 from collections import deque
 from collections.abc import Generator, Mapping
 from email.utils import parsedate_to_datetime
@@ -24,7 +25,13 @@ from geventhttpclient.response import HTTPParseError
 from msgspec import Struct
 
 from knowalledge.core.clock import Clock
-from knowalledge.core.errors import ProviderError, ProviderGarbage, ProviderTimeout, ProviderUnavailable
+from knowalledge.core.errors import (
+    HostExhausted,
+    ProviderError,
+    ProviderGarbage,
+    ProviderTimeout,
+    ProviderUnavailable,
+)
 from knowalledge.net.http.connection import (
     MAX_BODY,
     ClosedBeforeResponse,
@@ -48,6 +55,8 @@ SETTLE_S = 0.01
 DISTRUST_S = 60.0
 # After its last event a stream may take this long to end, so that its connection can be reused.
 TAIL_S = 0.05
+# Of our own machine: files, ports and memory.
+_OWN_LIMITS = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM}
 _MAX_RETRY_AFTER_S = 7 * 86_400.0
 
 
@@ -285,6 +294,8 @@ class _EventParser:
 
 def _raise_typed(error: OSError | HTTPParseError) -> NoReturn:
     """Raise a failure of the connection or the parser as its typed error."""
+    if isinstance(error, OSError) and error.errno in _OWN_LIMITS:
+        raise HostExhausted("this replica has no resources left for a connection") from error
     if isinstance(error, TimeoutError):
         raise ProviderTimeout("the provider did not answer in time") from error
     if isinstance(error, HTTPParseError):
