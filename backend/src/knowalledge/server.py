@@ -161,10 +161,8 @@ class Server(BaseApplication):  # type: ignore[misc]
         try:
             super().run()
         finally:  # a worker that ends comes by here too
-            if os.getpid() == master:
-                _say("knowalledge stopped")
-                if folder:
-                    shutil.rmtree(folder, ignore_errors=True)
+            if folder and os.getpid() == master:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _forget(self, _: Any, worker: Any) -> None:
         if FOLDER_VARIABLE in os.environ:
