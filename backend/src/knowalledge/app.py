@@ -3,79 +3,56 @@
 To add a capability: a package with a ``feature.py``, and a line here that builds it.
 """
 
-from functools import partial
-from secrets import token_hex
-
 from flask import Flask
 
 from knowalledge.caching import feature as caching
 from knowalledge.caching.service import CachingGateway
 from knowalledge.config.settings import Settings
 from knowalledge.console import feature as console
-from knowalledge.core.clock import Clock, SystemClock
-from knowalledge.core.context import Principal
 from knowalledge.core.feature import Feature
-from knowalledge.core.metrics import Metrics
-from knowalledge.core.supervision import Supervisor
 from knowalledge.gateway import feature as gateways
 from knowalledge.gateway.api.context import ApiContext
+from knowalledge.gateway.ports import Gateway
 from knowalledge.gateway.telemetry import GatewayTelemetry
 from knowalledge.identity import feature as identity
+from knowalledge.infrastructure import Infrastructure, make_infrastructure
 from knowalledge.lifecycle import Lifecycle
-from knowalledge.net.redis.connection import RedisConnection, connect
 from knowalledge.observability import feature as observability
 from knowalledge.observability.logging import audit, configure
 from knowalledge.observability.metrics import PrometheusMetrics
 from knowalledge.providers.targets import make_routes
 from knowalledge.quota import feature as quotas
+from knowalledge.quota.ports import QuotaStore
 from knowalledge.topics import feature as topics
 from knowalledge.web.application import make_application
-from knowalledge.web.context import WebContext
 from knowalledge.web.docs import feature as docs
-from knowalledge.web.telemetry import HttpMetrics
 
 
 def create_app(settings: Settings, metrics: PrometheusMetrics | None = None) -> Flask:
     """Everything built and joined; connects to nothing yet. ``metrics``: a registry that is still empty."""
     configure(settings.log.level, settings.log.format)
-    clock, metrics = SystemClock(), metrics or PrometheusMetrics()
-    redis = connect(settings.redis_url, settings.redis, settings.server.connections, clock)
-    web = WebContext(
-        observer=HttpMetrics(metrics),
-        new_id=partial(token_hex, 16),
-        now=clock.now,
-        anonymous=Principal(max_priority=settings.queue.max_level_anonymous),
-        tenant_header=wsgi_name(settings.auth.tenant_header),
-        max_body=settings.server.max_body,
-        max_timeout_s=settings.request.max_timeout,
-    )
-    supervisor = Supervisor(metrics, clock)
-    capabilities = build_capabilities(settings, redis, web, clock, metrics, supervisor)
-    pages = console.build(capabilities, settings.models, settings.default.name, clock)
-    lifecycle = Lifecycle((*capabilities, pages), supervisor)
+    base = make_infrastructure(settings, metrics or PrometheusMetrics())
+    capabilities = build_capabilities(base)
+    pages = console.build(capabilities, settings.models, settings.default.name, base.clock)
+    lifecycle = Lifecycle((*capabilities, pages), base.supervisor)
+    redis, clock = base.redis, base.clock
     health = observability.build_health(
         lifecycle.not_alive,
         lifecycle.not_ready,
         lifecycle.notes,
         dependencies=lambda: (redis.check(clock),) if redis else (),
         refresh=lifecycle.refresh_metrics,
-        render=metrics.render,
+        render=base.metrics.render,
     )
     features = (*capabilities, pages, health)
-    app = make_application((*features, docs.build(features)), web)
-    app.extensions["knowalledge"], app.extensions["knowalledge_http"] = lifecycle, web.observer
+    app = make_application((*features, docs.build(features)), base.web)
+    app.extensions["knowalledge"], app.extensions["knowalledge_http"] = lifecycle, base.web.observer
     return app
 
 
-def build_capabilities(
-    settings: Settings,
-    redis: RedisConnection | None,
-    web: WebContext,
-    clock: Clock,
-    metrics: Metrics,
-    supervisor: Supervisor,
-) -> tuple[Feature, ...]:
+def build_capabilities(base: Infrastructure) -> tuple[Feature, ...]:
     """Every capability, in the order in which they are started; the middleware of the first sees a request first."""
+    settings, redis, web, clock, metrics = base.settings, base.redis, base.web, base.clock, base.metrics
     tracing = observability.build_tracing(settings.tracing, settings.targets, web.new_id, clock, metrics)
     callers = identity.build_authentication(settings.auth, settings.database_url, web, clock)
     windows = {it.name: it.windows for it in settings.targets}
@@ -85,20 +62,12 @@ def build_capabilities(
         redis.commands if redis else None,
         clock,
         metrics,
-        supervisor,
+        base.supervisor,
         callers.weights,
         settings.redis.replicas,
     )
     telemetry = GatewayTelemetry(metrics)
-    direct = gateways.make_gateway(
-        make_routes(settings.models, settings.provider.proxy, clock),
-        settings.default.name,
-        quota.store,
-        telemetry,
-        clock,
-        timeout_s=settings.request.timeout,
-        queue_timeout_s=settings.queue.timeout,
-    )
+    direct = make_gateway(base, quota.store, telemetry)
     caches = caching.make_caches(settings.cache, redis, clock, metrics)
     cached = CachingGateway(
         direct, caches.reads, clock, telemetry, caches.metrics, timeout_s=settings.request.timeout
@@ -133,6 +102,15 @@ def build_capabilities(
     )
 
 
-def wsgi_name(header: str) -> str:
-    """A header's name as WSGI spells it."""
-    return f"HTTP_{header.upper().replace('-', '_')}" if header else ""
+def make_gateway(base: Infrastructure, quota: QuotaStore, telemetry: GatewayTelemetry) -> Gateway:
+    """Asks the providers, within their quota and without a cache."""
+    settings = base.settings
+    return gateways.make_gateway(
+        make_routes(settings.models, settings.provider.proxy, base.clock),
+        settings.default.name,
+        quota,
+        telemetry,
+        base.clock,
+        timeout_s=settings.request.timeout,
+        queue_timeout_s=settings.queue.timeout,
+    )
