@@ -1,30 +1,26 @@
-"""Redis clients by URL: one server, a master that Sentinels know, or a Cluster.
-
-    redis://HOST:PORT/DB   rediss://...   unix:///PATH
-    redis+sentinel://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]/MASTER[/DB]
-    redis+cluster://[USER:PASSWORD@]HOST:PORT[,HOST:PORT...]
+"""Clients of redis-py for every kind of address, which ``address.py`` lists.
 
 All keys of one target share a hash tag, and so do those of the caches: a script's keys are on one node of a Cluster.
 """
 
-from typing import Any, cast
-from urllib.parse import unquote, urlsplit
+from collections.abc import Callable
+from typing import Any, Self, assert_never, cast
 
-from redis import Redis, RedisCluster
+from gevent.lock import Semaphore
+from redis import ConnectionPool, Redis, RedisCluster
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import RedisError
 from redis.retry import Retry
-from redis.sentinel import Sentinel, SentinelManagedConnection
+from redis.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedSSLConnection
 
-from knowalledge.net.redis.errors import needs_new_connection
+from knowalledge.net.redis.address import RedisKind, parse_redis_address
+from knowalledge.net.redis.errors import REDIS_ERRORS, needs_new_connection
 
 # The library has no types for these.
 _sentinel: Any = Sentinel
 _node: Any = ClusterNode
-
-SENTINEL, CLUSTER = "redis+sentinel", "redis+cluster"
 
 
 class _Renewed:
@@ -52,49 +48,103 @@ class _UnixConnection(_Renewed, UnixDomainSocketConnection): ...
 class _SentinelConnection(_Renewed, SentinelManagedConnection): ...
 
 
-_CONNECTIONS: dict[str, Any] = {"rediss": _TlsConnection, "unix": _UnixConnection}
+class _SentinelTlsConnection(_Renewed, SentinelManagedSSLConnection): ...
+
+
+class LazyCluster:
+    """A client of a Cluster that connects at its first command, and again at a later one where that failed.
+
+    redis-py's connects when it is made: a Cluster that is away would end the process.
+    """
+
+    connection_pool = None  # each node has its own
+
+    def __init__(self, make: Callable[[], RedisCluster]) -> None:
+        self._make = make
+        self._cluster: Any = None
+        self._lock = Semaphore()
+        self._attempts = 0
+        self._last_failure: Exception | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connected(), name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._cluster is not None:
+            self._cluster.close()
+
+    def _connected(self) -> Any:
+        """One greenlet connects; those that come meanwhile share its client or its failure."""
+        attempts = self._attempts
+        if self._cluster is None:
+            with self._lock:
+                if self._cluster is None:
+                    if self._attempts != attempts and self._last_failure is not None:
+                        raise self._last_failure
+                    self._attempts += 1
+                    try:
+                        self._cluster = self._make()
+                    except REDIS_ERRORS as error:
+                        self._last_failure = error
+                        raise
+        return self._cluster
 
 
 def is_single_server(url: str) -> bool:
-    """Whether a URL names one server, without options: ``MultiplexedClient`` supports these only."""
-    return urlsplit(url).scheme not in (SENTINEL, CLUSTER) and "?" not in url
+    """Whether a URL names one server: ``MultiplexedClient`` supports these only."""
+    return parse_redis_address(url).kind in (RedisKind.SERVER, RedisKind.UNIX)
 
 
 def make_client(url: str, timeout_s: float, connections: int) -> Redis:
-    """A pooled client. Connects at the first command, to a Cluster at once.
+    """A pooled client. Connects at the first command.
 
     ``timeout_s``: seconds to connect and to wait for a reply. ``connections``: the most at a time, per node.
     """
-    parts = urlsplit(url)
+    address = parse_redis_address(url)
     # A command is never sent twice, and one that fails is not waited for again.
     once = Retry(NoBackoff(), 0)
-    if parts.scheme not in (SENTINEL, CLUSTER):
-        return Redis.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            max_connections=connections,
-            retry=once,
-            connection_class=_CONNECTIONS.get(parts.scheme, _PlainConnection),
-        )
-    login, _, hosts = parts.netloc.rpartition("@")
-    user, _, password = login.partition(":")
-    nodes = [_host_port(it, 26379 if parts.scheme == SENTINEL else 6379) for it in hosts.split(",")]
-    options: dict[str, Any] = {
-        "username": unquote(user) or None,
-        "password": unquote(password) or None,
-        "socket_timeout": timeout_s,
-        "socket_connect_timeout": timeout_s,
-        "max_connections": connections,
-    }
-    if parts.scheme == SENTINEL:
-        name, _, db = parts.path.strip("/").partition("/")
-        sentinels = _sentinel(nodes, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
-        options |= {"retry": once, "connection_class": _SentinelConnection}
-        return cast("Redis", sentinels.master_for(name, db=int(db or 0), **options))
-    cluster = RedisCluster(startup_nodes=[_node(host, port) for host, port in nodes], **options)
-    # It has the same commands, but no common type.
-    return cast("Redis", cluster)
+    timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    login = {"username": address.username, "password": address.password}
+    options: dict[str, Any] = {**timeouts, **login, "max_connections": connections}
+    match address.kind:
+        case RedisKind.SERVER:
+            (host, port), kind = address.hosts[0], _TlsConnection if address.tls else _PlainConnection
+            pool = ConnectionPool(
+                connection_class=kind, host=host, port=port, db=address.db, retry=once, **options
+            )
+            return Redis.from_pool(pool)
+        case RedisKind.UNIX:
+            pool = ConnectionPool(
+                connection_class=_UnixConnection, path=address.path, db=address.db, retry=once, **options
+            )
+            return Redis.from_pool(pool)
+        case RedisKind.SENTINEL:
+            sentinels = _sentinel(
+                address.hosts,
+                sentinel_kwargs={
+                    **timeouts,
+                    "username": address.sentinel_username,
+                    "password": address.sentinel_password,
+                    "ssl": address.tls,
+                },
+            )
+            connection = _SentinelTlsConnection if address.tls else _SentinelConnection
+            options |= {"retry": once, "connection_class": connection, "db": address.db}
+            return cast("Redis", sentinels.master_for(address.master, **options))
+        case RedisKind.CLUSTER:
+            nodes = [_node(host, port) for host, port in address.hosts]
+            if address.tls:
+                options["ssl"] = True
+            # It has the same commands, but no common type.
+            return cast("Redis", LazyCluster(lambda: RedisCluster(startup_nodes=nodes, **options)))
+        case _:
+            assert_never(address.kind)
 
 
 def any_node(redis: Redis) -> Redis:
@@ -104,8 +154,3 @@ def any_node(redis: Redis) -> Redis:
         node: Redis = cluster.get_redis_connection(cluster.get_random_node())
         return node
     return redis
-
-
-def _host_port(text: str, default_port: int) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    return (host, int(port)) if colon and port.isdecimal() else (text, default_port)

@@ -11,7 +11,6 @@ be sent here: they would delay the replies to all others.
 from collections import deque
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import gevent
 import hiredis
@@ -23,6 +22,7 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from knowalledge.net.redis.address import RedisAddress, RedisKind, parse_redis_address
 from knowalledge.net.redis.errors import needs_new_connection
 from knowalledge.net.tls import client_context
 
@@ -46,7 +46,7 @@ class MultiplexedClient:
         ``pubsub``: as redis-py's client has it. A subscription needs a connection of its own.
         """
         self.pubsub = pubsub
-        self._url = url
+        self._address = parse_redis_address(url)
         self._timeout_s = timeout_s
         self._connection: _Connection | None = None
         self._connect_lock = Semaphore()
@@ -76,7 +76,7 @@ class MultiplexedClient:
                 raise self._last_failure
             self._attempts += 1
             try:
-                connection = _Connection(self._url, self._timeout_s)
+                connection = _Connection(self._address, self._timeout_s)
             except RedisError as error:
                 self._last_failure = error
                 raise
@@ -101,7 +101,7 @@ class _Connection:
     greenlet that waits for it.
     """
 
-    def __init__(self, url: str, timeout_s: float) -> None:
+    def __init__(self, address: RedisAddress, timeout_s: float) -> None:
         """Connect and authenticate. Raises ``ConnectionError``, ``TimeoutError`` or ``AuthenticationError``."""
         self.closed = False
         self._outgoing: list[bytes] = []
@@ -118,13 +118,13 @@ class _Connection:
         self._watchers: list[Any] = [timer]
         guard = gevent.Timeout.start_new(timeout_s)
         try:
-            self._socket = _open_socket(url)
+            self._socket = _open_socket(address)
             self._socket.settimeout(0.0)
             self._write_watcher = self._loop.io(self._socket.fileno(), _WRITE)
             read_watcher = self._loop.io(self._socket.fileno(), _READ)
             self._watchers += [self._write_watcher, read_watcher]
             read_watcher.start(self._on_readable)
-            for command in _handshake(url):
+            for command in _handshake(address):
                 reply = self.request(hiredis.pack_command(command))
                 if isinstance(reply, ResponseError):
                     raise AuthenticationError(str(reply))
@@ -224,21 +224,21 @@ class _Connection:
             self._socket.close()
 
 
-def _open_socket(url: str) -> "socket.socket":
-    """A connected socket, with TLS for ``rediss``."""
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
+def _open_socket(address: RedisAddress) -> "socket.socket":
+    """A connected socket, with TLS where the address says so."""
+    if address.kind is RedisKind.UNIX:
         sock = socket.socket(socket.AF_UNIX)
-        sock.connect(unquote(parts.path))
+        sock.connect(address.path)
         return sock
-    sock = socket.create_connection((parts.hostname or "localhost", parts.port or 6379))
+    host, port = address.hosts[0]
+    sock = socket.create_connection((host, port))
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if parts.scheme == "rediss":
+        if address.tls:
             # In two steps: a timeout during a handshake inside wrap_socket would leave the socket open.
             sock = secure = client_context().wrap_socket(
-                sock, server_hostname=parts.hostname, do_handshake_on_connect=False
+                sock, server_hostname=host, do_handshake_on_connect=False
             )
             secure.do_handshake()
         return sock
@@ -247,14 +247,12 @@ def _open_socket(url: str) -> "socket.socket":
         raise
 
 
-def _handshake(url: str) -> list[tuple[Any, ...]]:
-    """The commands that authenticate and select the database of a URL."""
-    parts = urlsplit(url)
+def _handshake(address: RedisAddress) -> list[tuple[Any, ...]]:
+    """The commands that authenticate and select the database of an address."""
     commands: list[tuple[Any, ...]] = []
-    if parts.password is not None:
-        user = (unquote(parts.username),) if parts.username else ()
-        commands.append(("AUTH", *user, unquote(parts.password)))
-    database = "" if parts.scheme == "unix" else parts.path.strip("/")
-    if database not in ("", "0"):
-        commands.append(("SELECT", database))
+    if address.password is not None:
+        user = (address.username,) if address.username else ()
+        commands.append(("AUTH", *user, address.password))
+    if address.db:
+        commands.append(("SELECT", str(address.db)))
     return commands

@@ -2,11 +2,20 @@
 
 from dataclasses import dataclass
 
-from knowalledge.core.parsers import address, duration, non_negative
+from knowalledge.core.parsers import NotValid, duration, non_negative, text
 from knowalledge.core.settings import setting
-from knowalledge.net.redis.client import CLUSTER, SENTINEL
+from knowalledge.net.redis.address import EXAMPLE, parse_redis_address
 
-redis_address = address("redis://127.0.0.1:6379/0", "redis", "rediss", "unix", SENTINEL, CLUSTER)
+
+def redis_address(value: object) -> str:
+    """The address of Redis as ``net/redis/address.py`` reads it, or empty."""
+    url = text(value).strip()
+    if url:
+        try:
+            parse_redis_address(url)
+        except ValueError as error:
+            raise NotValid(str(error), EXAMPLE) from None
+    return url
 
 
 @dataclass(frozen=True)
