@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from knowalledge.config.document import document
+from knowalledge.config.document import document, without_credentials
 from knowalledge.config.notes import notes
 from knowalledge.config.settings import SETTINGS, Settings
 from knowalledge.config.sources import OTHERS, variable
@@ -148,3 +148,17 @@ def test_what_is_probably_not_meant_is_told_with_its_line(tmp_path: Path) -> Non
     assert (endless.key, endless.wrong, endless.line) == ("models.m.targets[0]", "has no quota", 4)
     assert endless.steps[0].text.startswith("quota: {rpm:")
     assert notes(Settings.load(environ={})) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://varnish:6081", "http://varnish:6081"),
+        ("http://u:hunter2@a:1,http://b:2", "http://***@a:1,http://b:2"),
+        ("http://a:1, http://u:hunter2,x@b:2/path", "http://a:1, http://***@b:2/path"),
+        ("https://hunter2@collector", "https://***@collector"),
+        ("a@b", "a@b"),
+    ],
+)
+def test_no_address_shows_its_credentials(text: str, shown: str) -> None:
+    assert without_credentials(text) == shown

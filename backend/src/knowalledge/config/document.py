@@ -1,6 +1,7 @@
 """What is in force, as the YAML that a configuration file has."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit, urlunsplit
 
@@ -12,11 +13,15 @@ from knowalledge.providers.descriptor import ProviderSpec
 from knowalledge.providers.settings import TargetSettings
 from knowalledge.quota.domain.window import Window
 
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
+
 
 def shown(row: Setting, settings: Settings) -> str:
     """The value of a setting in YAML; of a secret, what may be seen."""
     value = row.value_in(settings)
-    return written(row.parse, masked(value) if row.secret else value)
+    if isinstance(value, str) and (row.secret or "://" in value):
+        value = masked(value) if row.secret else without_credentials(value)
+    return written(row.parse, value)
 
 
 def origin(key: str, source: str, settings: Settings) -> str:
@@ -85,6 +90,11 @@ def masked(secret: str) -> str:
     host = parts.netloc.rpartition("@")[2]
     netloc = f"***@{host}" if "@" in parts.netloc else host
     return urlunsplit(parts._replace(netloc=netloc, query="***" if parts.query else ""))
+
+
+def without_credentials(text: str) -> str:
+    """A text without the names and passwords of the addresses in it: any setting that is a URL may have them."""
+    return _CREDENTIALS.sub("***@", text)
 
 
 def as_json(settings: Settings) -> str:
