@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from bench import cache, clients, overhead, plan, quota, room, start, tracing
+from bench import cache, clients, overhead, plan, quota, room, start, topics, tracing
 from bench.report import Row, merge, table
 
 CASES: dict[str, tuple[str, str, Callable[[bool], list[Row]]]] = {
@@ -19,6 +19,7 @@ CASES: dict[str, tuple[str, str, Callable[[bool], list[Row]]]] = {
     "room-waiters": (room.TITLE_WAITERS, room.WHY_WAITERS, room.run_waiters),
     "cache": (cache.TITLE, cache.WHY, cache.run),
     "start": (start.TITLE, start.WHY, start.run),
+    "topics": (topics.TITLE, topics.WHY, topics.run),
     "clients": (clients.TITLE, clients.WHY, clients.run),
 }
 

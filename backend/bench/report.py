@@ -21,7 +21,7 @@ A row is met if the figures before the parenthesis, as they stand here, are with
 Everything runs on one machine against the strict simulator (`knowalledge provider-sim`).
 Compare ratios, not milliseconds.
 """
-ORDER = ("overhead", "tracing", "start", "quota", "plan", "room", "cache", "clients")
+ORDER = ("overhead", "tracing", "start", "quota", "plan", "room", "cache", "topics", "clients")
 
 
 # "p99 <= 47.6 x plain": a name if there are several figures, how they are compared, the limit, its unit.

@@ -58,6 +58,7 @@ class ProviderDescriptor(Struct, frozen=True):
     - ``tokens``: what ``tpm`` and ``tpd`` count.
     - ``day_zone``: the IANA zone at whose midnight ``rpd`` and ``tpd`` are reset; empty: a sliding day.
     - ``dialect``: the one in which its REST client takes and gives bodies as they are.
+    - ``demonstration``: its model shows how the gateway works; it is too small for the knowledge API's whole prompts.
     - ``quota_note``: the half-sentence of the documentation about ``tokens`` and ``day_zone``, if they are not default.
     """
 
@@ -71,6 +72,7 @@ class ProviderDescriptor(Struct, frozen=True):
     day_zone: str = ""
     quota_note: str = ""
     dialect: DialectName | None = None
+    demonstration: bool = False
 
 
 def is_loopback(url: str) -> bool:

@@ -5,7 +5,7 @@ them. Responses are decoded strictly: a field of the wrong type is ``ProviderGar
 """
 
 from base64 import b64encode
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from math import ceil
 from typing import Any, NoReturn
 
@@ -77,7 +77,13 @@ _NO_CREDIT_WAIT_S = 60.0
 # -- requests ----------------------------------------------------------------------------------------------------------
 
 
-def request_body(model: str, prompt: Prompt, stream: bool, limit_name: str = "max_tokens") -> bytes:
+def request_body(
+    model: str,
+    prompt: Prompt,
+    stream: bool,
+    limit_name: str = "max_tokens",
+    own_fields: Mapping[str, Any] | None = None,
+) -> bytes:
     """A Prompt as the body of chat/completions. ``limit_name``: the server's field for ``max_output_tokens``."""
     messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
     for message in with_ids(prompt.messages):
@@ -118,7 +124,7 @@ def request_body(model: str, prompt: Prompt, stream: bool, limit_name: str = "ma
     if stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
-    return _encode(body)
+    return _encode({**body, **(own_fields or {})})
 
 
 def passed_body(model: str, source: Source, stream: bool) -> bytes:
@@ -508,7 +514,16 @@ def _status_of(code: object, names: list[str]) -> int:
 class OpenAi:
     """Implements ``Provider``. The client's base URL ends before ``/chat/completions``."""
 
-    def __init__(self, http: HttpClient, model: str, api_key: str, limit_name: str = "max_tokens") -> None:
+    def __init__(
+        self,
+        http: HttpClient,
+        model: str,
+        api_key: str,
+        limit_name: str = "max_tokens",
+        own_fields: Callable[[Prompt], Mapping[str, Any]] = lambda _: {},
+    ) -> None:
+        """``own_fields``: fields of a body that only this server knows; they replace those of the same name."""
+        self._own_fields = own_fields
         self._http = http
         self._model = model
         self._limit_name = limit_name
@@ -524,7 +539,7 @@ class OpenAi:
     def _body(self, prompt: Prompt, stream: bool) -> bytes:
         if prompt.source is not None:
             return passed_body(self._model, prompt.source, stream)
-        return request_body(self._model, prompt, stream, self._limit_name)
+        return request_body(self._model, prompt, stream, self._limit_name, self._own_fields(prompt))
 
     def stream(self, prompt: Prompt, timeout: float) -> Generator[list[Chunk], None, None]:
         body, passes = self._body(prompt, True), prompt.source is not None

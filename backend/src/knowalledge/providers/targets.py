@@ -32,6 +32,11 @@ def make_routes(models: Sequence[ModelSettings], proxy: str, clock: Clock) -> Ma
     }
 
 
+def is_demonstration(model: ModelSettings) -> bool:
+    """Whether only demonstration models serve it."""
+    return all(registry.PROVIDERS[it.spec.provider].demonstration for it in model.targets)
+
+
 def unusable_targets(models: Sequence[ModelSettings], proxy: str, clock: Clock) -> Iterator[Fault]:
     """A fault for each target that has an address, a key or credentials that cannot be used."""
     for model in models:

@@ -323,12 +323,16 @@ _encode = msgspec.json.Encoder().encode
 _SOUND, _DEGRADED = b',"degraded":false}', b',"degraded":true}'
 
 
-def document(query: TopicQuery, fields: dict[str, Any], model: str, prompt_version: str) -> bytes:
+def document(
+    query: TopicQuery, fields: dict[str, Any], model: str, prompt_version: str, demonstration: bool = False
+) -> bytes:
     """The body of a document. Equal answers are equal bytes, so their ETags are equal too."""
     whole = {"topic": query.topic, "view": query.view, "level": query.level, "lang": query.lang}
     if query.detail:
         whole["detail"] = query.detail
-    return _encode({**whole, **fields, "model": model, "prompt": prompt_version, "degraded": False})
+    origin = {"model": model, "prompt": prompt_version}
+    mark = {"demonstration": True} if demonstration else {}
+    return _encode({**whole, **fields, **origin, **mark, "degraded": False})
 
 
 def degraded(body: bytes) -> bytes:

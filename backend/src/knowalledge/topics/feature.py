@@ -15,6 +15,7 @@ from knowalledge.core.feature import Feature, Task
 from knowalledge.core.openapi import Operation
 from knowalledge.net.redis.connection import RedisConnection
 from knowalledge.providers.settings import ModelSettings
+from knowalledge.providers.targets import is_demonstration
 from knowalledge.quota.ports import QuotaStore
 from knowalledge.topics import prompt_files, web
 from knowalledge.topics.fast_path import FastPath, ParsedUrl, Policy
@@ -53,14 +54,16 @@ def build(
 ) -> TopicsFeature:
     """``model`` answers. ``public``: caches outside may share answers. ``timeout_s``: the deadline of a request."""
     layers = caches.reads.layers
+    small = is_demonstration(model)
     topics = Topics(
         gateway,
         caches.reads,
         clock,
-        prompt_files.load(),
+        prompt_files.load(small),
         model.name,
         caches.metrics,
         lambda query: warming.record_query(query),
+        small=small,
     )
     warming = Warming(
         topics,

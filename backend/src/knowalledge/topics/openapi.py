@@ -6,6 +6,7 @@ from typing import Any
 from knowalledge.core.access import Access
 from knowalledge.core.openapi import Answer, Operation, Schema
 from knowalledge.topics import schemas
+from knowalledge.topics.demonstration import MOST
 from knowalledge.topics.domain import COUNTS, DETAILS, LEVELS, TAKES, View
 from knowalledge.web.problems import PROBLEM
 
@@ -23,7 +24,13 @@ _VIEWS: tuple[tuple[View, str, Schema, str], ...] = (
 def _query(view: View) -> tuple[dict[str, Any], ...]:
     usual, most = COUNTS[view]
     parameters: dict[str, dict[str, Any]] = {
-        "count": {"type": "integer", "minimum": 1, "maximum": most, "default": usual},
+        "count": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": most,
+            "default": usual,
+            "description": f"The built-in model gives at most {MOST[view]}.",
+        },
         "level": {"type": "string", "enum": list(LEVELS), "default": "general"},
         "lang": {"type": "string", "description": "A language tag such as en or pt-br.", "default": "en"},
         "detail": {"type": "string", "enum": list(DETAILS), "default": "standard"},

@@ -15,7 +15,11 @@ class Explanation(Struct, frozen=True):
 
 
 class TopicDocument(Struct, frozen=True, kw_only=True):
-    """What every answer about a topic says of itself. ``degraded``: second best, for want of a fresh one."""
+    """What every answer about a topic says of itself. ``degraded``: second best, for want of a fresh one.
+
+    ``demonstration``: from a model that shows how the API works and is no source of knowledge; it answers in English,
+    briefly, with fewer items than may be asked for.
+    """
 
     topic: str
     view: View
@@ -24,6 +28,7 @@ class TopicDocument(Struct, frozen=True, kw_only=True):
     detail: Literal["brief", "standard", "deep"] | UnsetType = UNSET
     model: str
     prompt: str
+    demonstration: bool | UnsetType = UNSET
     degraded: bool
 
 

@@ -17,6 +17,7 @@ from knowalledge.core.context import RequestContext
 from knowalledge.gateway.domain.answer import Answer, CacheInfo, Finish
 from knowalledge.gateway.domain.prompt import Blob, Prompt
 from knowalledge.gateway.domain.request import Request
+from knowalledge.topics import demonstration
 from knowalledge.topics.domain import (
     Malformed,
     Seen,
@@ -79,16 +80,25 @@ class Topics:
         telemetry: CacheTelemetry,
         on_query: Callable[[TopicQuery], None] = lambda _: None,
         timeout_s: float = 60.0,
+        *,
+        small: bool = False,
     ) -> None:
-        """``on_query`` is called with every query; ``timeout_s`` is the deadline of contexts without one."""
+        """``on_query`` is called with every query; ``timeout_s`` is the deadline of contexts without one.
+
+        ``small``: ``model`` is a demonstration model, so queries are fitted to it.
+        """
         self._gateway, self._reads, self._clock = gateway, reads, clock
         self._prompts, self.model = prompts, model
         self._telemetry = telemetry
         self._on_query = on_query
         self._timeout_s = timeout_s
+        self._small = small
 
     def key(self, query: TopicQuery) -> Key:
-        return document_key(query, self.model, self._prompts[query.view].version)
+        return document_key(self._fitted(query), self.model, self._prompts[query.view].version)
+
+    def _fitted(self, query: TopicQuery) -> TopicQuery:
+        return demonstration.fitted(query) if self._small else query
 
     def get_local(self, key: Key) -> TopicDocument | None:
         """A fresh document from memory, or None. No IO."""
@@ -152,8 +162,8 @@ class Topics:
         return self._timeout_s if context.timeout_s is None else context.timeout_s
 
     def _recipe(self, query: TopicQuery) -> Recipe:
-        file = self._prompts[query.view]
-        return Recipe(file.for_query(query), partial(_render, query, file.version))
+        file, query = self._prompts[query.view], self._fitted(query)
+        return Recipe(file.for_query(query), partial(_render, query, file))
 
     def _serve(self, key: Key, recipe: Recipe, context: RequestContext) -> TopicDocument:
         lookup = self._reads.lookup(key, context.trace)
@@ -240,8 +250,8 @@ def _has_image(prompt: Prompt) -> bool:
     return any(isinstance(part, Blob) for message in prompt.messages for part in message.parts)
 
 
-def _render(query: TopicQuery, version: str, text: str, model: str) -> bytes:
-    return document(query, read(query, text), model, version)
+def _render(query: TopicQuery, file: PromptFile, text: str, model: str) -> bytes:
+    return document(query, read(query, text), model, file.version, file.demonstration)
 
 
 def _render_image(version: str, text: str, model: str) -> bytes:

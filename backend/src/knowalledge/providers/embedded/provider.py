@@ -2,6 +2,7 @@
 
 SmolLM2-135M-Instruct (Apache-2.0) writes fluently and is often wrong: it shows that the gateway works and is no source
 of knowledge. It runs in a child process behind the OpenAI dialect, so that it cannot block a worker.
+Its sampler is held to the JSON that a prompt asks for.
 """
 
 import sys
@@ -17,6 +18,7 @@ from knowalledge.gateway.domain.answer import Chunk, Completion, Embeddings
 from knowalledge.gateway.domain.prompt import Blob, FileRef, Prompt
 from knowalledge.net.http.client import HttpClient
 from knowalledge.providers.descriptor import ProviderDescriptor
+from knowalledge.providers.embedded import grammar
 from knowalledge.providers.openai import OpenAi
 
 MODEL = "smollm2-135m-instruct"
@@ -71,7 +73,8 @@ class Embedded:
             raise
         if not address:
             raise ProviderUnavailable("the embedded model did not start")
-        return OpenAi(HttpClient(f"{address}/v1", self._clock), MODEL, "")
+        http = HttpClient(f"{address}/v1", self._clock)
+        return OpenAi(http, MODEL, "", own_fields=grammar.sampling)
 
     def _stop(self) -> None:
         child, model = self._child, self._model
@@ -93,13 +96,15 @@ class Embedded:
 
     def complete(self, prompt: Prompt, timeout: float) -> Completion:
         _require_text(prompt)
+        limited = grammar.limited(prompt)
         model, remaining = self._ready(timeout)
-        return model.complete(prompt, remaining)
+        return model.complete(limited, remaining)
 
     def stream(self, prompt: Prompt, timeout: float) -> Generator[list[Chunk], None, None]:
         _require_text(prompt)
+        limited = grammar.limited(prompt)
         model, remaining = self._ready(timeout)
-        yield from model.stream(prompt, remaining)
+        yield from model.stream(limited, remaining)
 
     def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings:  # noqa: ARG002
         raise ProviderRejected("the demonstration model makes no embeddings: configure one that does")
@@ -126,4 +131,5 @@ EMBEDDED = ProviderDescriptor(
     name="embedded",
     create=lambda _spec, _url, clock: Embedded(clock),
     default_url=lambda _: "http://127.0.0.1",  # the child prints its port
+    demonstration=True,
 )
