@@ -54,7 +54,9 @@ def build_capabilities(base: Infrastructure) -> tuple[Feature, ...]:
     """Every capability, in the order in which they are started; the middleware of the first sees a request first."""
     settings, redis, web, clock, metrics = base.settings, base.redis, base.web, base.clock, base.metrics
     tracing = observability.build_tracing(settings.tracing, settings.targets, web.new_id, clock, metrics)
-    callers = identity.build_authentication(settings.auth, settings.database_url, web, clock)
+    callers = identity.build_authentication(
+        settings.auth, settings.limits, settings.database_url, redis, web, clock
+    )
     windows = {it.name: it.windows for it in settings.targets}
     quota = quotas.build(
         windows,

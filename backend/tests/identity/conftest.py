@@ -38,7 +38,8 @@ class House:
     def gateway(self, extra: str = "", values: Mapping[str, object] = MappingProxyType({})) -> FlaskClient:
         config = self._folder / "c.yaml"
         config.write_text(CONFIG + extra)
-        values = {"auth.mode": "required", "database_url": self.url, **values}
+        unlimited = dict.fromkeys(("limits.generate", "limits.read", "limits.admin", "limits.anonymous"), "")
+        values = {"auth.mode": "required", "database_url": self.url, **unlimited, **values}
         client = wiring.create_app(Settings.load(values, environ={}, config=str(config))).test_client()
         self._clients.append(client)
         return client

@@ -39,7 +39,7 @@ from knowalledge.core.settings import (
     write,
 )
 from knowalledge.gateway.settings import RequestSettings
-from knowalledge.identity.settings import AuthSettings, ClientSettings
+from knowalledge.identity.settings import AuthSettings, ClientSettings, LimitSettings
 from knowalledge.net.redis.settings import RedisSettings, redis_address
 from knowalledge.net.sql.settings import database_address
 from knowalledge.observability.settings import LogSettings, TracingSettings
@@ -91,6 +91,7 @@ class Settings:
     cache: CacheSettings
     cdn: CdnSettings
     clients: ClientSettings
+    limits: LimitSettings
     auth: AuthSettings
     tracing: TracingSettings
     log: LogSettings

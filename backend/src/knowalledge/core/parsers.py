@@ -154,6 +154,11 @@ def request_rate(value: object) -> str:
     return written
 
 
+def request_rates(value: object) -> str:
+    """Several of them with semicolons between, such as ``20/minute;500/day``; empty: no limit."""
+    return ";".join(filter(None, (request_rate(it) for it in text(value).split(";"))))
+
+
 def header_name(value: object) -> str:
     """The name of an HTTP header, or empty."""
     name = text(value)

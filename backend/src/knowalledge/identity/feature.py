@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from redis import Redis
 
+from knowalledge.core.access import Access
 from knowalledge.core.clock import Clock
 from knowalledge.core.errors import DatabaseUnavailable, ProviderError, Unavailable
 from knowalledge.core.feature import Feature, Task
@@ -16,14 +17,18 @@ from knowalledge.identity import guard, web
 from knowalledge.identity.client_address import believing_proxies
 from knowalledge.identity.client_limit import ClientRate, blueprint
 from knowalledge.identity.domain.claims import Claims
+from knowalledge.identity.domain.rates import rates_of
 from knowalledge.identity.middleware import Authenticate
 from knowalledge.identity.ports import Directory, Tokens
+from knowalledge.identity.redis import RedisCounts
 from knowalledge.identity.secret import keyring
 from knowalledge.identity.service.administration import Administration
+from knowalledge.identity.service.limiter import TELL_S, Limiter
 from knowalledge.identity.service.verifier import POLL_S, Verifier
-from knowalledge.identity.settings import AuthSettings, ClientSettings, JwtSettings
+from knowalledge.identity.settings import AuthSettings, ClientSettings, JwtSettings, LimitSettings
 from knowalledge.net.http.client import HttpClient
 from knowalledge.net.http.connection import header_lines
+from knowalledge.net.redis.connection import RedisConnection
 from knowalledge.web.context import WebContext
 
 if TYPE_CHECKING:
@@ -43,7 +48,12 @@ class IdentityFeature(Feature, frozen=True, kw_only=True):
 
 
 def build_authentication(
-    settings: AuthSettings, database_url: str, web_context: WebContext, clock: Clock
+    settings: AuthSettings,
+    limits: LimitSettings,
+    database_url: str,
+    redis: RedisConnection | None,
+    web_context: WebContext,
+    clock: Clock,
 ) -> IdentityFeature:
     """Who calls, and whether they may. With ``auth.mode: none`` nothing is in the way of any request.
 
@@ -56,6 +66,7 @@ def build_authentication(
     directory, secret = make_directory(database), cache(partial(keyring, settings.secret, database_url))
     verifier = Verifier(directory, secret, make_tokens(settings.jwt, clock), clock)
     administration = Administration(directory, secret, clock.now, token_bytes)
+    limiter = make_limiter(limits, redis, clock)
 
     def stop() -> None:
         verifier.flush_used()
@@ -63,10 +74,11 @@ def build_authentication(
 
     return IdentityFeature(
         weights=verifier.weights,
-        blueprints=(guard.blueprint(), web.blueprint(web_context, lambda: administration)),
+        blueprints=(guard.blueprint(limiter), web.blueprint(web_context, lambda: administration)),
         middleware=lambda inner: Authenticate(inner, verifier.verify),
         operations=web.OPERATIONS,
         tasks=(
+            Task("identity.limits", TELL_S, limiter.tell),
             Task("identity.poll", POLL_S, verifier.poll),
             Task("identity.used", USED_S, verifier.flush_used),
         ),
@@ -157,6 +169,19 @@ def make_tokens(settings: JwtSettings, clock: Clock) -> Tokens | None:
         return response.body
 
     return JwtTokens(published(Keys(fetch, clock)), settings.algorithms, *rules)
+
+
+def make_limiter(settings: LimitSettings, redis: RedisConnection | None, clock: Clock) -> Limiter:
+    """What counts how often users ask."""
+    written = {
+        Access.PUBLIC: settings.anonymous,
+        Access.READ: settings.read,
+        Access.GENERATE: settings.generate,
+        Access.OPERATE: settings.admin,
+        Access.ADMINISTER: settings.admin,
+    }
+    shared = RedisCounts(redis.commands, redis.breaker) if redis else None
+    return Limiter({access: rates_of(text) for access, text in written.items()}, shared, clock.now)
 
 
 def build(

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from knowalledge.core.context import Principal
 from knowalledge.identity.domain.principals import Act, Key, KnownKey, Tenant, User
+from knowalledge.identity.domain.rates import ClientCount
 
 
 class Directory(Protocol):
@@ -65,6 +66,18 @@ class Directory(Protocol):
 
     def mark_used(self, used: Mapping[str, float]) -> None:
         """When keys were last used, by id. No change in the sense above."""
+        ...
+
+
+class SharedCounts(Protocol):
+    """What all replicas have counted of each client. What this replica has counted alone is told with every call."""
+
+    def place(self, name: str, count: ClientCount, now: float) -> bool | None:
+        """Whether a request more has room in every window, in which it is then counted; None: nobody can tell."""
+        ...
+
+    def report(self, name: str, count: ClientCount, now: float) -> None:
+        """Tell, and learn what others have counted."""
         ...
 
 

@@ -12,6 +12,7 @@ from knowalledge.core.parsers import (
     non_negative,
     one_of,
     request_rate,
+    request_rates,
     text,
 )
 from knowalledge.core.settings import REMOVE, Edit, Fault, Step, setting, write
@@ -46,7 +47,7 @@ class ClientSettings:
     rate: str = setting(
         request_rate,
         "",
-        "Requests that one client (a tenant, else an address) may send, such as 600/minute; empty: no limit.",
+        "With `auth.mode: none`: requests that one client (a tenant, else an address) may send, such as 600/minute.",
     )
     proxies: int = setting(
         non_negative,
@@ -57,6 +58,24 @@ class ClientSettings:
         one_of("X-Forwarded-For", "Forwarded"),
         "X-Forwarded-For",
         "The header in which these proxies name the client; the other one is the client's own.",
+    )
+
+
+@dataclass(frozen=True)
+class LimitSettings:
+    """``limits.*``"""
+
+    generate: str = setting(
+        request_rates,
+        "20/minute;100/hour;500/day",
+        "With `auth.mode: required`: how often one user may ask models, in windows with semicolons; empty: no limit.",
+    )
+    read: str = setting(request_rates, "100/minute", "The same, for models and topics.")
+    admin: str = setting(request_rates, "60/minute", "The same, for statistics and what only staff may call.")
+    anonymous: str = setting(
+        request_rates,
+        "10/minute;100/hour;500/day",
+        "With `auth.mode: required`: what one address without a key may ask, where topics are public.",
     )
 
 
