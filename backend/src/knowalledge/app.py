@@ -67,6 +67,7 @@ def build_capabilities(base: Infrastructure) -> tuple[Feature, ...]:
         base.supervisor,
         callers.weights,
         settings.redis.replicas,
+        settings.redis.prefix,
     )
     telemetry = GatewayTelemetry(metrics)
     direct = make_gateway(base, quota.store, telemetry)
@@ -100,7 +101,9 @@ def build_capabilities(base: Infrastructure) -> tuple[Feature, ...]:
     pool = redis.pool if redis else None
     return (
         *capabilities,
-        identity.build(settings.clients, web.tenant_header, capabilities, pool, clock.now),
+        identity.build(
+            settings.clients, web.tenant_header, capabilities, pool, clock.now, settings.redis.prefix
+        ),
     )
 
 

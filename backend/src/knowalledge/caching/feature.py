@@ -55,7 +55,7 @@ def make_caches(
     if redis is None:
         layers = Layers((Layer("memory", memory),), lifetimes, clock, counts)
         return Caches(ReadThrough(layers, MemoryFlights(clock), clock), counts)
-    shared = RedisResponseCache(redis.commands, redis.breaker, settings.redis_bytes)
+    shared = RedisResponseCache(redis.commands, redis.breaker, settings.redis_bytes, redis.prefix)
     listen = partial(shared.listen, memory)
     layers = Layers((Layer("memory", memory), Layer("redis", shared)), lifetimes, clock, counts, listen)
     # Followers block in Redis until there is something to read: on connections of their own.
@@ -66,6 +66,7 @@ def make_caches(
         lambda: uuid4().hex,
         Pace(block=min(0.4, redis.timeout_s / 2)),
         blocking=redis.pool,
+        prefix=redis.prefix,
     )
     return Caches(
         ReadThrough(layers, flights, clock),

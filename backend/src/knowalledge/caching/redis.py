@@ -23,13 +23,6 @@ _NEWS = Script.load("knowalledge.caching", "cache_news", "_cache")
 _SWEEP = Script.load("knowalledge.caching", "cache_sweep", "_cache")
 _SIZE = Script.load("knowalledge.caching", "cache_size", "_cache")
 
-# One hash tag keeps entries and generations on one node of a Redis Cluster, where a script reaches both.
-_ENTRY = b"kn:{cache}:e:"
-_INDEX = b"kn:{cache}:i:"
-_GENS = b"kn:{cache}:gens"
-_LOG = b"kn:{cache}:log"
-_SIZES = b"kn:{cache}:sizes"
-_ALL = _INDEX + ALL.encode()
 # Invalidations that a replica may miss while it is disconnected; one that misses more drops all of its memory.
 LOG_LENGTH = 10_000
 _BATCH = 500  # names or invalidations in one script call
@@ -39,9 +32,21 @@ class RedisResponseCache:
     """Implements ``ResponseCache`` for every replica that names the same Redis."""
 
     def __init__(
-        self, client: CommandExecutor, breaker: RedisBreaker, max_bytes: int = 128 * 1024**2
+        self,
+        client: CommandExecutor,
+        breaker: RedisBreaker,
+        max_bytes: int = 128 * 1024**2,
+        prefix: str = "",
     ) -> None:
-        """``max_bytes``: of all entries together; beyond it those that expire first are evicted."""
+        """``max_bytes``: of all entries together; beyond it those that expire first are evicted.
+
+        ``prefix``: of every key.
+        """
+        # One hash tag keeps entries and generations on one node of a Redis Cluster, where a script reaches both.
+        keys = f"{prefix}kn:{{cache}}:".encode()
+        self._entry, self._index = keys + b"e:", keys + b"i:"
+        self._gens, self._log, self._sizes = keys + b"gens", keys + b"log", keys + b"sizes"
+        self._all = self._index + ALL.encode()
         self._client = client
         self._max_bytes = max_bytes
         self._breaker = breaker
@@ -52,7 +57,7 @@ class RedisResponseCache:
         return self._breaker.up
 
     def get(self, key: Key) -> LayerLookup:
-        keys = (_ENTRY + key.name.encode(), _GENS, _LOG)
+        keys = (self._entry + key.name.encode(), self._gens, self._log)
         reply = self._breaker.run(lambda: _GET(self._client, keys, *key.tags), None)
         if reply is None:
             return LayerLookup(None, 0)
@@ -69,13 +74,13 @@ class RedisResponseCache:
         if seconds <= 0:
             return
         keys = (
-            _ENTRY + key.name.encode(),
-            _GENS,
-            _LOG,
-            _SIZES,
-            *(_INDEX + tag.encode() for tag in key.shared_tags),
+            self._entry + key.name.encode(),
+            self._gens,
+            self._log,
+            self._sizes,
+            *(self._index + tag.encode() for tag in key.shared_tags),
         )
-        limits = int(seconds * 1000), self._max_bytes, _ENTRY
+        limits = int(seconds * 1000), self._max_bytes, self._entry
         args = (key.name, entry.generation, pack(entry), *limits, *key.tags, *key.barriers)
         self._breaker.run(lambda: _PUT(self._client, keys, *args), None)
 
@@ -84,7 +89,7 @@ class RedisResponseCache:
         generation = self._breaker.run(
             lambda: _TAKE(
                 self._client,
-                (_GENS, _LOG),
+                (self._gens, self._log),
                 invalidation.kind,
                 invalidation.pattern,
                 invalidation.record_key,
@@ -103,18 +108,22 @@ class RedisResponseCache:
         return removed
 
     def _sweep(self, invalidation: Invalidation) -> int:
-        keys = (_INDEX + invalidation.index_tag.encode(), _SIZES, _ALL)
+        keys = (self._index + invalidation.index_tag.encode(), self._sizes, self._all)
         glob = invalidation.pattern if invalidation.kind == "glob" else ""
         removed, cursor = 0, "0"
         while True:
-            swept, cursor = _SWEEP(self._client, keys, glob, cursor, _BATCH, _ENTRY, invalidation.pattern)
+            swept, cursor = _SWEEP(
+                self._client, keys, glob, cursor, _BATCH, self._entry, invalidation.pattern
+            )
             removed += int(swept)
             if cursor in (b"0", "0"):
                 return removed
 
     def size(self) -> LayerSize:
         """All zero while Redis is unavailable."""
-        return LayerSize(*self._breaker.run(lambda: _SIZE(self._client, (_SIZES, _ALL), _ENTRY), (0, 0, 0)))
+        return LayerSize(
+            *self._breaker.run(lambda: _SIZE(self._client, (self._sizes, self._all), self._entry), (0, 0, 0))
+        )
 
     def listen(self, memory: MemoryResponseCache) -> bool:
         """Apply the invalidations since the last call to a worker's memory; False if Redis is unavailable.
@@ -123,7 +132,9 @@ class RedisResponseCache:
         or because Redis has lost its data). It then drops everything that it holds.
         """
         generations = memory.generations
-        reply = self._breaker.run(lambda: _NEWS(self._client, (_GENS, _LOG), generations.now, _BATCH), None)
+        reply = self._breaker.run(
+            lambda: _NEWS(self._client, (self._gens, self._log), generations.now, _BATCH), None
+        )
         if reply is None:
             return False
         now, *rest = reply

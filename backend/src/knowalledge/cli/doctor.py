@@ -111,7 +111,7 @@ def _redis(settings: Settings, clock: Clock) -> Iterator[Finding]:
             seconds, micros = redis.time()
             took = clock.monotonic() - began
             version, policy = _version_and_policy(redis)
-        try_write(client)
+        try_write(client, settings.redis.prefix)
     except REDIS_ERRORS as error:
         yield Finding("redis", False, f"no write ({reason(error)})", cure=_CURE_REDIS)
         return

@@ -8,7 +8,7 @@ than counting would.
 import logging
 from collections.abc import Callable, Set
 from math import ceil
-from typing import cast
+from typing import Any, cast
 
 from flask import Blueprint, Flask, Request, Response, current_app, request
 from flask_limiter import ApplicationLimit, Limiter
@@ -30,6 +30,7 @@ class ClientRate(Struct, frozen=True):
     # Count the address beside a tenant, where proxies tell addresses apart: new names evade nothing then.
     counts_addresses: bool
     pool: ConnectionPool | None  # of the Redis that replicas share; None: this process counts alone
+    prefix: str = ""  # of every key
 
 
 def client_of(request: Request, tenant_header: str) -> str:
@@ -65,12 +66,16 @@ def blueprint(clients: ClientRate, blueprints: Set[str], now: Callable[[], float
         limits.append(
             ApplicationLimit(clients.rate, key_function=by_address, exempt_when=exempt, scope="address")
         )
+    storage: dict[str, Any] = {}
+    if clients.pool is not None:
+        # The name of the library's own prefix stays: counts go on through an update.
+        storage = {"connection_pool": clients.pool, "key_prefix": f"{clients.prefix}LIMITS"}
     limiter = Limiter(
         by_client,
         application_limits=[*limits],
         strategy="sliding-window-counter",
         storage_uri="memory://" if clients.pool is None else "redis://",
-        storage_options={} if clients.pool is None else {"connection_pool": clients.pool},  # type: ignore[dict-item]
+        storage_options=storage,
         in_memory_fallback_enabled=True,
         # Requests that wait for Redis when another finds it gone are served uncounted; without this they are 500.
         swallow_errors=True,

@@ -190,14 +190,15 @@ def build(
     features: Sequence[Feature],
     redis: Redis | None,
     now: Callable[[], float],
+    prefix: str = "",
 ) -> Feature:
-    """Limits the requests to the features that say so. Nothing without ``clients.rate``."""
+    """Limits the requests to the features that say so. Nothing without ``clients.rate``. ``prefix``: of every key."""
     if not settings.rate:
         return Feature()
     names = frozenset(it.name for feature in features if feature.client_limited for it in feature.blueprints)
     # A Cluster has a pool per node, which the library cannot use: there each replica counts alone.
     pool = getattr(redis, "connection_pool", None)
-    rate = ClientRate(settings.rate, tenant_header, settings.proxies > 0, pool)
+    rate = ClientRate(settings.rate, tenant_header, settings.proxies > 0, pool, prefix)
     return Feature(
         blueprints=(blueprint(rate, names, now),),
         middleware=(lambda inner: believing_proxies(inner, settings.proxies, settings.forwarded_header))

@@ -232,6 +232,7 @@ class QuotaCommands:
         now: Callable[[], int],
         redis_now: Callable[[], str] = lambda: "",
         scripts: QuotaScripts = SCRIPTS,
+        prefix: str = "",
     ) -> None:
         """``now``: microseconds. ``redis_now``: in a test, microseconds in place of Redis' clock; "" for that."""
         self._client = client
@@ -239,7 +240,7 @@ class QuotaCommands:
         self._replica = replica
         self._now = now
         self._redis_now = redis_now
-        self._scripts = scripts
+        self._scripts, self._prefix = scripts, prefix
         # Targets whose state a script may have left half written.
         self.broken: set[str] = set()
 
@@ -374,7 +375,7 @@ class QuotaCommands:
     def probe(self) -> None:
         """Try a write."""
         try:
-            try_write(self._client)
+            try_write(self._client, self._prefix)
         except REDIS_ERRORS as error:
             raise RedisUnavailable(reason(error)) from error
 

@@ -45,11 +45,12 @@ def build(
     supervisor: Supervisor,
     weights: Mapping[str, float],
     replicas: int = 0,
+    prefix: str = "",
 ) -> QuotaFeature:
     """``windows``: what each target's provider allows. Without ``redis`` the quota is this process' own.
 
     ``weights``: of tenants, 1 where absent; read at every use, so they may change. ``replicas``: how many share the
-    quota, 0 if that is not known.
+    quota, 0 if that is not known. ``prefix``: of every key and channel.
     """
     rules, gauges = queue_rules(settings, weights), QuotaMetrics(metrics)
     local = MemoryQuotaStore(windows, rules, clock, supervisor=supervisor)
@@ -58,7 +59,9 @@ def build(
             local, Statistics(local, tuple(windows), lambda: False, gauges), drain=local.shut_down
         )
     expected = replicas or UNSEEN_REPLICAS
-    shared = RedisQuotaStore(redis, windows, rules, clock, replica=uuid4().hex[:12], supervisor=supervisor)
+    shared = RedisQuotaStore(
+        redis, windows, rules, clock, replica=uuid4().hex[:12], supervisor=supervisor, prefix=prefix
+    )
     store = ReplicaQuotaStore(shared, local, windows, clock, supervisor, gauges.loss, expected)
     return replace(
         _feature(

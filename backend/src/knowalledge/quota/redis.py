@@ -128,18 +128,22 @@ class RedisQuotaStore:
         auto_dispatch: bool = True,
         scripts: QuotaScripts = SCRIPTS,
         supervisor: Supervisor | None = None,
+        prefix: str = "",
     ) -> None:
         """``replica`` names this process. The rest is for tests. ``redis_now`` gives microseconds in place of Redis'
         own clock. Without ``auto_dispatch``, ``dispatch`` must be called when the first waiter's turn comes.
-        ``scripts`` are those of a version.
+        ``scripts`` are those of a version. ``prefix``: of every key and channel.
         """
+        self._channel = f"{prefix}{CHANNEL}{replica}"
         self._auto_dispatch = auto_dispatch
         self._supervisor = supervisor or Supervisor()
         self._client = client
         self._clock = clock
         self._replica = replica
-        self._commands = QuotaCommands(client, rules, replica, self._now, redis_now, scripts)
-        self._targets = {name: _Target(StoredTarget(name, own, rules)) for name, own in windows.items()}
+        self._commands = QuotaCommands(client, rules, replica, self._now, redis_now, scripts, prefix)
+        self._targets = {
+            name: _Target(StoredTarget(name, own, rules, prefix)) for name, own in windows.items()
+        }
         self._by_prefix = {target.stored.prefix: target for target in self._targets.values()}
         self._redis_clock = (0, 0.0)  # Redis' microseconds, and when it said so (monotonic)
         self._listen_anew = False
@@ -308,7 +312,7 @@ class RedisQuotaStore:
         self._listen_anew = False
         pubsub = self._client.pubsub(ignore_subscribe_messages=True)
         try:
-            pubsub.subscribe(f"{CHANNEL}{self._replica}")
+            pubsub.subscribe(self._channel)
             asked = False
             while not self._listen_anew:
                 message = pubsub.get_message(timeout=BEAT_S)

@@ -3,9 +3,9 @@
 Names are short on the wire, because they are sent and stored often. Python and the Lua scripts take them from here
 (``CONSTANTS``), and so do the scripts with the figures of ``domain/``, which they repeat.
 
-All keys of a target begin with ``kn:{target}:``; the hash tag keeps them on one node of a Cluster, where one script
-can reach them. Moments are whole microseconds of Redis' clock; i is a window's number from 1, L a level from 0 (the
-most urgent), T a tenant.
+All keys of a target begin with ``redis.prefix`` and ``kn:{target}:``. The hash tag keeps them on one node of a Cluster,
+where one script can reach them. Moments are whole microseconds of Redis' clock; i is a window's number from 1, L a
+level from 0 (the most urgent), T a tenant.
 
 During a rolling update replicas of two versions share this state, each through its own scripts. So what is written
 here is added to, never renamed or given another meaning; ``tests/contract/test_rolling_update.py`` holds that.
@@ -103,7 +103,7 @@ class LevelField(_Wire):
     GRANTS_BEFORE = "f", "grants in the period before"
 
 
-CHANNEL = "kn:replica:"  # and the replica's name: messages to a replica about its waiters
+CHANNEL = "kn:replica:"  # after the prefix; and the replica's name: messages to a replica about its waiters
 # Messages are packed lists: key prefix of the target, outcome of the wait, request id, and for a grant its input,
 # output and buckets.
 GATE_OF_JOIN = "-"  # in the place of a window's name: a join closed the gate, not the provider
@@ -183,10 +183,13 @@ class WindowConfig(Struct, frozen=True):
 class StoredTarget:
     """One target's keys, and its configuration as the scripts take it."""
 
-    def __init__(self, name: str, windows: tuple[Window, ...], rules: QueueRules) -> None:
+    def __init__(
+        self, name: str, windows: tuple[Window, ...], rules: QueueRules, environment: str = ""
+    ) -> None:
+        """``environment``: before every key, so that others can use the same Redis."""
         self.name = name
         self.windows = windows
-        self.prefix = f"kn:{{{name}}}:"
+        self.prefix = f"{environment}kn:{{{name}}}:"
         self.keys = (f"{self.prefix}{Key.LEDGER}".encode(), f"{self.prefix}{Key.RINGS}".encode())
         self._rules = rules
         self._days = Days(windows)

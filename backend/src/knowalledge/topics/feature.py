@@ -99,7 +99,7 @@ def _open_to_all(operation: Operation) -> Operation:
 def _popularity(redis: RedisConnection | None, clock: Clock) -> Popularity:
     if redis is None:
         return MemoryPopularity(clock, HALF_LIFE_S, MAX_TRACKED)
-    return RedisPopularity(redis.commands, redis.breaker, HALF_LIFE_S, MAX_TRACKED)
+    return RedisPopularity(redis.commands, redis.breaker, HALF_LIFE_S, MAX_TRACKED, redis.prefix)
 
 
 def has_spare(quota: QuotaStore, targets: tuple[str, ...]) -> bool:

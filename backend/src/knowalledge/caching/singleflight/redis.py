@@ -47,9 +47,13 @@ class RedisFlights(MemoryFlights):
         new_id: Callable[[], str],
         pace: Pace = Pace(),  # noqa: B008 - frozen
         blocking: CommandExecutor | None = None,
+        prefix: str = "",
     ) -> None:
-        """``blocking``: a client with connections of its own, for blocking reads; ``client`` may multiplex one."""
+        """``prefix``: of every key.
+
+        ``blocking``: a client with connections of its own, for blocking reads; ``client`` may multiplex one."""
         super().__init__(clock)
+        self._prefix = prefix
         self._client = client
         self._blocking_client = blocking or client
         self._breaker = breaker
@@ -58,14 +62,17 @@ class RedisFlights(MemoryFlights):
         self._blocking = 0
 
     def flying(self, key: str) -> bool:
-        command = ("EXISTS", _lease(key))
+        command = ("EXISTS", self._lease(key))
         return super().flying(key) or bool(
             self._breaker.run(lambda: self._client.execute_command(*command), 0)
         )
 
+    def _lease(self, key: str) -> bytes:
+        return f"{self._prefix}kn:{{flight:{key}}}:lease".encode()
+
     def _conduct(self, key: str, run: FlightRun, work: Work) -> None:
         token = self._new_id()
-        lease = _lease(key)
+        lease = self._lease(key)
         while True:
             args = (token, int(self._pace.lease * 1000))
             holder = self._breaker.run(partial(_JOIN, self._client, (lease,), *args), None)
@@ -138,10 +145,6 @@ class RedisFlights(MemoryFlights):
         return self._blocking_client.execute_command(
             "XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", log, position
         )
-
-
-def _lease(key: str) -> bytes:
-    return f"kn:{{flight:{key}}}:lease".encode()
 
 
 def _log(lease: bytes, token: str) -> bytes:

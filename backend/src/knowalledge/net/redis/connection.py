@@ -20,13 +20,14 @@ class RedisConnection(Struct, frozen=True):
     pool: Redis  # for blocking commands
     breaker: RedisBreaker  # for callers that can do without Redis
     timeout_s: float
+    prefix: str = ""  # of every key and channel
 
     def check(self, clock: Clock) -> Dependency:
         """Whether Redis executes a write by each client, and the latency of both together."""
         started = clock.monotonic()
         try:
-            try_write(self.commands)
-            try_write(self.pool)
+            try_write(self.commands, self.prefix)
+            try_write(self.pool, self.prefix)
         except REDIS_ERRORS as error:
             return Dependency("redis", False, 0.0, reason(error))
         return Dependency("redis", True, round((clock.monotonic() - started) * 1000, 2))
@@ -42,4 +43,4 @@ def connect(url: str, settings: RedisSettings, max_connections: int, clock: Cloc
     timeout_s = settings.timeout
     pool = make_client(url, timeout_s, max_connections)
     commands = MultiplexedClient(url, timeout_s, pool.pubsub) if is_single_server(url) else pool
-    return RedisConnection(commands, pool, RedisBreaker(clock), timeout_s)
+    return RedisConnection(commands, pool, RedisBreaker(clock), timeout_s, settings.prefix)

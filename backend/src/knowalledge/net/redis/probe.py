@@ -7,6 +7,6 @@ _WRITE = Script("return redis.call('SET', KEYS[1], '1', 'PX', 60000)")
 PROBE_KEY = b"kn:{probe}"
 
 
-def try_write(client: CommandExecutor) -> None:
-    """Raises what the client raises."""
-    _WRITE(client, (PROBE_KEY,))
+def try_write(client: CommandExecutor, prefix: str) -> None:
+    """``prefix``: of the key. Raises what the client raises."""
+    _WRITE(client, (prefix.encode() + PROBE_KEY,))

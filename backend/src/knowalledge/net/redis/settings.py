@@ -1,5 +1,6 @@
 """Settings of the Redis that replicas share."""
 
+import re
 from dataclasses import dataclass
 
 from knowalledge.core.parsers import NotValid, duration, non_negative, text
@@ -18,6 +19,14 @@ def redis_address(value: object) -> str:
     return url
 
 
+def key_prefix(value: object) -> str:
+    """What stands before keys: letters, digits and . _ : -, or nothing."""
+    prefix = text(value)
+    if not re.fullmatch(r"[A-Za-z0-9._:-]{0,64}", prefix):
+        raise NotValid("write up to 64 letters, digits, and . _ : - such as staging:", "'staging:'")
+    return prefix
+
+
 @dataclass(frozen=True)
 class RedisSettings:
     """``redis.*``"""
@@ -32,4 +41,9 @@ class RedisSettings:
         0,
         "The most workers of all replicas together: until a worker has reached Redis it spends its part of so many; "
         "0: not known, a tenth.",
+    )
+    prefix: str = setting(
+        key_prefix,
+        "",
+        "Before every key and channel: each environment on one Redis needs its own, such as staging:.",
     )

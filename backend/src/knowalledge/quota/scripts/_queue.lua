@@ -4,8 +4,10 @@
 -- A grant to a waiter is published to its replica's channel as {prefix, OUTCOME_GRANTED, id, input, output, buckets},
 -- a shed waiter as {prefix, OUTCOME_SHED, id}.
 
+-- Its channel begins like the keys: with what several environments on one Redis have of their own.
 local function publish(replica, ...)
-  redis.call('PUBLISH', REPLICA_CHANNEL .. replica, cmsgpack.pack({prefix, ...}))
+  local environment = string.match(prefix, '^(.-)kn:{')
+  redis.call('PUBLISH', environment .. REPLICA_CHANNEL .. replica, cmsgpack.pack({prefix, ...}))
 end
 
 local function queue_length()
