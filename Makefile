@@ -91,8 +91,7 @@ secrets: ## Make the passwords and the certificate of docker-compose.yml that do
 DEMO := KNOWALLEDGE_GATEWAY=./deploy/config/demo.yaml docker compose --profile demo
 
 demo: secrets ## Start three replicas behind nginx with a simulated provider and dashboards; needs Docker.
-	$(DEMO) up -d --build --wait
-	@echo "gateway http://127.0.0.1:8080  Grafana http://127.0.0.1:3000  Prometheus http://127.0.0.1:9090  stop: make demo-down"
+	@deploy/demo/start.sh
 
 dev: secrets ## Start the stack with the code of this checkout, restarted when it changes.
 	COMPOSE_FILE=$${COMPOSE_FILE:-docker-compose.yml}:docker-compose.dev.yml $(DEMO) up --build

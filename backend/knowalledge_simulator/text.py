@@ -8,9 +8,10 @@ from zlib import crc32
 # A token: up to six letters, up to three digits, or one other character that is not a space.
 _TOKEN = re.compile(r"[A-Za-z\u0080-\u024f]{1,6}|[0-9]{1,3}|\S")
 _MARKER = re.compile(r"\[\[out=([0-9]{1,7})\]\]")
+# Each word is one token, and the sentence says what it is to whoever reads it.
 _SENTENCE = (
-    "the answer is that a model reads what it was given and then writes one word after the other so "
-    "long as there is more to say about it while each of them costs time and quota"
+    "this text is canned it comes from a fake model that runs in the demo and knows no facts so do not "
+    "read it as a real answer it only shows how long one takes and what it costs"
 )
 _WORDS = _SENTENCE.split()
 _BLOCK = 4096

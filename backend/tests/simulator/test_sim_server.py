@@ -29,7 +29,7 @@ def test_gemini_answers_with_candidates_and_usage(sim: SimulatorClient) -> None:
     status, response = sim.request("POST", GEMINI, BODY)
     assert status == 200
     candidate = response["candidates"][0]
-    assert candidate["content"] == {"role": "model", "parts": [{"text": "the answer is "}]}
+    assert candidate["content"] == {"role": "model", "parts": [{"text": "this text is "}]}
     assert candidate["finishReason"] == "STOP"
     usage = response["usageMetadata"]
     assert (usage["promptTokenCount"], usage["candidatesTokenCount"], usage["totalTokenCount"]) == (9, 3, 12)
@@ -46,8 +46,8 @@ def test_vertex_answers_on_its_own_path_with_its_traffic_type(sim: SimulatorClie
 def test_a_gemini_stream_is_a_sequence_of_events_whose_last_has_the_usage(sim: SimulatorClient) -> None:
     chunks = events(sim.text(GEMINI_SSE, BODY))
     assert [it["candidates"][0]["content"]["parts"][0]["text"] for it in chunks] == [
-        "the ",
-        "answer ",
+        "this ",
+        "text ",
         "is ",
     ]
     assert ["usageMetadata" in it for it in chunks] == [False, False, True]
@@ -87,12 +87,12 @@ def test_embeddings_in_every_dialect_are_the_same_unit_vectors(sim: SimulatorCli
 
 def test_chat_completions_answer_unary_and_streamed(sim: SimulatorClient) -> None:
     _, response = sim.request("POST", CHAT, CHAT_BODY)
-    assert response["choices"][0]["message"]["content"] == "the answer is "
+    assert response["choices"][0]["message"]["content"] == "this text is "
     assert response["usage"]["completion_tokens"] == 3
     text = sim.text(CHAT, {**CHAT_BODY, "stream": True, "stream_options": {"include_usage": True}})
     assert text.endswith("data: [DONE]\n\n")
     chunks = events(text)
-    assert "".join(it["choices"][0]["delta"].get("content", "") for it in chunks[:-1]) == "the answer is "
+    assert "".join(it["choices"][0]["delta"].get("content", "") for it in chunks[:-1]) == "this text is "
     assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
     assert chunks[-1]["usage"]["total_tokens"] == 12
     assert "usage" not in sim.text(CHAT, {**CHAT_BODY, "stream": True})
