@@ -21,6 +21,7 @@ from knowalledge.quota.memory import MemoryQuotaStore
 from knowalledge.quota.ports import Granted, Reservation, ReservationRequest
 from knowalledge.quota.redis import RedisQuotaStore
 from knowalledge.quota.replica import ReplicaQuotaStore
+from tests.support.doubles import CuttableRedis
 from tests.support.redis_servers import SERVERS, serving
 
 WINDOWS = {"t": (Window("rpm", Count.REQUESTS, 1000, 60), Window("tpm", Count.TOKENS, 10_000, 60))}
@@ -108,6 +109,14 @@ FAULTS = {
     "no script may be called": Fault("NOPERM", acl("-evalsha", "-eval"), acl("+@all")),
     "no key may be written": Fault("NOPERM", acl("resetkeys", "~other:*"), acl("~*")),
     "a script may not write": Fault("NOPERM", acl("-hset", "-set"), acl("+@all")),
+    "frozen": Fault(
+        "TimeoutError", lambda redis: command(redis, "CLIENT", "PAUSE", "2500", "ALL"), lambda redis: None
+    ),
+    "too many clients": Fault(
+        "ERR",
+        lambda redis: [config(maxclients="1")(redis), others_leave(redis)],
+        config(maxclients="100"),
+    ),
     "a script runs for ever": Fault(
         "BUSY", keep_busy, lambda redis: redis.script_kill(), "--lua-time-limit", "50"
     ),
@@ -169,3 +178,41 @@ def test_a_server_at_fault_costs_no_request_and_holds_nothing(server: Redis, fau
     store.stop()
     assert [it.held for it in store.window_status("t")] == [0, 0]
     assert store.window_status("t")[0].used == 2
+
+
+class OddRedis(CuttableRedis):
+    """Answers every script with something that is no answer of ours, while ``odd`` says what."""
+
+    odd: Any = None
+    is_odd = False
+
+    def execute_command(self, *args: Any) -> Any:
+        return self.odd if self.is_odd else super().execute_command(*args)
+
+
+@pytest.mark.parametrize(
+    "reply", [5, b"\xff\xfe", [], [0], [b"x", b"y", None, {}], {}, True, [[1], 2, 3, 4, 5, 6, 7]]
+)
+def test_replies_that_cannot_be_decoded_are_an_outage(redis_client: Redis, reply: object) -> None:
+    client, clock, rules = OddRedis(redis_client), SystemClock(), QueueRules()
+    mirror = MemoryQuotaStore(WINDOWS, rules, clock)
+    store = ReplicaQuotaStore(RedisQuotaStore(client, WINDOWS, rules, clock, "a"), mirror, WINDOWS, clock)
+    before, _ = reserve(store, "before")
+    client.odd, client.is_odd = reply, True
+    during, degraded = reserve(store, "during")
+    assert degraded
+    assert store.reason.startswith("UnexpectedReply")
+    client.is_odd = False
+    until(lambda: not store.degraded, 5)
+    for reservation in (before, during):
+        store.settle(reservation, TokenCost(10, 5))
+    store.stop()
+    assert [it.held for it in store.window_status("t")] == [0, 0]
+
+
+def test_scripts_that_were_flushed_are_sent_again(redis_client: Redis) -> None:
+    store = replica(f"redis://127.0.0.1:{redis_client.connection_pool.connection_kwargs['port']}/0")
+    reserve(store, "before")
+    redis_client.script_flush()
+    _, degraded = reserve(store, "after")
+    assert not degraded

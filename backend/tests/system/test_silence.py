@@ -10,7 +10,7 @@ from redis import Redis
 from tests.system.processes import BACKEND
 
 
-def test_a_subscription_that_goes_silent_is_opened_anew_and_costs_no_grant(
+def test_a_silent_subscription_is_opened_anew_and_costs_no_grant(
     redis_port: int, redis_client: Redis
 ) -> None:
     path = os.pathsep.join([str(BACKEND / "src"), str(BACKEND)])
