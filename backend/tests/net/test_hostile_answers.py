@@ -18,7 +18,7 @@ from knowalledge.core.clock import SystemClock
 from knowalledge.net.http import client
 from knowalledge.net.http import connection as wire
 from knowalledge.net.http.budget import UNIT, ResponseBudget
-from knowalledge.net.http.client import HttpClient
+from knowalledge.net.http.client import HttpClient, Response
 from knowalledge.net.http.connection import MAX_BODY, SMALL
 from knowalledge.net.http.decoding import FREE, MAX_RATIO, Decompressor
 from tests.support.doubles import ManualClock
@@ -237,3 +237,34 @@ def test_above_the_largest_size_a_response_is_refused(
         call()
     assert wire.LARGE.acquire(MAX_BODY, 0.01) == MAX_BODY // UNIT
     wire.LARGE.release(MAX_BODY // UNIT)
+
+
+# -- numbers and dates -------------------------------------------------------------------------------------------------
+
+DATES = st.sampled_from(
+    [
+        "Mon, 01 Jan 2024 00:00:00 GMT",
+        "Mon, 01 Jan 99999999999999999999 00:00:00 GMT",
+        "Mon, 99999999999999999999 Jan 2024 00:00:00 +99999999999",
+        "Mon, 01 Jan 2024 00:00:00 -9999999999999999",
+        "",
+        "9" * 500,
+        "1e999",
+        "nan",
+        "-1",
+        "\u00b2",
+    ]
+)
+
+
+@given(
+    after=DATES | st.text(max_size=40),
+    date=DATES | st.text(max_size=40),
+    milliseconds=st.one_of(st.none(), DATES),
+)
+def test_any_retry_after_is_bounded_or_none(after: str, date: str, milliseconds: str | None) -> None:
+    headers = {"retry-after": after, "date": date}
+    if milliseconds is not None:
+        headers["retry-after-ms"] = milliseconds
+    seconds = Response(429, headers, b"").retry_after()
+    assert seconds is None or 0 <= seconds <= 7 * 86_400

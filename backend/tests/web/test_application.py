@@ -7,13 +7,14 @@ import pytest
 from flask import Blueprint, Request
 from flask.testing import FlaskClient
 from msgspec import Struct
+from structlog.testing import capture_logs
 
 from knowalledge.core.context import Principal
-from knowalledge.core.errors import NotFound
+from knowalledge.core.errors import NotFound, ProviderGarbage
 from knowalledge.core.feature import Feature
 from knowalledge.core.openapi import Answer, ErrorForm, Operation
 from knowalledge.web.application import make_application
-from knowalledge.web.context import WebContext
+from knowalledge.web.context import RECORDED, WebContext
 from knowalledge.web.docs import feature as docs
 from knowalledge.web.problems import message_of
 from knowalledge.web.responses import NO_STORE, json_response
@@ -85,6 +86,8 @@ def client(failures: list[str], seen: list[str], counted: Counted) -> FlaskClien
     def pigeon(name: str) -> Any:
         if name == "lost":
             raise NotFound("it flew away")
+        if name == "useless":
+            raise ProviderGarbage("it sings")
         if name == "broken":
             raise ZeroDivisionError("a secret")
         return json_response(Pigeon(name), NO_STORE)
@@ -126,6 +129,25 @@ def test_a_fault_of_ours_tells_the_client_nothing(client: FlaskClient) -> None:
     broken = client.get("/api/v1/pigeons/broken")
     assert broken.status_code == 500
     assert "secret" not in broken.text
+
+
+def test_a_failed_response_that_no_capability_records_has_a_line_with_its_request_id(
+    client: FlaskClient,
+) -> None:
+    with capture_logs() as lines:
+        client.get("/api/v1/pigeons/useless")
+        client.get("/api/v1/pigeons/lost")
+        client.get("/api/v1/pigeons/useless", environ_overrides={RECORDED: True})
+    assert lines == [
+        {
+            "event": "failed response",
+            "log_level": "warning",
+            "status": 502,
+            "error": "provider_garbage",
+            "route": "/api/v1/pigeons/<name>",
+            "request_id": "an-id",
+        }
+    ]
 
 
 def test_the_middleware_of_the_first_feature_sees_a_request_first(

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from io import BufferedReader
 from time import monotonic
 
-MAX_CHUNKS = 8192  # tiny chunks cost far more to read than the bytes in them
-MAX_CHUNK_LINE = 1024
+MAX_CHUNKS = 4096  # tiny chunks cost far more to read than the bytes in them: these take some 20 ms
+MAX_CHUNK_LINE = 256
 MAX_TRAILERS = 100
 # A body may be silent for this long, in seconds; over its whole length it must come at this rate, in bytes a second.
 SILENCE_S = 20.0

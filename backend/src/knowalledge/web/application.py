@@ -10,7 +10,7 @@ from knowalledge.core.errors import KnowalledgeError, release_frames
 from knowalledge.core.feature import Feature
 from knowalledge.web import problems
 from knowalledge.web.access import ACCESS, access_by_route
-from knowalledge.web.context import WebContext
+from knowalledge.web.context import RECORDED, WebContext
 from knowalledge.web.responses import Sessionless
 
 
@@ -46,6 +46,15 @@ def make_application(features: Sequence[Feature], web: WebContext) -> Flask:
         forms = (feature.error_form(request) for feature in features)
         form = next((it for it in forms if it is not None), problems.PROBLEM)
         response = problems.response(error, web.request_id(request), form)
+        if response.status_code >= 500 and RECORDED not in request.environ:
+            # A provider's answer that counted as a success may be useless to who asked for it.
+            structlog.get_logger().warning(
+                "failed response",
+                status=response.status_code,
+                error=problems.code_of(error),
+                route=request.url_rule.rule if request.url_rule else "unmatched",
+                request_id=web.request_id(request),
+            )
         release_frames(error)
         return response
 

@@ -12,6 +12,9 @@ from knowalledge.web.headers import Headers
 from knowalledge.web.responses import Observer
 from knowalledge.web.trace import trace_of
 
+# Where a request keeps that a capability records its end, with a line in the log.
+RECORDED = "knowalledge.recorded"
+
 
 class WebContext(Struct, frozen=True):
     """Limits on requests, the identity of callers, and the process' clock and ids. One per process."""

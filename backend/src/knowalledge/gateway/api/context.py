@@ -16,13 +16,10 @@ from knowalledge.gateway.domain.request import CacheMode, Request
 from knowalledge.gateway.ports import Gateway, Telemetry
 from knowalledge.gateway.service.recording import record_of
 from knowalledge.net.presence import cancel_on_disconnect
-from knowalledge.web.context import WebContext
+from knowalledge.web.context import RECORDED, WebContext
 from knowalledge.web.headers import Headers
 from knowalledge.web.responses import CompleteResponse
 from knowalledge.web.trace import trace_of
-
-# Where a request keeps that the gateway has it, and so records its end.
-_RECORDED = "knowalledge.recorded"
 
 
 class ApiContext(Struct, frozen=True):
@@ -47,7 +44,7 @@ class ApiContext(Struct, frozen=True):
     def complete(self, http: HttpRequest, context: RequestContext, request: Request) -> Answer:
         """One whole answer."""
         self._check(context.principal, request.model)
-        http.environ[_RECORDED] = True
+        http.environ[RECORDED] = True
         with cancel_on_disconnect(http.environ):
             return self.gateway.complete(context, request)
 
@@ -56,7 +53,7 @@ class ApiContext(Struct, frozen=True):
     ) -> Response:
         """The answer as it comes. Raises until it begins: until then a failure still has a status."""
         self._check(context.principal, request.model)
-        http.environ[_RECORDED] = True
+        http.environ[RECORDED] = True
         events = self.gateway.stream(context, request)
         body = StreamedBody(events, renderer, self.heartbeat_s, http.environ)
         first = body.open()
@@ -71,7 +68,7 @@ class ApiContext(Struct, frozen=True):
         web, environ = self.web, http.environ
         context = RequestContext(web.request_id(http), web.principal(http), trace=trace_of(environ))
         self._check(context.principal, model)
-        environ[_RECORDED] = True
+        environ[RECORDED] = True
         with cancel_on_disconnect(environ):
             embeddings, target = self.gateway.embed(context, model, texts, dimensions)
         return embeddings, [*web.headers(http), ("X-Target", target)]
@@ -97,7 +94,7 @@ class ApiContext(Struct, frozen=True):
 
     def record_failure(self, http: HttpRequest, error: BaseException) -> None:
         """Record a request to a dialect that failed; the gateway itself records those that it was given."""
-        if http.environ.get(_RECORDED):
+        if http.environ.get(RECORDED):
             return
         context = RequestContext(self.web.request_id(http), trace=trace_of(http.environ))
         self.telemetry.record_request(record_of(context, "unknown", 0.0, error=error))

@@ -78,7 +78,7 @@ class Response(Struct, frozen=True):
             value, scale = self.headers.get("retry-after", "").strip(), 1.0
         try:
             seconds = float(value) * scale if value[:1].isdigit() else self._seconds_until(value)
-        except (ValueError, TypeError):  # TypeError: only one of the two dates has a zone
+        except (ValueError, TypeError, OverflowError):  # TypeError: only one of the two dates has a zone
             return None
         return min(seconds, _MAX_RETRY_AFTER_S) if seconds >= 0 else None
 
