@@ -15,6 +15,7 @@ from typing import Any, Self
 from knowalledge.caching.settings import CacheSettings, CdnSettings
 from knowalledge.config.models import EXAMPLES, embedded_model, parse_models
 from knowalledge.config.places import located
+from knowalledge.config.production import PROFILES, production_faults
 from knowalledge.config.sources import (
     ENVIRONMENT,
     PREFIX,
@@ -26,7 +27,7 @@ from knowalledge.config.sources import (
     unabridged,
     variable,
 )
-from knowalledge.core.parsers import text
+from knowalledge.core.parsers import one_of, text
 from knowalledge.core.settings import (
     Edit,
     Fault,
@@ -68,6 +69,11 @@ class Settings:
     origins: Mapping[str, str]
     file: str  # empty: none was given
     lines: Mapping[str, int]
+    profile: str = setting(
+        one_of(*PROFILES),
+        "development",
+        "`production`: refuse to start with weak or equal secrets, without keys, or with servers that anybody may use.",
+    )
     redis_url: str = setting(
         redis_address,
         "",
@@ -145,6 +151,10 @@ class Settings:
             yield Fault("default_model", f"no model {self.default_model!r}", cure, steps)
         yield from self.cdn.faults()
         yield from self.auth.faults(self.database_url)
+        if self.profile == "production":
+            yield from production_faults(
+                self.auth, self.log.level, self.redis_url, self.database_url, self.cdn.token
+            )
 
 
 # Every setting, in the order of the reference.

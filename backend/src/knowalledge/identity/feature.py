@@ -69,6 +69,7 @@ def build_authentication(
     limiter = make_limiter(limits, redis, clock)
 
     def stop() -> None:
+        limiter.tell()
         verifier.flush_used()
         database.close()
 

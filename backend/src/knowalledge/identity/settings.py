@@ -47,7 +47,7 @@ class ClientSettings:
     rate: str = setting(
         request_rate,
         "",
-        "With `auth.mode: none`: requests that one client (a tenant, else an address) may send, such as 600/minute.",
+        "Requests that one client (a tenant, else an address) may send, such as 600/minute; empty: no limit.",
     )
     proxies: int = setting(
         non_negative,
