@@ -21,7 +21,7 @@ setup: ## Make .venv, or bring it up to date: it holds exactly what the locks na
 	$(SETUP) .venv $(LOCKS)/dev.txt --editable backend
 
 run: ## Serve on 127.0.0.1:8080 with the built-in model; BIND=HOST:PORT or PORT=9000 for another address, CONFIG=FILE for your models.
-	$(SETUP) .venv $(LOCKS)/dev.txt $(LOCKS)/embedded.txt --editable backend
+	$(SETUP) .venv $(LOCKS)/build.txt $(LOCKS)/runtime.txt $(LOCKS)/embedded.txt --editable backend
 	@exec $(BIN)/knowalledge serve --hints $(if $(CONFIG),--config "$(CONFIG)") $(if $(BIND),--bind "$(BIND)") $(if $(PORT),--port "$(PORT)")
 
 # Two at once: docs/how-to/test.md
@@ -51,7 +51,7 @@ format: setup ## Format the code, and mend what can be mended mechanically.
 reference: setup ## Write the reference pages and the OpenAPI document.
 	$(BIN)/knowalledge reference docs/reference
 	$(BIN)/knowalledge openapi > docs/openapi.json
-	cd backend && ../$(BIN)/python -m tools.components
+	cd backend && ../$(BIN)/python -m tools.components && ../$(BIN)/python -m tools.picture
 
 COMPILE := cd backend && UV_CUSTOM_COMPILE_COMMAND="make lock" ../.run/lock/bin/uv pip compile --quiet --universal --python-version 3.11 \
   --only-binary :all: --generate-hashes --no-emit-index-url --no-emit-find-links $(if $(UPGRADE),--upgrade)

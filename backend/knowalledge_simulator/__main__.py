@@ -76,7 +76,11 @@ def main(bind: str, seed: int, models: tuple[str, ...], faults: tuple[str, ...],
     except msgspec.ValidationError as error:
         click.echo(f"provider-sim: {error}", err=True)
         sys.exit(2)
-    asyncio.run(_run(initial, host.strip("[]") or "127.0.0.1", int(port), seed))
+    try:
+        asyncio.run(_run(initial, host.strip("[]") or "127.0.0.1", int(port), seed))
+    except OSError as error:
+        click.echo(f"provider-sim: {bind} cannot be used ({error.strerror}); choose another --bind", err=True)
+        sys.exit(2)
 
 
 async def _run(knobs: Knobs, host: str, port: int, seed: int) -> None:

@@ -191,3 +191,13 @@ def make(*arguments: str) -> Iterator[str]:
 def test_make_run_hands_its_variables_on(arguments: tuple[str, ...], flags: list[str]) -> None:
     with make(*arguments) as line:
         assert shlex.split(line) == ["exec", ".venv/bin/knowalledge", "serve", *flags]
+
+
+def test_the_simulator_tells_a_port_that_is_taken_without_a_traceback() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        command = [*SERVE[:-1], "provider-sim", "--bind", f"127.0.0.1:{other.getsockname()[1]}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "choose another --bind" in done.stderr
