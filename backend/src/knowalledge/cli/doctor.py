@@ -31,6 +31,7 @@ from knowalledge.identity.feature import unprepared
 from knowalledge.net.redis.client import any_node, make_client
 from knowalledge.net.redis.errors import REDIS_ERRORS, reason
 from knowalledge.net.redis.probe import try_write
+from knowalledge.net.redis.version import CURE_OLD, is_too_old
 from knowalledge.providers.settings import TargetSettings
 from knowalledge.providers.targets import make_provider
 
@@ -114,6 +115,9 @@ def _redis(settings: Settings, clock: Clock) -> Iterator[Finding]:
         try_write(client, settings.redis.prefix)
     except REDIS_ERRORS as error:
         yield Finding("redis", False, f"no write ({reason(error)})", cure=_CURE_REDIS)
+        return
+    if is_too_old(version):
+        yield Finding("redis", False, f"Redis {version} is too old", took * 1000, CURE_OLD)
         return
     # What Redis evicts is quota that was spent: it would be spent twice.
     evicts = policy not in ("", "noeviction")

@@ -19,6 +19,7 @@ from knowalledge.config.notes import notes
 from knowalledge.config.settings import Settings
 from knowalledge.identity.exposure import exposed
 from knowalledge.identity.feature import unprepared
+from knowalledge.net.redis.version import unsupported
 from knowalledge.providers.embedded.provider import EMBEDDED
 from knowalledge.server import Server
 
@@ -41,7 +42,11 @@ def serve(config: str, bind: str, port: str, workers: int, hints: bool | None) -
         fail("--workers", "more than one worker needs redis_url", "set it, or --workers 1")
         sys.exit(2)
     bind = _address(bind, port)
-    fault = exposed(settings.auth, bind) or unprepared(settings.auth, settings.database_url)
+    fault = (
+        exposed(settings.auth, bind)
+        or unprepared(settings.auth, settings.database_url)
+        or unsupported(settings.redis_url, settings.redis.timeout)
+    )
     if fault is not None:
         report([fault])
         sys.exit(2)

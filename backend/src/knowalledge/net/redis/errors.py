@@ -34,10 +34,6 @@ class UnexpectedReply(RedisError):
     """A reply that cannot be decoded."""
 
 
-class UnsupportedServer(RedisError):
-    """The server is older than what is supported."""
-
-
 def error_word(error: BaseException) -> str:
     """The first word of an error reply, such as READONLY; empty for errors that are no replies, and unknown words."""
     if not isinstance(error, RedisError):
