@@ -12,7 +12,7 @@ from knowalledge.core.clock import SystemClock
 from knowalledge.gateway.domain.answer import Finish
 from knowalledge.gateway.domain.prompt import Blob, FileRef, Message, Prompt, Text, Tool, ToolCall, ToolResult
 from knowalledge.gateway.ports import Provider
-from knowalledge.providers import openai
+from knowalledge.providers import openai, openai_requests
 from knowalledge.providers.descriptor import ProviderSpec
 from knowalledge.providers.registry import build
 from tests.contract.provider_dialects import OpenAiDialect, dump
@@ -95,13 +95,14 @@ FULL_BODY = {
     "max_tokens": 7,
     "temperature": 0.5,
     "top_p": 0.9,
+    "top_k": 3,
     "seed": 42,
     "stop": ["END"],
     "presence_penalty": 0.1,
     "frequency_penalty": 0.2,
     "response_format": {
         "type": "json_schema",
-        "json_schema": {"name": "answer", "strict": True, "schema": {"type": "object"}},
+        "json_schema": {"name": "answer", "strict": False, "schema": {"type": "object"}},
     },
     "tools": [
         {
@@ -120,28 +121,28 @@ FULL_BODY = {
 
 
 def test_every_field_of_a_prompt_is_sent() -> None:
-    body = openai.request_body("m", FULL_PROMPT, stream=True)
+    body = openai_requests.request_body("m", FULL_PROMPT, stream=True)
     assert json.loads(body) == FULL_BODY
     assert b'{"z":1,"a":2}' in body
 
 
 def test_unset_fields_of_a_prompt_are_not_sent() -> None:
     """Servers reject unknown fields."""
-    assert json.loads(openai.request_body("m", PROMPT, stream=False)) == {
+    assert json.loads(openai_requests.request_body("m", PROMPT, stream=False)) == {
         "model": "m",
         "messages": [{"role": "user", "content": "hi"}],
     }
 
 
 def test_json_without_a_schema_is_json_object() -> None:
-    body = json.loads(openai.request_body("m", Prompt(PROMPT.messages, json=True), stream=False))
+    body = json.loads(openai_requests.request_body("m", Prompt(PROMPT.messages, json=True), stream=False))
     assert body["response_format"] == {"type": "json_object"}
 
 
 @pytest.mark.parametrize("choice", ["auto", "none", "required"])
 def test_a_tool_choice_is_passed_on(choice: str) -> None:
     prompt = Prompt(PROMPT.messages, tools=(Tool("f"),), tool_choice=choice)
-    assert json.loads(openai.request_body("m", prompt, stream=False))["tool_choice"] == choice
+    assert json.loads(openai_requests.request_body("m", prompt, stream=False))["tool_choice"] == choice
 
 
 def test_invalid_json_is_rejected_before_it_is_embedded() -> None:
@@ -150,7 +151,7 @@ def test_invalid_json_is_rejected_before_it_is_embedded() -> None:
         Prompt(PROMPT.messages, tools=(Tool("f", "", "{},"),)),
     ):
         with pytest.raises(e.ProviderRejected):
-            openai.request_body("m", prompt, stream=False)
+            openai_requests.request_body("m", prompt, stream=False)
 
 
 def test_openai_itself_gets_max_completion_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,7 +421,7 @@ def test_an_account_without_credit_is_a_quota_that_a_short_wait_does_not_free(
 
 
 def sent_messages(prompt: Prompt) -> Any:
-    return json.loads(openai.request_body("m", prompt, False))["messages"]
+    return json.loads(openai_requests.request_body("m", prompt, False))["messages"]
 
 
 def pairs(prompt: Prompt) -> list[tuple[str, str]]:

@@ -471,12 +471,13 @@ def test_an_unfinished_answer_is_not_called_finished(
 def test_ids_that_do_not_pair_are_refused_where_a_body_is_translated(
     messages: Any, param: str | None
 ) -> None:
-    body = schemas.read_chat(json.dumps({"messages": [USER, *messages]}).encode())
+    source = json.dumps({"messages": [USER, *messages]}).encode()
+    body = schemas.read_chat(source)
     if param is None:
-        prompt_of(body)
+        prompt_of(body, source)
         return
     with pytest.raises(e.InvalidRequest) as caught:
-        prompt_of(body)
+        prompt_of(body, source)
     assert caught.value.param == param
 
 

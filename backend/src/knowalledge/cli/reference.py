@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import msgspec
 
 from knowalledge.app import create_app
 from knowalledge.cli.manners import example
@@ -14,6 +15,7 @@ from knowalledge.config.models import MODEL_KEYS, TARGET_KEYS
 from knowalledge.config.settings import SETTINGS, Settings
 from knowalledge.config.sources import variable
 from knowalledge.core import errors
+from knowalledge.gateway.api.dialects import TABLES
 from knowalledge.gateway.domain.outcomes import Outcome
 from knowalledge.observability.metrics import PrometheusMetrics
 from knowalledge.quota.domain.admission import RefusalReason
@@ -42,7 +44,31 @@ def pages(main: click.Context) -> dict[str, str]:
         "metrics.md": "\n".join(metrics()) + "\n",
         "errors.md": "\n".join(failures()) + "\n",
         "commands.md": "\n".join(commands(main)) + "\n",
+        "dialects.md": "\n".join(dialects()) + "\n",
     }
+
+
+def dialects() -> Iterator[str]:
+    """What becomes of each field between two dialects."""
+    yield from ("# Fields across dialects", MADE, "")
+    yield from (
+        "Where client and target speak one dialect, every field travels as it is, also one that is not listed here.",
+        "[ADR 16](../adr/0016-pass-through.md) says how.",
+        "This page is about requests in OpenAI's dialect to a target of Gemini's, and the other way round.",
+        "A row covers everything below its path that has no row of its own; `[]` stands for each element of a list.",
+        "*Carried* fields reach the other side, *refused* ones are a 400 that names them, *ignored* ones are left out.",
+        "Unknown fields are ignored.",
+    )
+    for table in TABLES:
+        yield from ("", f"## {table.name}: {table.source} to {table.destination}", "")
+        yield from ("| field | | how, or why not |", "| --- | --- | --- |")
+        for rule in sorted(table.rules, key=lambda it: it.path):
+            harmless = f"; {' or '.join(map(_literal, rule.harmless))} is not" if rule.harmless else ""
+            yield f"| `{rule.path}` | {rule.fate.value}{harmless} | {rule.how} |"
+
+
+def _literal(value: object) -> str:
+    return f"`{msgspec.json.encode(value).decode()}`"
 
 
 def configuration() -> Iterator[str]:

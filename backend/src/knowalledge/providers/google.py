@@ -76,8 +76,12 @@ def request_body(prompt: Prompt) -> bytes:
         config["responseMimeType"] = "application/json"
     if prompt.json_schema:
         config["responseJsonSchema"] = _raw(prompt.json_schema)
-    if prompt.thinking_budget is not None:
+    if prompt.thinking_level:
+        config["thinkingConfig"] = {"thinkingLevel": prompt.thinking_level.upper()}
+    elif prompt.thinking_budget is not None:
         config["thinkingConfig"] = {"thinkingBudget": prompt.thinking_budget}
+    if prompt.media_resolution:
+        config["mediaResolution"] = f"MEDIA_RESOLUTION_{prompt.media_resolution.upper()}"
     if config:
         body["generationConfig"] = config
     if prompt.tools and prompt.tool_choice:

@@ -61,32 +61,12 @@ def stream_chunks(
                     last = google.read_chunk(response.body, passes)
                     has_calls = has_calls or bool(last.tool_calls)
                 break
-            chunks = []
-            try:
-                for data in batch:
-                    if not data:
-                        continue
-                    chunk = google.read_chunk(data, passes)
-                    if last is not None:
-                        chunks.append(msgspec.structs.replace(last, finish=None, has_content=True))
-                        last = None
-                    if chunk.tool_calls:
-                        has_calls = True
-                    if chunk.finish is not None:
-                        last = chunk
-                    elif (
-                        chunk.text
-                        or chunk.tool_calls
-                        or chunk.usage is not None
-                        or chunk.verbatim is not None
-                    ):
-                        chunks.append(chunk)
-            except KnowalledgeError:
-                if chunks:  # chunks before the failure are delivered first
-                    yield chunks
-                raise
-            if chunks:
+            chunks, last, failure = _read_batch(batch, last, passes)
+            has_calls = has_calls or any(it.tool_calls for it in (*chunks, *((last,) if last else ())))
+            if chunks:  # chunks before a failure are delivered first
                 yield chunks
+            if failure is not None:
+                raise failure
     finally:
         events.close()
     if last is None or last.finish is None:
@@ -94,6 +74,28 @@ def stream_chunks(
     if last.finish is Finish.STOP and has_calls:
         last = msgspec.structs.replace(last, finish=Finish.TOOL_CALLS)
     yield [last]
+
+
+def _read_batch(
+    batch: Sequence[bytes], last: Chunk | None, passes: bool
+) -> tuple[list[Chunk], Chunk | None, KnowalledgeError | None]:
+    """The chunks of events that came together, the finishing one so far, and the failure that one of them reports."""
+    chunks: list[Chunk] = []
+    try:
+        for data in batch:
+            if not data:
+                continue
+            chunk = google.read_chunk(data, passes)
+            if last is not None:
+                chunks.append(msgspec.structs.replace(last, finish=None, has_content=True))
+                last = None
+            if chunk.finish is not None:
+                last = chunk
+            elif chunk.text or chunk.tool_calls or chunk.usage is not None or chunk.verbatim is not None:
+                chunks.append(chunk)
+    except KnowalledgeError as error:
+        return chunks, last, error
+    return chunks, last, None
 
 
 class GoogleRest:

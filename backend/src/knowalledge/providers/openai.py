@@ -4,34 +4,28 @@ Source: platform.openai.com/docs/api-reference/chat. Fields that only newer serv
 them. Responses are decoded strictly: a field of the wrong type is ``ProviderGarbage``, an unknown field is skipped.
 """
 
-from base64 import b64encode
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from math import ceil
 from typing import Any, NoReturn
 
 import msgspec
 from msgspec import Raw, Struct
-from msgspec.structs import replace
 
 from knowalledge.core import errors as e
 from knowalledge.core.clock import Clock
 from knowalledge.gateway.domain.answer import Chunk, Completion, Embeddings, Finish, Usage
 from knowalledge.gateway.domain.estimate import weigh
-from knowalledge.gateway.domain.passthrough import Source, Verbatim
+from knowalledge.gateway.domain.passthrough import Verbatim
 from knowalledge.gateway.domain.prompt import (
-    Blob,
-    FileRef,
-    Message,
-    Part,
     Prompt,
     Text,
     ToolCall,
-    ToolResult,
 )
 from knowalledge.gateway.ports import Provider
 from knowalledge.net.http.client import HttpClient, Response
 from knowalledge.net.http.connection import header_lines
 from knowalledge.providers.descriptor import ProviderDescriptor, ProviderSpec, http_client
+from knowalledge.providers.openai_requests import OPENAI_LIMIT, passed_body, request_body
 from knowalledge.providers.rejections import is_request_fault, reason_of, rejection
 
 URL = "https://api.openai.com/v1"
@@ -72,152 +66,6 @@ _STATUS_BY_NAME = {
 _BLOCK_CODES = {"content_filter", "content_policy_violation", "moderation_blocked"}
 # An account without credit answers 429 like any exceeded limit, but a short wait does not help.
 _NO_CREDIT_WAIT_S = 60.0
-
-
-# -- requests ----------------------------------------------------------------------------------------------------------
-
-
-def request_body(
-    model: str,
-    prompt: Prompt,
-    stream: bool,
-    limit_name: str = "max_tokens",
-    own_fields: Mapping[str, Any] | None = None,
-) -> bytes:
-    """A Prompt as the body of chat/completions. ``limit_name``: the server's field for ``max_output_tokens``."""
-    messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
-    for message in with_ids(prompt.messages):
-        messages.extend(_messages(message))
-    body: dict[str, Any] = {"model": model, "messages": messages}
-    for name, value in (
-        (limit_name, prompt.max_output_tokens),
-        ("temperature", prompt.temperature),
-        ("top_p", prompt.top_p),
-        ("seed", prompt.seed),
-        ("stop", prompt.stop or None),
-        ("presence_penalty", prompt.presence_penalty),
-        ("frequency_penalty", prompt.frequency_penalty),
-    ):
-        if value is not None:
-            body[name] = value
-    if prompt.json_schema:
-        schema = {"name": "answer", "strict": True, "schema": _raw(prompt.json_schema)}
-        body["response_format"] = {"type": "json_schema", "json_schema": schema}
-    elif prompt.json:
-        body["response_format"] = {"type": "json_object"}
-    if prompt.tools:
-        body["tools"] = [
-            {
-                "type": "function",
-                "function": {
-                    "name": tool.name,
-                    "description": tool.description,
-                    "parameters": _raw(tool.parameters or '{"type":"object"}'),
-                },
-            }
-            for tool in prompt.tools
-        ]
-        if prompt.tool_choice in ("auto", "none", "required"):
-            body["tool_choice"] = prompt.tool_choice
-        elif prompt.tool_choice:
-            body["tool_choice"] = {"type": "function", "function": {"name": prompt.tool_choice}}
-    if stream:
-        body["stream"] = True
-        body["stream_options"] = {"include_usage": True}
-    return _encode({**body, **(own_fields or {})})
-
-
-def passed_body(model: str, source: Source, stream: bool) -> bytes:
-    """The client's own body for this server: only the model's name and the fields of streams are ours."""
-    head = b'{"model":%b,' % _encode(model)
-    if stream:
-        options = source.stream_options
-        wanted = b'{"include_usage":true,%b' % options[1:] if options else b'{"include_usage":true}'
-        head += b'"stream":true,"stream_options":%b,' % wanted
-    return head + source.body[1:]
-
-
-def with_ids(messages: tuple[Message, ...]) -> Iterator[Message]:
-    """The messages with an id on each call, unique in the conversation, and that id on its result.
-
-    Google's clients may leave ids out; then results belong to the calls of their function in turn.
-    """
-    used: set[str] = set()
-    waiting: list[tuple[str, ToolCall]] = []  # the id that a call has now, and the call
-    for number, message in enumerate(messages):
-        parts: list[Part] = []
-        if any(isinstance(it, ToolCall) for it in message.parts):
-            waiting.clear()  # results belong to the last turn with calls
-        for part in message.parts:
-            if isinstance(part, ToolCall):
-                own = part.id if part.id and part.id not in used else f"call_{number}_{len(parts)}"
-                used.add(own)
-                waiting.append((own, part))
-                part = replace(part, id=own)
-            elif isinstance(part, ToolResult):
-                match = _call_of_result(part, waiting)
-                if match is not None:
-                    waiting.remove(match)
-                    part = replace(part, id=match[0])
-            parts.append(part)
-        yield Message(message.role, tuple(parts))
-
-
-def _call_of_result(result: ToolResult, waiting: list[tuple[str, ToolCall]]) -> tuple[str, ToolCall] | None:
-    """The call that a result answers: by its id, else the first without a result that has its function's name."""
-    if result.id:
-        by_id = next((it for it in waiting if it[1].id == result.id), None)
-        if by_id is not None:
-            return by_id
-    return next((it for it in waiting if it[1].name == result.name and not (it[1].id and result.id)), None)
-
-
-def _raw(text: str) -> Raw:
-    """JSON text, validated, to be embedded unchanged in a request. Raises ``ProviderRejected``."""
-    try:
-        return msgspec.json.decode(text, type=Raw)
-    except msgspec.DecodeError as error:
-        raise e.ProviderRejected("a schema in the request is not JSON") from error
-
-
-def _messages(message: Message) -> list[dict[str, Any]]:
-    """One message in this dialect's form. Its tool results become messages of their own, ahead of its other parts."""
-    results: list[dict[str, Any]] = [
-        {"role": "tool", "tool_call_id": it.id or it.name, "content": it.content}
-        for it in message.parts
-        if isinstance(it, ToolResult)
-    ]
-    calls = [
-        {
-            "id": it.id or it.name,
-            "type": "function",
-            "function": {"name": it.name, "arguments": it.arguments or "{}"},
-        }
-        for it in message.parts
-        if isinstance(it, ToolCall)
-    ]
-    content = [_content_part(part) for part in message.parts if isinstance(part, Text | Blob | FileRef)]
-    if not content and not calls and results:
-        return results
-    compact: Any = content
-    if all(part["type"] == "text" for part in content):
-        compact = "".join(part["text"] for part in content)
-    role = "user" if message.role == "tool" else message.role
-    converted: dict[str, Any] = {"role": role, "content": compact or (None if calls else "")}
-    if calls:
-        converted["tool_calls"] = calls
-    return [*results, converted]
-
-
-def _content_part(part: Text | Blob | FileRef) -> dict[str, Any]:
-    match part:
-        case Text(text):
-            return {"type": "text", "text": text}
-        case Blob(mime, data):
-            url = f"data:{mime};base64,{b64encode(data).decode()}"
-            return {"type": "image_url", "image_url": {"url": url}}
-        case FileRef(uri):
-            return {"type": "image_url", "image_url": {"url": uri}}
 
 
 # -- responses ---------------------------------------------------------------------------------------------------------
@@ -444,6 +292,74 @@ class _AnswerBuilder:
         return finish
 
 
+class _StreamReader:
+    """Reads the events of one stream. ``passes``: the client speaks this dialect, so chunks keep its words."""
+
+    def __init__(self, passes: bool) -> None:
+        self._passes = passes
+        self._answer = _AnswerBuilder()
+        self._usage: Usage | None = None
+        self._version = ""
+        self._lacks_fields = False
+
+    def read(self, batch: Sequence[bytes]) -> tuple[list[Chunk], e.KnowalledgeError | None]:
+        """The chunks of events that came together, and the failure that one of them reports after those."""
+        texts: list[str] = []
+        passed: list[bytes] = []
+        usage_event, failure = b"", None
+        answer, skims = self._answer, self._passes and self._answer.has_content
+        try:
+            for data in batch:
+                if not data:
+                    continue
+                event = _decode_event(data)
+                if skims and (text := _only_text(event)):  # as most are
+                    texts.append(text)
+                    passed.append(data)
+                    continue
+                _raise_reported(event, data)
+                self._note(event)
+                if event.choices:
+                    texts.append(answer.add(event.choices[0]))
+                    passed.append(data)
+                elif event.usage is not None:
+                    usage_event = data
+                else:
+                    passed.append(data)
+        except e.KnowalledgeError as error:
+            failure = error
+        if not self._passes:
+            return [Chunk(it, model_version=self._version) for it in texts if it], failure
+        if not (passed or usage_event):
+            return [], failure
+        verbatim = Verbatim("openai", tuple(passed), usage_event, False, self._lacks_fields)
+        return [Chunk("".join(texts), (), None, None, self._version, verbatim, answer.has_content)], failure
+
+    def _note(self, event: _ChatResponse) -> None:
+        self._lacks_fields = self._lacks_fields or _lacks_fields(event)
+        self._usage = read_usage(event.usage) or self._usage
+        self._version = (event.model or self._version)[:200]
+
+    def last(self) -> Chunk:
+        """The chunk that ends the answer. Raises ``ProviderGarbage`` if it did not end."""
+        answer, given = self._answer, Verbatim("openai") if self._passes else None
+        finish = answer.finish()
+        return Chunk("", answer.tool_calls(), self._usage, finish, self._version, given, reason=answer.reason)
+
+
+def _whole_chunk(whole: Completion) -> Chunk:
+    """A whole answer as the only chunk of a stream."""
+    return Chunk(
+        whole.text,
+        whole.tool_calls,
+        whole.usage,
+        whole.finish,
+        whole.model_version,
+        whole.verbatim,
+        reason=whole.reason,
+    )
+
+
 def read_usage(usage: object) -> Usage | None:
     """The counts of ``usage``; None if missing or implausible. ``completion_tokens`` includes reasoning tokens."""
     if not isinstance(usage, dict):
@@ -542,75 +458,30 @@ class OpenAi:
         return request_body(self._model, prompt, stream, self._limit_name, self._own_fields(prompt))
 
     def stream(self, prompt: Prompt, timeout: float) -> Generator[list[Chunk], None, None]:
-        body, passes = self._body(prompt, True), prompt.source is not None
+        passes = prompt.source is not None
+        body = self._body(prompt, True)
         events = self._http.events("/chat/completions", body, self._headers, timeout, last=b"[DONE]")
-        answer, usage, version, lacks_fields = _AnswerBuilder(), None, "", False
+        reader = _StreamReader(passes)
         try:
             while True:
                 try:
                     batch = next(events)
                 except StopIteration as end:
-                    failure: Response | None = end.value
+                    response: Response | None = end.value
                     break
-                texts: list[str] = []
-                passed: list[bytes] = []
-                usage_event, failed = b"", None
-                try:
-                    for data in batch:
-                        if not data:
-                            continue
-                        event = _decode_event(data)
-                        if passes and answer.has_content and (text := _only_text(event)):  # as most are
-                            texts.append(text)
-                            passed.append(data)
-                            continue
-                        _raise_reported(event, data)
-                        lacks_fields = lacks_fields or _lacks_fields(event)
-                        usage = read_usage(event.usage) or usage
-                        version = (event.model or version)[:200]
-                        if event.choices:
-                            texts.append(answer.add(event.choices[0]))
-                            passed.append(data)
-                        elif event.usage is not None:
-                            usage_event = data
-                        else:
-                            passed.append(data)
-                except e.KnowalledgeError as error:
-                    failed = error  # what came before is delivered first
-                if not passes:
-                    chunks = [Chunk(it, model_version=version) for it in texts if it]
-                elif passed or usage_event:
-                    verbatim = Verbatim("openai", tuple(passed), usage_event, False, lacks_fields)
-                    text = "".join(texts)
-                    chunks = [Chunk(text, (), None, None, version, verbatim, answer.has_content)]
-                else:
-                    chunks = []
+                chunks, failure = reader.read(batch)
                 if chunks:
                     yield chunks
-                if failed is not None:
-                    raise failed
+                if failure is not None:
+                    raise failure
         finally:
             events.close()
-        if failure is not None:
-            if failure.status != 200:
-                raise_error(failure)
-            # The whole answer at once, or an error.
-            whole = read_completion(failure.body, passes)
-            yield [
-                Chunk(
-                    whole.text,
-                    whole.tool_calls,
-                    whole.usage,
-                    whole.finish,
-                    whole.model_version,
-                    whole.verbatim,
-                    reason=whole.reason,
-                )
-            ]
-            return
-        finish = answer.finish()
-        given = Verbatim("openai") if passes else None
-        yield [Chunk("", answer.tool_calls(), usage, finish, version, given, reason=answer.reason)]
+        if response is None:
+            yield [reader.last()]
+        elif response.status != 200:
+            raise_error(response)
+        else:  # the whole answer at once, or an error
+            yield [_whole_chunk(read_completion(response.body, passes))]
 
     def embed(self, inputs: tuple[str, ...], dimensions: int | None, timeout: float) -> Embeddings:
         extra = {} if dimensions is None else {"dimensions": dimensions}
@@ -646,7 +517,7 @@ class OpenAi:
 
 def _create(spec: ProviderSpec, url: str, clock: Clock) -> Provider:
     # Newer models of OpenAI reject max_tokens; other servers know only that.
-    limit_name = "max_completion_tokens" if url == URL else "max_tokens"
+    limit_name = OPENAI_LIMIT if url == URL else "max_tokens"
     return OpenAi(http_client(spec, url, clock), spec.model, spec.api_key, limit_name)
 
 

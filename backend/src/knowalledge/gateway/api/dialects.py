@@ -9,12 +9,14 @@ from msgspec import Struct
 from knowalledge.core.openapi import ErrorForm, Operation
 from knowalledge.gateway.api.context import ApiContext
 from knowalledge.gateway.api.gemini import errors as gemini_errors
+from knowalledge.gateway.api.gemini import fields as gemini_fields
 from knowalledge.gateway.api.gemini import openapi as gemini_openapi
 from knowalledge.gateway.api.gemini import routes as gemini
 from knowalledge.gateway.api.gemini.models import is_google_client
 from knowalledge.gateway.api.native import openapi as native_openapi
 from knowalledge.gateway.api.native import routes as native
 from knowalledge.gateway.api.openai import errors as openai_errors
+from knowalledge.gateway.api.openai import fields as openai_fields
 from knowalledge.gateway.api.openai import openapi as openai_openapi
 from knowalledge.gateway.api.openai import routes as openai
 from knowalledge.web.problems import PROBLEM
@@ -51,6 +53,8 @@ DIALECTS = (
     ),
     Dialect("native", native.blueprint, PROBLEM, native_openapi.OPERATIONS, lambda _: False),
 )
+# What becomes of each field where client and target speak different dialects.
+TABLES = (openai_fields.REQUEST, openai_fields.ANSWER, gemini_fields.REQUEST, gemini_fields.ANSWER)
 NAMES = frozenset(it.name for it in DIALECTS)
 _FORMS = {it.name: it.errors for it in DIALECTS}
 

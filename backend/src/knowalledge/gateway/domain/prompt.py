@@ -74,6 +74,12 @@ class Prompt(Struct, frozen=True, omit_defaults=True):
     tools: tuple[Tool, ...] = ()
     tool_choice: str = ""  # "", auto, none, required, or a tool's name
     thinking_budget: int | None = None
+    thinking_level: str = (
+        ""  # minimal, low, medium or high, where the client named a level; empty: it did not
+    )
+    media_resolution: Literal["", "low", "medium", "high"] = (
+        ""  # how finely images are read; empty: as the model does
+    )
     safety: str = ""  # Gemini safetySettings, JSON text, passed through
     source: Source | None = None  # the request as its client wrote it, where a target may speak that dialect
 

@@ -55,6 +55,13 @@ def _convert(schema: Any, where: str, depth: int) -> Any:
     for key, value in schema.items():
         if key in _DROPPED:
             continue
+        if (
+            key == "properties"
+            and isinstance(value, dict)
+            and isinstance(schema.get("propertyOrdering"), list)
+        ):
+            order = [it for it in schema["propertyOrdering"] if isinstance(it, str) and it in value]
+            value = {name: value[name] for name in (*dict.fromkeys(order), *value)}
         if key in ("properties", "$defs", "defs") and isinstance(value, dict):
             value = {name: _convert(it, where, depth + 1) for name, it in value.items()}
         elif key in ("anyOf", "oneOf", "allOf", "prefixItems") and isinstance(value, list):

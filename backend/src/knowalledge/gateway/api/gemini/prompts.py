@@ -1,10 +1,12 @@
 """A body of Gemini's dialect as a prompt, and contents as texts to embed."""
 
 from collections.abc import Iterable
+from typing import Literal
 
 import msgspec
 
 from knowalledge.core.errors import InvalidRequest
+from knowalledge.gateway.api.gemini.fields import REFUSALS
 from knowalledge.gateway.api.gemini.json_schema import json_schema
 from knowalledge.gateway.api.gemini.passthrough import source_of
 from knowalledge.gateway.api.gemini.schemas import (
@@ -33,6 +35,19 @@ from knowalledge.gateway.domain.prompt import Blob, Message, Part, Prompt, Text,
 # Values of Google's enums, by their numbers in proto JSON.
 _MODES = ("MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED")
 _LEVELS = ("THINKING_LEVEL_UNSPECIFIED", "LOW", "HIGH", "MEDIUM", "MINIMAL")
+_RESOLUTIONS: dict[str | int, Literal["", "low", "medium", "high"]] = {
+    "MEDIA_RESOLUTION_LOW": "low",
+    "MEDIA_RESOLUTION_MEDIUM": "medium",
+    "MEDIA_RESOLUTION_HIGH": "high",
+    1: "low",
+    2: "medium",
+    3: "high",
+}
+
+_encode = msgspec.json.Encoder().encode
+# Values of Google's enums, by their numbers in proto JSON.
+_MODES = ("MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED")
+_LEVELS = ("THINKING_LEVEL_UNSPECIFIED", "LOW", "HIGH", "MEDIUM", "MINIMAL")
 
 _encode = msgspec.json.Encoder().encode
 # Google's own tools, which the gateway does not serve.
@@ -41,14 +56,20 @@ _GOOGLE_TOOLS = tuple(
 )
 
 
-def prompt_of(body: GenerateContentBody, source: bytes | None = None) -> Prompt:
+def prompt_of(body: GenerateContentBody, named: bytes = b"{}", source: bytes | None = None) -> Prompt:
     """Raises ``InvalidRequest`` for what cannot be served, and where there is nothing to answer.
 
-    ``source``: the body as it came, where it may go on like that; then nothing is refused that its provider may serve.
+    ``named``: the body with names in camelCase. ``source``: the body as it came, where it may go on like that; then
+    nothing is refused that its provider may serve.
     """
     config = body.generation_config or GenerationConfig()
-    unserved = _unserved(body, config)
-    if source is None and unserved is not None:
+    if config.candidate_count not in (
+        None,
+        1,
+    ):  # also where it could pass: the quota of so many is not reserved
+        raise InvalidRequest("one candidate a request", param="generationConfig.candidateCount")
+    unserved = REFUSALS.first(named) or _unserved(body, config)
+    if unserved is not None and source is None:
         raise unserved
     passed = None
     if source is not None:
@@ -74,6 +95,8 @@ def prompt_of(body: GenerateContentBody, source: bytes | None = None) -> Prompt:
         tools=tools,
         tool_choice=tool_choice,
         thinking_budget=_thinking_budget(config.thinking_config, passed is not None),
+        thinking_level=_thinking_level(config.thinking_config),
+        media_resolution=_RESOLUTIONS.get(config.media_resolution or "", ""),
         safety=_encode(safety).decode() if safety else "",
         source=passed,
     )
@@ -102,24 +125,14 @@ def dimensions_of(body: EmbedContentBody) -> int | None:
 
 
 def _unserved(body: GenerateContentBody, config: GenerationConfig) -> InvalidRequest | None:
-    """What only a provider of this dialect can serve: leaving it out would change the answer."""
-    at = "generationConfig."
-    if config.candidate_count not in (None, 1):
-        raise InvalidRequest("one candidate a request: ask more often instead", param=f"{at}candidateCount")
-    if body.cached_content:
-        return InvalidRequest("cached contents are not kept here", param="cachedContent")
-    for index, tools in enumerate(as_tuple(body.tools)):
-        for name in _GOOGLE_TOOLS:
-            if getattr(tools, name) is not None:
-                return InvalidRequest(f"{name} is not served here", param=f"tools[{index}]")
+    """Values, not fields, that only a provider of this dialect can serve."""
     if config.response_mime_type not in (None, "", "text/plain", "application/json"):
-        return InvalidRequest("choose text/plain or application/json", param=f"{at}responseMimeType")
-    if set(config.response_modalities or ()) - {"TEXT", "MODALITY_UNSPECIFIED", 0, 1}:
-        return InvalidRequest("answers are text only", param=f"{at}responseModalities")
-    if config.speech_config or config.image_config:
-        return InvalidRequest("answers are text only", param=f"{at}speechConfig")
-    if config.response_logprobs:
-        return InvalidRequest("log probabilities are not served here", param=f"{at}responseLogprobs")
+        return InvalidRequest(
+            "choose text/plain or application/json", param="generationConfig.responseMimeType"
+        )
+    calling = body.tool_config.function_calling_config if body.tool_config else None
+    if calling is not None and calling.mode in ("VALIDATED", _MODES.index("VALIDATED")):
+        return InvalidRequest("choose AUTO, ANY or NONE", param="toolConfig.functionCallingConfig.mode")
     return None
 
 
@@ -147,6 +160,14 @@ def _thinking_budget(config: ThinkingConfig | None, passes: bool) -> int | None:
             param="generationConfig.thinkingConfig.thinkingLevel",
         )
     return tokens
+
+
+def _thinking_level(config: ThinkingConfig | None) -> str:
+    """The level by name, in small letters; empty if there is none, or one that is unknown here."""
+    level = config.thinking_level if config else None
+    if isinstance(level, int):
+        level = _LEVELS[level] if 0 <= level < len(_LEVELS) else None
+    return level.lower() if level and level.lower() in THINKING_TOKENS else ""
 
 
 def _turns(contents: Iterable[ContentBody], lenient: bool = False) -> list[Message]:

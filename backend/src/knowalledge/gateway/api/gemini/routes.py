@@ -71,8 +71,8 @@ def _generating(api: ApiContext) -> dict[str, _Method]:
 
     def read_prompt(http: HttpRequest, model: str) -> Prompt:
         body = web.read_body(http)
-        content = schemas.read(schemas.GenerateContentBody, body)
-        return prompt_of(content, (body or b"{}") if api.gateway.speaks(model, "gemini") else None)
+        content, named = schemas.read_named(schemas.GenerateContentBody, body)
+        return prompt_of(content, named, (body or b"{}") if api.gateway.speaks(model, "gemini") else None)
 
     def generate(model: str) -> Response:
         http = current()

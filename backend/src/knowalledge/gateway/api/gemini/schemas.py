@@ -12,6 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from knowalledge.core.errors import InvalidRequest
+from knowalledge.gateway.api.gemini.fields import REQUEST
 from knowalledge.gateway.api.schemas import (
     MAX_MESSAGES,
     MAX_STOPS,
@@ -96,20 +97,11 @@ class FunctionDeclaration(Struct, rename="camel"):
 
 
 class GoogleTools(Struct, rename="camel"):
-    """Functions; Google's own tools are not served."""
+    """Functions; what becomes of Google's own tools is in ``fields.py``."""
 
     function_declarations: Annotated[tuple[FunctionDeclaration, ...], Meta(max_length=MAX_TOOLS)] | None = (
         None
     )
-    google_search: Any = None
-    google_search_retrieval: Any = None
-    google_maps: Any = None
-    code_execution: Any = None
-    url_context: Any = None
-    computer_use: Any = None
-    file_search: Any = None
-    retrieval: Any = None
-    enterprise_web_search: Any = None
 
 
 class FunctionCallingConfig(Struct, rename="camel"):
@@ -149,9 +141,7 @@ class GenerationConfig(Struct, rename="camel"):
     response_json_schema: JsonObject | UnsetType = UNSET
     thinking_config: ThinkingConfig | None = None
     response_modalities: tuple[str | int, ...] | None = None
-    response_logprobs: bool | None = None
-    speech_config: Any = None
-    image_config: Any = None
+    media_resolution: str | int | None = None
 
 
 class SafetySetting(Struct, rename="camel"):
@@ -170,7 +160,6 @@ class GenerateContentBody(Struct, rename="camel"):
     tools: Annotated[tuple[GoogleTools, ...], Meta(max_length=MAX_TOOLS)] | GoogleTools | None = None
     tool_config: ToolConfig | None = None
     safety_settings: Annotated[tuple[SafetySetting, ...], Meta(max_length=64)] | SafetySetting | None = None
-    cached_content: str | None = None
 
 
 class CountTokensBody(Struct, rename="camel"):
@@ -242,6 +231,11 @@ _CAMEL = {
     )
     for it in msgspec.structs.fields(kind)
     if it.name != it.encode_name
+} | {
+    re.sub("[A-Z]", lambda it: f"_{it[0].lower()}", name): name
+    for rule in REQUEST.rules
+    for name in re.split(r"[.\[\]]+", rule.path)
+    if name and not name.islower()
 }
 _SNAKE = re.compile(rb'"(?:' + "|".join(_CAMEL).encode() + rb')"\s*:')
 # Fields whose inner names are the caller's own and stay as they are.
@@ -258,13 +252,19 @@ _decoders: dict[type[Any], "msgspec.json.Decoder[Any]"] = {
 
 def read(kind: type[T], body: bytes) -> T:
     """A body as one of ``BODIES``, its names in camelCase or snake_case. Raises ``InvalidRequest``."""
+    return read_named(kind, body)[0]
+
+
+def read_named(kind: type[T], body: bytes) -> tuple[T, bytes]:
+    """The same, and the body with its names in camelCase."""
     if _SNAKE.search(body):
         try:
             body = _encode(_camel_case(decode(_any, body)))
         except RecursionError as error:
             raise InvalidRequest("the body is nested too deeply") from error
-    result: T = decode(_decoders[kind], body or b"{}")
-    return result
+    body = body or b"{}"
+    result: T = decode(_decoders[kind], body)
+    return result, body
 
 
 def _camel_case(value: Any) -> Any:

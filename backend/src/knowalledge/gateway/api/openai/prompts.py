@@ -1,6 +1,9 @@
 """A chat body of OpenAI's dialect as a prompt, and an embeddings body as texts."""
 
+from typing import Literal
+
 from knowalledge.core.errors import InvalidRequest
+from knowalledge.gateway.api.openai.fields import REFUSALS
 from knowalledge.gateway.api.openai.passthrough import source_of
 from knowalledge.gateway.api.openai.schemas import (
     AssistantMessage,
@@ -33,23 +36,31 @@ from knowalledge.gateway.api.parsing import (
     non_empty,
     optional_json_object,
 )
-from knowalledge.gateway.domain.passthrough import Source
-from knowalledge.gateway.domain.prompt import Blob, Message, Part, Prompt, Text, Tool, ToolCall, ToolResult
+from knowalledge.gateway.domain.prompt import (
+    Blob,
+    FileRef,
+    Message,
+    Part,
+    Prompt,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
 
-_NOT_SERVED = ("logprobs", "top_logprobs", "logit_bias", "web_search_options")
-_REPLACED = (("functions", "tools"), ("function_call", "tool_choice"))
 
-
-def prompt_of(body: ChatBody, source: bytes | None = None) -> Prompt:
+def prompt_of(body: ChatBody, source: bytes, passes: bool = False) -> Prompt:
     """Raises ``InvalidRequest`` for what cannot be served, and where there is nothing to answer.
 
-    ``source``: the body as it came, where it may go on like that; then nothing is refused that its provider may serve.
+    ``source``: the body as it came. ``passes``: it may go on like that; then nothing is refused that its provider may
+    serve.
     """
-    passed: Source | None = None
-    if source is not None:
-        passed = source_of(source, _unserved(body))
-    elif (unserved := _unserved(body)) is not None:
+    if body.n not in (None, 1):  # also where it could pass: the quota of so many answers is not reserved
+        raise InvalidRequest("one choice a request: ask n times instead", param="n")
+    unserved = REFUSALS.first(source)
+    if unserved is not None and not passes:
         raise unserved
+    passed = source_of(source, unserved) if passes else None
     system, turns = _conversation(body.messages, passed is not None)
     answer_format = body.response_format
     schema = ""
@@ -63,6 +74,8 @@ def prompt_of(body: ChatBody, source: bytes | None = None) -> Prompt:
         max_output_tokens=body.max_completion_tokens or body.max_tokens,
         temperature=body.temperature,
         top_p=body.top_p,
+        top_k=body.top_k,
+        media_resolution=_media_resolution(body.messages),
         seed=body.seed,
         stop=(body.stop,) if isinstance(body.stop, str) else body.stop or (),
         presence_penalty=body.presence_penalty,
@@ -88,19 +101,17 @@ def texts_of(body: EmbeddingsBody) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _unserved(body: ChatBody) -> InvalidRequest | None:
-    """What only a provider of this dialect can serve: leaving it out would change the answer."""
-    if body.n not in (None, 1):  # also there: the quota of so many answers is not reserved
-        raise InvalidRequest("one choice a request: ask n times instead", param="n")
-    for name in _NOT_SERVED:
-        if getattr(body, name):
-            return InvalidRequest(f"{name} is not served here", param=name)
-    for name, newer in _REPLACED:
-        if getattr(body, name):
-            return InvalidRequest(f"{name} is out of use: send {newer}", param=name)
-    if body.modalities not in (None, ["text"]):
-        return InvalidRequest("answers are text only", param="modalities")
-    return None
+def _media_resolution(messages: tuple[ChatMessage, ...]) -> Literal["", "low", "medium", "high"]:
+    """The finest detail that any image wants; ``auto`` is the model's own."""
+    images = (
+        part.image_url.detail
+        for message in messages
+        if isinstance(message, UserMessage) and not isinstance(message.content, str)
+        for part in message.content
+        if isinstance(part, ImagePart)
+    )
+    details = set(images)
+    return "high" if "high" in details else "low" if details == {"low"} else ""
 
 
 def _tool_choice(body: ChatBody, tools: tuple[Tool, ...]) -> str:
@@ -205,7 +216,8 @@ def _user_parts(
             case TextPart(text):
                 parts.append(Text(text))
             case ImagePart(ImageUrl(url)) if not url.startswith("data:"):
-                parts.append(file_ref(url, "", param))
+                image = file_ref(url, "", param)
+                parts.append(image if image.mime else FileRef(url, "image/jpeg"))  # Vertex AI demands a type
             case ImagePart(ImageUrl(url)):
                 parts.append(_inline(url, param))
             case FilePart(InputFile(data)):

@@ -91,7 +91,7 @@ def _read_chat(api: ApiContext, body: bytes) -> tuple[schemas.ChatBody | Envelop
         if envelope is None or not api.gateway.speaks(envelope.model, "openai"):
             raise
         return envelope, opaque_prompt(envelope, body, error)
-    return chat, prompt_of(chat, body if api.gateway.speaks(chat.model, "openai") else None)
+    return chat, prompt_of(chat, body, api.gateway.speaks(chat.model, "openai"))
 
 
 def _includes_usage(body: schemas.ChatBody | Envelope) -> bool:

@@ -4,7 +4,7 @@ Source: platform.openai.com/docs/api-reference/chat. Unknown fields are ignored,
 field that is known and not served is refused, because leaving it out would change the answer in silence.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -44,6 +44,7 @@ class ImageUrl(Struct):
     """``data:`` with base64, or an address that the provider fetches."""
 
     url: str
+    detail: Literal["auto", "low", "high"] | None = None
 
 
 class ImagePart(Struct, tag_field="type", tag="image_url"):
@@ -207,6 +208,7 @@ class ChatBody(Struct):
     max_tokens: OutputTokens | None = None
     temperature: Temperature | None = None
     top_p: Fraction | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=10_000)] | None = None
     n: int | None = None
     seed: Seed | None = None
     stop: str | Annotated[tuple[str, ...], Meta(max_length=MAX_STOPS)] | None = None
@@ -218,14 +220,6 @@ class ChatBody(Struct):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    # Known, and not served.
-    logprobs: Any = None
-    top_logprobs: Any = None
-    logit_bias: Any = None
-    functions: Any = None
-    function_call: Any = None
-    modalities: Any = None
-    web_search_options: Any = None
 
 
 class EmbeddingsBody(Struct):
