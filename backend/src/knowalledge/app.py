@@ -92,6 +92,7 @@ def build_capabilities(base: Infrastructure) -> tuple[Feature, ...]:
     capabilities: tuple[Feature, ...] = (
         tracing,
         observability.build_process(metrics, clock),
+        identity.build_cors(settings.cors),
         callers,
         quota,
         gateway,

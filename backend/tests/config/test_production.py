@@ -34,6 +34,8 @@ def test_a_sound_configuration_has_no_fault() -> None:
     [
         ({"auth__mode": "none", "auth__secret": ""}, "auth.mode"),
         ({"log__level": "debug"}, "log.level"),
+        ({"cors__origins": "*"}, "cors.origins"),
+        ({"cors__origins": "https://app.example,http://localhost:3000"}, "cors.origins"),
         ({"auth__secret": "change-me-" + DRAWN}, "auth.secret"),
         ({"auth__secret": "a" * 40}, "auth.secret"),
         ({"auth__secret": "ab" * 20}, "auth.secret"),

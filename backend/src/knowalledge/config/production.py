@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from knowalledge.core.settings import Fault
-from knowalledge.identity.settings import AuthSettings
+from knowalledge.identity.settings import AuthSettings, CorsSettings
 
 PROFILES = ("development", "production")
 # A secret of fewer different characters, or with one of these words in it, was typed and not drawn.
@@ -20,7 +20,7 @@ _TLS_MODES = ("verify-full", "verify-ca", "require")
 
 
 def production_faults(
-    auth: AuthSettings, log_level: str, redis_url: str, database_url: str, cdn_token: str
+    auth: AuthSettings, log_level: str, redis_url: str, database_url: str, cdn_token: str, cors: CorsSettings
 ) -> Iterator[Fault]:
     """Everything that must not be so where strangers may call."""
     if auth.mode == "none" and not auth.allow_anonymous:
@@ -29,6 +29,9 @@ def production_faults(
         yield Fault("log.level", "debug is for development", "set log.level: info")
     if urlsplit(auth.jwt.jwks_url).scheme == "http" and not _is_local(auth.jwt.jwks_url):
         yield Fault("auth.jwt.jwks_url", "whoever is on the way can put a key of theirs there", "use https")
+    for origin in cors.origins:
+        if origin == "*" or _is_local(origin):
+            yield Fault("cors.origins", f"{origin} is for development", "name the pages that may call")
     yield from _secrets(auth, redis_url, database_url, cdn_token)
     yield from _server("redis_url", redis_url, encrypted=_is_encrypted_redis, how="use rediss://")
     yield from _server(

@@ -40,7 +40,7 @@ from knowalledge.core.settings import (
     write,
 )
 from knowalledge.gateway.settings import RequestSettings
-from knowalledge.identity.settings import AuthSettings, ClientSettings, LimitSettings
+from knowalledge.identity.settings import AuthSettings, ClientSettings, CorsSettings, LimitSettings
 from knowalledge.net.redis.settings import RedisSettings, redis_address
 from knowalledge.net.sql.settings import database_address
 from knowalledge.observability.settings import LogSettings, TracingSettings
@@ -98,6 +98,7 @@ class Settings:
     cdn: CdnSettings
     clients: ClientSettings
     limits: LimitSettings
+    cors: CorsSettings
     auth: AuthSettings
     tracing: TracingSettings
     log: LogSettings
@@ -153,7 +154,7 @@ class Settings:
         yield from self.auth.faults(self.database_url)
         if self.profile == "production":
             yield from production_faults(
-                self.auth, self.log.level, self.redis_url, self.database_url, self.cdn.token
+                self.auth, self.log.level, self.redis_url, self.database_url, self.cdn.token, self.cors
             )
 
 

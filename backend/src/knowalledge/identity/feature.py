@@ -16,6 +16,7 @@ from knowalledge.core.settings import Fault
 from knowalledge.identity import guard, web
 from knowalledge.identity.client_address import believing_proxies
 from knowalledge.identity.client_limit import ClientRate, blueprint
+from knowalledge.identity.cors import Cors
 from knowalledge.identity.domain.claims import Claims
 from knowalledge.identity.domain.rates import rates_of
 from knowalledge.identity.middleware import Authenticate
@@ -25,7 +26,13 @@ from knowalledge.identity.secret import keyring
 from knowalledge.identity.service.administration import Administration
 from knowalledge.identity.service.limiter import TELL_S, Limiter
 from knowalledge.identity.service.verifier import POLL_S, Verifier
-from knowalledge.identity.settings import AuthSettings, ClientSettings, JwtSettings, LimitSettings
+from knowalledge.identity.settings import (
+    AuthSettings,
+    ClientSettings,
+    CorsSettings,
+    JwtSettings,
+    LimitSettings,
+)
 from knowalledge.net.http.client import HttpClient
 from knowalledge.net.http.connection import header_lines
 from knowalledge.net.redis.connection import RedisConnection
@@ -170,6 +177,12 @@ def make_tokens(settings: JwtSettings, clock: Clock) -> Tokens | None:
         return response.body
 
     return JwtTokens(published(Keys(fetch, clock)), settings.algorithms, *rules)
+
+
+def build_cors(settings: CorsSettings) -> Feature:
+    """Which web pages may call from a browser. Its middleware belongs outside of that which answers or refuses."""
+    origins = settings.origins
+    return Feature(middleware=(lambda inner: Cors(inner, origins)) if origins else None)
 
 
 def make_limiter(settings: LimitSettings, redis: RedisConnection | None, clock: Clock) -> Limiter:

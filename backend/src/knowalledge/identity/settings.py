@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from knowalledge.core.parsers import (
     NotValid,
@@ -9,6 +10,7 @@ from knowalledge.core.parsers import (
     duration_or_zero,
     header_name,
     http_address,
+    is_http,
     non_negative,
     one_of,
     request_rate,
@@ -58,6 +60,26 @@ class ClientSettings:
         one_of("X-Forwarded-For", "Forwarded"),
         "X-Forwarded-For",
         "The header in which these proxies name the client; the other one is the client's own.",
+    )
+
+
+def _origins(value: object) -> tuple[str, ...]:
+    """Origins of web pages: a list, or text with commas."""
+    names = tuple(map(str, value)) if isinstance(value, list) else tuple(text(value).split(","))
+    given = tuple(it.strip().rstrip("/") for it in names if it.strip())
+    for it in given:
+        parts = urlsplit(it)
+        if it != "*" and not (is_http(it) and f"{parts.scheme}://{parts.netloc}" == it and "@" not in it):
+            raise ValueError("write origins such as https://app.example, or *")
+    return given
+
+
+@dataclass(frozen=True)
+class CorsSettings:
+    """``cors.*``"""
+
+    origins: tuple[str, ...] = setting(
+        _origins, (), "Web pages that may call from a browser, such as https://app.example; `*`: all."
     )
 
 
