@@ -433,3 +433,26 @@ def test_every_reason_keeps_its_meaning(
     last = list(each(provider, PROMPT, S))[-1]
     assert (last.finish, last.reason) == (finish, word)
     provider.close()
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "sent"),
+    [
+        ("gemini-3-pro", ("", ""), (google.NO_SIGNATURE, None)),  # of parallel calls only the first has one
+        ("gemini-3-pro", ("c2ln", ""), ("c2ln", None)),
+        ("gemini-2.5-pro", ("", ""), (None, None)),
+    ],
+)
+def test_a_turn_that_lost_its_signature_goes_to_gemini_3_with_googles_value(
+    model: str, given: tuple[str, str], sent: tuple[str | None, str | None], server: Loopback
+) -> None:
+    calls = tuple(ToolCall("f", "{}", f"c{number}", it) for number, it in enumerate(given))
+    results = tuple(ToolResult("f", "1", f"c{number}") for number in range(2))
+    prompt = Prompt((*PROMPT.messages, Message("assistant", calls), Message("tool", results)))
+    provider = build(ProviderSpec("gemini", model, server.url, api_key="k"), SystemClock())
+    for call in (provider.complete, lambda prompt, s: list(each(provider, prompt, s))):
+        server.handler = replies(ANSWER, content_type="application/json")
+        call(prompt, S)
+        parts = last_body(server)["contents"][1]["parts"]
+        assert tuple(it.get("thoughtSignature") for it in parts) == sent
+    provider.close()

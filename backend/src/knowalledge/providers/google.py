@@ -41,6 +41,7 @@ _FINISH = {
     "IMAGE_SAFETY": Finish.SAFETY,
     "MODEL_ARMOR": Finish.SAFETY,
 }
+NO_SIGNATURE = "skip_thought_signature_validator"
 # No context window is larger, so a larger count is a fault of the provider and is not used.
 MAX_PLAUSIBLE_TOKENS = 100_000_000
 # The prompt of a ping: its tokens are counted.
@@ -55,9 +56,18 @@ _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)s")
 # -- requests ----------------------------------------------------------------------------------------------------------
 
 
-def request_body(prompt: Prompt) -> bytes:
-    """A Prompt as the body of generateContent."""
+def request_body(prompt: Prompt, wants_signatures: bool = False) -> bytes:
+    """A Prompt as the body of generateContent.
+
+    ``wants_signatures``: the model refuses a turn whose first call has no thought signature. Clients of another dialect
+    may have lost it; then Google's documented value takes its place (ai.google.dev/gemini-api/docs/thought-signatures).
+    """
     body = input_fields(prompt)
+    if wants_signatures:
+        for content in body["contents"]:
+            call = next((part for part in content["parts"] if "functionCall" in part), None)
+            if call is not None:
+                call.setdefault("thoughtSignature", NO_SIGNATURE)
     config: dict[str, Any] = {
         name: value
         for name, value in (

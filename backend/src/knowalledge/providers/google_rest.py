@@ -106,17 +106,20 @@ class GoogleRest:
         self._generate = f"{path}:generateContent"
         self._stream = f"{path}:streamGenerateContent?alt=sse"
         self._path = path
+        self._wants_signatures = "gemini-3" in path
         self._headers = headers
 
     def complete(self, prompt: Prompt, timeout: float) -> Completion:
+        body = self._body(prompt)
+        return google.read_completion(self._call(self._generate, body, timeout), prompt.source is not None)
+
+    def _body(self, prompt: Prompt) -> bytes:
         source = prompt.source
-        body = google.request_body(prompt) if source is None else source.body
-        return google.read_completion(self._call(self._generate, body, timeout), source is not None)
+        return google.request_body(prompt, self._wants_signatures) if source is None else source.body
 
     def stream(self, prompt: Prompt, timeout: float) -> Generator[list[Chunk], None, None]:
         def open_events() -> EventBatches:
-            body = google.request_body(prompt) if prompt.source is None else prompt.source.body
-            return self._http.events(self._stream, body, *self._authenticate(timeout))
+            return self._http.events(self._stream, self._body(prompt), *self._authenticate(timeout))
 
         return stream_chunks(open_events, self._raise_error, prompt.source is not None)
 
