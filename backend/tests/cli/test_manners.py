@@ -41,6 +41,25 @@ def test_each_help_has_an_example_and_its_whole_sentences(command: str) -> None:
     )
 
 
+def test_every_command_within_a_group_has_an_example_too() -> None:
+    code = """
+import json, click
+from knowalledge.cli.main import main
+def walk(context, command, path):
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            yield from walk(context, command.get_command(context, name), f"{path} {name}")
+    yield path, bool(command.epilog and path in command.epilog)
+print(json.dumps(dict(walk(click.Context(main), main, "knowalledge"))))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    found = json.loads(done.stdout)
+    assert len(found) > 15
+    assert [path for path, has in found.items() if not has] == []
+
+
 def test_the_version_is_told_without_loading_anything() -> None:
     code = (
         "import sys\nfrom knowalledge.cli.main import main\n"

@@ -37,7 +37,7 @@ def list_(config: str, as_json: bool) -> None:
         show(pages(admin.tenants, lambda it: it.name), as_json, _COLUMNS)
 
 
-@example("knowalledge tenants disable acme")
+@example("knowalledge tenants weight acme 2")
 @tenants.command()
 @config_option
 @_name
@@ -49,6 +49,7 @@ def weight(config: str, name: str, value: float) -> None:
     click.echo(f"tenant {name} has the weight {value:g}")
 
 
+@example("knowalledge tenants disable acme")
 @tenants.command()
 @config_option
 @_name
