@@ -7,6 +7,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from knowalledge import app as wiring
+from knowalledge import infrastructure
 from knowalledge.caching import feature as caching
 from knowalledge.caching import read_through
 from knowalledge.config.settings import Settings
@@ -144,7 +145,7 @@ class Replicas:
     def __init__(self, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, path: Any, store: str) -> None:
         self.provider = FakeProvider()
         monkeypatch.setattr(registry, "build", lambda spec, clock: self.provider)
-        monkeypatch.setattr(wiring, "SystemClock", lambda: clock)
+        monkeypatch.setattr(infrastructure, "SystemClock", lambda: clock)
         self._path, self._store = path, store
 
     def start(self, models: str = CONFIG) -> FlaskClient:

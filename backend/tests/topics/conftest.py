@@ -8,6 +8,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from knowalledge import app as wiring
+from knowalledge import infrastructure
 from knowalledge.config.settings import Settings
 from knowalledge.providers import registry
 from tests.support.doubles import ManualClock
@@ -27,7 +28,7 @@ def build(
     config = path / "c.yaml"
     config.write_text(CONFIG + extra)
     monkeypatch.setattr(registry, "build", lambda spec, clock: provider)
-    monkeypatch.setattr(wiring, "SystemClock", lambda: clock)
+    monkeypatch.setattr(infrastructure, "SystemClock", lambda: clock)
     return wiring.create_app(Settings.load(environ={}, config=str(config)))
 
 
