@@ -62,7 +62,7 @@ import sys, yaml
 older = {"autoscaling/v2": "autoscaling/v2beta2", "policy/v1": "policy/v1beta1"}
 out = []
 for it in yaml.safe_load_all(open(sys.argv[1])):
-    if it["apiVersion"].split("/")[0] in ("monitoring.coreos.com", "external-secrets.io"):
+    if it["apiVersion"].split("/")[0] in ("monitoring.coreos.com", "external-secrets.io", "gateway.networking.k8s.io", "gateway.envoyproxy.io"):
         continue
     it["apiVersion"] = older.get(it["apiVersion"], it["apiVersion"])
     if it["kind"] == "HorizontalPodAutoscaler":

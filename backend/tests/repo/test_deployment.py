@@ -237,7 +237,7 @@ def test_what_is_kept_from_the_world_are_routes_of_the_gateway_and_not_in_the_in
     )
     assert {"/metrics", "/api/cache/invalidate"} <= hidden
     assert hidden <= routes()
-    for path in k8s("base/ingress.yaml")[0]["spec"]["rules"][0]["http"]["paths"]:
+    for path in k8s("components/ingress-nginx/ingress.yaml")[0]["spec"]["rules"][0]["http"]["paths"]:
         for secret in hidden:
             assert path["path"] != secret
             assert not (path["pathType"] == "Prefix" and secret.startswith(path["path"] + "/"))
@@ -287,7 +287,7 @@ def test_the_longest_stream_fits_into_the_drain_and_the_drain_into_the_grace() -
 def test_a_waiting_stream_is_never_silent_for_as_long_as_a_proxy_waits() -> None:
     heartbeat = ServerSettings().heartbeat
     nginx = (ROOT / "deploy/nginx/proxy.conf").read_text()
-    ingress = k8s("base/ingress.yaml")[0]["metadata"]["annotations"]
+    ingress = k8s("components/ingress-nginx/ingress.yaml")[0]["metadata"]["annotations"]
     assert 2 * heartbeat < duration(re.search(r"proxy_read_timeout (\w+);", nginx)[1])  # type: ignore[index]
     assert 2 * heartbeat < int(ingress["nginx.ingress.kubernetes.io/proxy-read-timeout"])
 
@@ -302,7 +302,7 @@ def test_proxies_take_the_bodies_that_the_gateway_takes() -> None:
     largest = ServerSettings().max_body
     nginx = (ROOT / "deploy/nginx/nginx.conf").read_text()
     assert size(re.search(r"client_max_body_size +(\w+);", nginx)[1]) == largest  # type: ignore[index]
-    ingress = k8s("base/ingress.yaml")[0]["metadata"]["annotations"]
+    ingress = k8s("components/ingress-nginx/ingress.yaml")[0]["metadata"]["annotations"]
     assert size(ingress["nginx.ingress.kubernetes.io/proxy-body-size"]) == largest
 
 
@@ -403,9 +403,8 @@ def test_an_overlay_renders_and_its_parts_find_each_other(overlay: str) -> None:
         assert selector.items() <= labels.items(), kind
     target = of["HorizontalPodAutoscaler", "gateway"]["spec"]["scaleTargetRef"]
     assert (target["kind"], target["name"]) in of
-    backend = of["Ingress", "gateway"]["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"]
-    ports = {it["name"] for it in of["Service", backend["name"]]["spec"]["ports"]}
-    assert backend["port"]["name"] in ports
+    backend = of["HTTPRoute", "gateway"]["spec"]["rules"][0]["backendRefs"][0]
+    assert backend["port"] in {it["port"] for it in of["Service", backend["name"]]["spec"]["ports"]}
 
 
 COMPONENTS = sorted(it.parent.name for it in (ROOT / "k8s/components").glob("*/kustomization.yaml"))

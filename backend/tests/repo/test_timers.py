@@ -36,9 +36,9 @@ def varnish(name: str) -> float:
 
 def in_force() -> dict[str, float]:
     """The timers as the files and the code have them."""
-    ingress = next(yaml.safe_load_all((ROOT / "k8s/base/ingress.yaml").read_text()))["metadata"][
-        "annotations"
-    ]
+    ingress = next(yaml.safe_load_all((ROOT / "k8s/components/ingress-nginx/ingress.yaml").read_text()))[
+        "metadata"
+    ]["annotations"]
     request, server = RequestSettings(), ServerSettings()
     return {
         "Google balancer, idle": GOOGLE_IDLE_S,
