@@ -88,9 +88,9 @@ def main(config: str, redis: int) -> None:
         store.release(decision.reservation)
         wait_for(lambda: succeeded[kind], kind)
 
+    wait_for(lambda: store._shared._redis_clock[0], "a heartbeat")
     first = reserve("first")
     assert isinstance(first, Granted)
-    wait_for(lambda: store._shared._redis_clock[0], "a heartbeat")
     quota_redis._Target.is_late = lambda *_: True  # type: ignore[method-assign]
     wait_for_turn("waits", "quota.pump")
     wait_for_turn("is renewed", "quota.renew")

@@ -19,6 +19,7 @@ from knowalledge.quota.ports import QueueStats, QuotaTotals, Reservation
 from knowalledge.quota.schema import (
     CONSTANTS,
     EPOCH_MISMATCH,
+    LAYOUT_MISMATCH,
     REPLY_GRANTED,
     REPLY_QUEUED,
     Field,
@@ -28,6 +29,10 @@ from knowalledge.quota.schema import (
 )
 
 T = TypeVar("T")
+# The reason for which a replica is refused that would read another's buckets as its own.
+OTHER_WINDOWS = (
+    "other windows: living replicas keep this target with other windows; give one of them a redis.prefix"
+)
 
 
 class RedisUnavailable(Exception):
@@ -316,6 +321,7 @@ class QuotaCommands:
             f"{self._replica}.{self._now()}",
             int(pause_s * SECOND),
             self._packed(usage),
+            target.layout,
         )
         return _decoded(_text, reply)
 
@@ -388,6 +394,11 @@ class QuotaCommands:
         except REDIS_ERRORS as error:
             if str(error).startswith(EPOCH_MISMATCH):
                 raise EpochMismatch from error
+            if str(error).startswith(LAYOUT_MISMATCH):
+                # Whom nobody else keeps is begun anew.
+                if str(error) == f"{LAYOUT_MISMATCH} 0":
+                    self.broken.add(target.name)
+                raise RedisUnavailable(OTHER_WINDOWS) from error
             self._record_broken(target, error)
             raise RedisUnavailable(reason(error)) from error
 

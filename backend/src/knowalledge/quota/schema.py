@@ -75,6 +75,7 @@ class Field(_Wire):
     DRIFT_INPUT = "xi", "input tokens: actual less estimated, summed"
     DRIFT_OUTPUT = "xo", "output tokens: actual less predicted, summed"
     SINCE_AGED = "sa", "grants since the lowest level that waits had one"
+    LAYOUT = "w", "the windows that this state was begun with; a replica with others is refused"
     PERIOD = "gt", "number of the period in which grants are counted"
 
 
@@ -107,6 +108,7 @@ CHANNEL = "kn:replica:"  # after the prefix; and the replica's name: messages to
 # Messages are packed lists: key prefix of the target, outcome of the wait, request id, and for a grant its input,
 # output and buckets.
 GATE_OF_JOIN = "-"  # in the place of a window's name: a join closed the gate, not the provider
+LAYOUT_MISMATCH = "OTHERWINDOWS"  # first word of the error that refuses a replica whose windows differ
 EPOCH_MISMATCH = "FORGOTTEN"  # first word of the error that tells a replica to join again
 
 
@@ -190,6 +192,8 @@ class StoredTarget:
         self.name = name
         self.windows = windows
         self.prefix = f"{environment}kn:{{{name}}}:"
+        # Limits may differ during an update; what is counted, and where it is kept, may not.
+        self.layout = " ".join(f"{it.count}/{it.span_s}/{it.zone}/{it.reset_s}" for it in windows)
         self.keys = (f"{self.prefix}{Key.LEDGER}".encode(), f"{self.prefix}{Key.RINGS}".encode())
         self._rules = rules
         self._days = Days(windows)
@@ -272,6 +276,7 @@ CONSTANTS: dict[str, Constant] = {
     "REPLY_REFUSED": REPLY_REFUSED,
     "ALL_OUTCOMES": tuple(QueueOutcome),
     "REPLICA_CHANNEL": CHANNEL,
+    "LAYOUT_MISMATCH": LAYOUT_MISMATCH,
     "GATE_OF_JOIN": GATE_OF_JOIN,
     "EPOCH_MISMATCH": EPOCH_MISMATCH,
     "LOWEST_LEVEL": int(max(Priority)),

@@ -14,11 +14,17 @@
 --                 replica's. The latest end that any replica brings stands
 --     gate_window the window that the provider named
 --     is_new      whether this state is new to the replica
+-- ARGV[9] the windows of the replica. A state that living replicas keep with other windows refuses it
 -- Returns the epoch of the state in Redis; if that is not ARGV[5], nothing was joined, unless there was none.
 -- Atomic because what is granted between the parts would be granted twice.
 local replica, epoch, live = ARGV[3], ARGV[5], prefix .. KEY_LIVE .. ARGV[3]
 local stored_epoch = redis.call('HGET', KEYS[1], FIELD_EPOCH) or ''
 if stored_epoch ~= epoch then return stored_epoch end
+local layout = epoch ~= '' and redis.call('HGET', KEYS[1], FIELD_LAYOUT)
+if layout and layout ~= ARGV[9] then
+  local alive = redis.call('ZCOUNT', prefix .. KEY_REPLICAS, whole(now), '+inf')
+  return {err = LAYOUT_MISMATCH .. ' ' .. alive}
+end
 local usage = cmsgpack.unpack(ARGV[8])
 load_windows()
 
@@ -81,6 +87,7 @@ end
 if usage[USAGE_GATE_US] > 0 then close_gate(usage[USAGE_GATE_US], usage[USAGE_GATE_WINDOW]) end
 if tonumber(ARGV[7]) > 0 then close_gate(tonumber(ARGV[7]), GATE_OF_JOIN) end
 redis.call('ZADD', prefix .. KEY_REPLICAS, whole(now + tonumber(ARGV[4])), replica)
+redis.call('HSET', KEYS[1], FIELD_LAYOUT, ARGV[9])
 if epoch == '' then
   epoch = ARGV[6]
   redis.call('HSET', KEYS[1], FIELD_EPOCH, epoch)
