@@ -31,6 +31,7 @@ def make_application(features: Sequence[Feature], web: WebContext) -> Flask:
 
     @app.errorhandler(Exception)
     def fail(error: Exception) -> Response:
+        unrouted = isinstance(error, HTTPException) and error.code in (404, 405)
         if isinstance(error, HTTPException):
             error = problems.from_http_exception(error)
         elif not isinstance(error, KnowalledgeError):
@@ -45,7 +46,10 @@ def make_application(features: Sequence[Feature], web: WebContext) -> Flask:
             feature.on_error(request, error)
         forms = (feature.error_form(request) for feature in features)
         form = next((it for it in forms if it is not None), problems.PROBLEM)
-        response = problems.response(error, web.request_id(request), form)
+        if unrouted and form is problems.PROBLEM and "text/html" in request.headers.get("Accept", ""):
+            response = problems.page(error, web.request_id(request))
+        else:
+            response = problems.response(error, web.request_id(request), form)
         if response.status_code >= 500 and RECORDED not in request.environ:
             # A provider's answer that counted as a success may be useless to who asked for it.
             structlog.get_logger().warning(

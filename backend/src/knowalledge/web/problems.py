@@ -3,6 +3,7 @@
 The body is RFC 9457 problem details, unless the API that was called brings an ``ErrorForm`` of its own.
 """
 
+from html import escape
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,29 @@ def response(error: BaseException, request_id: str, form: ErrorForm = PROBLEM) -
         headers.append(("Allow", error.allowed))
     body = _encode(form.body(error, request_id))
     return Response(body, status, headers, content_type=form.media_type)
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{status} {title}</title></head>
+<body><h1>{title}</h1><p>{detail}.</p>
+<p><a href="/api/docs">What there is</a></p><p>Request {request_id}</p></body></html>
+"""
+
+
+def page(error: BaseException, request_id: str) -> Response:
+    """The response to a person at a browser who asks for what is not there."""
+    status = status_of(error)
+    words = {"title": TITLES.get(status, "Error"), "detail": message_of(error), "request_id": request_id}
+    body = _PAGE.format(status=status, **{name: escape(text) for name, text in words.items()})
+    headers = [("X-Request-ID", request_id), ("Cache-Control", "no-store"), ("Vary", "Accept")]
+    headers += [
+        ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+        ("X-Content-Type-Options", "nosniff"),
+    ]
+    if isinstance(error, WrongMethod):
+        headers.append(("Allow", error.allowed))
+    return Response(body, status, headers, content_type="text/html; charset=utf-8")
 
 
 def from_http_exception(error: HTTPException) -> errors.KnowalledgeError:
