@@ -17,7 +17,7 @@ from knowalledge.cli.common import config_option, fail, load_settings, report
 from knowalledge.cli.manners import example, is_terminal
 from knowalledge.config.notes import notes
 from knowalledge.config.settings import Settings
-from knowalledge.identity.exposure import exposed
+from knowalledge.identity.exposure import exposed, is_local
 from knowalledge.identity.feature import unprepared
 from knowalledge.net.redis.version import unsupported
 from knowalledge.providers.embedded.provider import EMBEDDED
@@ -143,7 +143,7 @@ def _hints(settings: Settings, url: str, bind: str) -> Iterator[tuple[str, str]]
         elsewhere = "" if url == f"http://{HOST}:{PORT}" else f" --server {url}"
         yield "or", f'{_program()} ask "{QUESTION}"{elsewhere}'
         yield "docs", f"{url}/api/docs"
-    if bind.startswith(("0.0.0.0", "[::]")):
+    if settings.auth.mode == "none" and not is_local(bind):
         yield "open", "every machine that reaches this one may ask: put a proxy with authentication in front"
     yield "stop", "Ctrl-C"
 
