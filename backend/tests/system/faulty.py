@@ -17,6 +17,7 @@ from typing import Any
 import gevent
 
 from knowalledge import app as wiring
+from knowalledge import infrastructure
 from knowalledge.config.settings import Settings
 from knowalledge.core.context import Priority
 from knowalledge.core.supervision import Supervisor
@@ -51,7 +52,8 @@ class FaultySupervisor(Supervisor):
 def main(config: str, redis: int) -> None:
     supervisors: list[FaultySupervisor] = []
     stores: list[QuotaStore] = []
-    application: Any = wiring  # its imports are not its exports
+    application: Any = wiring  # their imports are not their exports
+    base: Any = infrastructure
     build = application.quotas.build
 
     def recorded(*args: Any) -> QuotaFeature:
@@ -63,7 +65,7 @@ def main(config: str, redis: int) -> None:
         supervisors.append(FaultySupervisor(*args))
         return supervisors[-1]
 
-    application.Supervisor, application.quotas.build = supervisor, recorded
+    base.Supervisor, application.quotas.build = supervisor, recorded
     life = wiring.create_app(Settings.load(environ={}, config=config)).extensions["knowalledge"]
     life.start()
     store: Any = stores[0]
