@@ -5,7 +5,7 @@ set -euo pipefail
 missing=()
 # A program, and the package that brings it.
 for pair in python3:python3 make:make git:git curl:curl openssl:openssl node:nodejs npm:npm nginx:nginx-light \
-  varnishd:varnish promtool:prometheus amtool:prometheus-alertmanager prometheus-alertmanager:prometheus-alertmanager shellcheck:shellcheck; do
+  varnishd:varnish redis-server:redis-server promtool:prometheus amtool:prometheus-alertmanager prometheus-alertmanager:prometheus-alertmanager shellcheck:shellcheck; do
   PATH="$PATH:/usr/sbin" command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
 done
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)

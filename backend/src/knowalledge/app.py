@@ -99,13 +99,9 @@ def build_capabilities(base: Infrastructure) -> tuple[Feature, ...]:
         knowledge,
         caching.build(caches, settings.cdn, prices, knowledge.popular, web, audit),
     )
-    pool = redis.pool if redis else None
-    return (
-        *capabilities,
-        identity.build(
-            settings.clients, web.tenant_header, capabilities, pool, clock.now, settings.redis.prefix
-        ),
-    )
+    pool, prefix = redis.pool if redis else None, settings.redis.prefix
+    limited = identity.build(settings.clients, web.tenant_header, capabilities, pool, clock.now, prefix)
+    return (*capabilities, limited)
 
 
 def make_gateway(base: Infrastructure, quota: QuotaStore, telemetry: GatewayTelemetry) -> Gateway:

@@ -22,7 +22,8 @@ from knowalledge.quota.ports import Granted, Reservation, ReservationRequest
 from knowalledge.quota.redis import RedisQuotaStore
 from knowalledge.quota.replica import ReplicaQuotaStore
 from tests.support.doubles import CuttableRedis
-from tests.support.redis_servers import SERVERS, serving
+from tests.support.redis_servers import VERSIONS, serving
+from tests.support.redis_servers import server as program_of
 
 WINDOWS = {"t": (Window("rpm", Count.REQUESTS, 1000, 60), Window("tpm", Count.TOKENS, 10_000, 60))}
 
@@ -123,9 +124,9 @@ FAULTS = {
 } | {f"{key} is of another type": of_wrong_type(key) for key in ("quota", "rings", "live:a", "room", "alive")}
 
 
-@pytest.fixture(params=SERVERS)
+@pytest.fixture(params=VERSIONS)
 def program(request: pytest.FixtureRequest) -> str:
-    return SERVERS[request.param]
+    return program_of(request.param)
 
 
 def replica(url: str) -> ReplicaQuotaStore:

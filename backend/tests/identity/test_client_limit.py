@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from knowalledge import app as wiring
 from knowalledge.config.settings import Settings
 from knowalledge.providers import registry
-from tests.support.redis_servers import SERVERS, serving
+from tests.support.redis_servers import server, serving
 from tests.support.web_app import ScriptedProvider
 
 Start = Callable[..., FlaskClient]
@@ -142,7 +142,7 @@ FAULTS: dict[str, tuple[object, ...]] = {
 def test_requests_under_way_when_redis_goes_are_served_by_each_kind_of_fault(
     start: Start, fault: str
 ) -> None:
-    with serving(next(iter(SERVERS.values()))) as redis:
+    with serving(server("redis 8.2")) as redis:
         port = redis.connection_pool.connection_kwargs["port"]
         client = start(
             "clients: {rate: 1000/minute}\nredis: {timeout: 300ms}\n", redis_url=f"redis://127.0.0.1:{port}/0"

