@@ -26,6 +26,7 @@ pytest_plugins = (
 
 # Of the tests of real processes, the files whose tests no clock judges: they may run beside any other.
 UNTIMED = {
+    "test_background.py",
     "test_browser.py",
     "test_cdn_purge.py",
     "test_doctor.py",
@@ -33,6 +34,7 @@ UNTIMED = {
     "test_hangups.py",
     "test_planner.py",
     "test_sdks.py",
+    "test_smuggling.py",
     "test_tracing.py",
     "test_varnish.py",
     "test_workers.py",
@@ -42,7 +44,8 @@ UNTIMED = {
 def timed(nodeid: str) -> bool:
     """Whether a test is judged by the clock while real processes run, so that no two of its kind may run at once."""
     folder, file = PurePath(nodeid.partition("::")[0]).parts[-2:]
-    return folder == "system" and file not in UNTIMED
+    # The pages' browser takes more than a core, so that no test by the clock may run beside it.
+    return (folder == "system" and file not in UNTIMED) or file == "test_pages.py"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
