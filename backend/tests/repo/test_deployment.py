@@ -235,7 +235,7 @@ def test_what_is_kept_from_the_world_are_routes_of_the_gateway_and_not_in_the_in
     hidden = set(
         re.findall(r"location = (/\S+) +\{ return 404", (ROOT / "deploy/nginx/routes.conf").read_text())
     )
-    assert {"/metrics", "/api/cache/invalidate"} <= hidden
+    assert {"/metrics", "/api/cache/invalidate", "/console", "/api/console/stream"} <= hidden
     assert hidden <= routes()
     for path in k8s("components/ingress-nginx/ingress.yaml")[0]["spec"]["rules"][0]["http"]["paths"]:
         for secret in hidden:

@@ -81,9 +81,9 @@ def _answer(events: Iterator[Event], as_json: bool, person: bool) -> str | None:
     """Print an answer; its text, or None if there is none to remember."""
     try:
         if as_json:
-            found = whole(events)
-            click.echo(json.dumps(found))
-            return str(found["text"])
+            answer = whole(events)
+            click.echo(json.dumps(answer))
+            return str(answer["text"])
         text, done = stream(events)
         if person:
             click.echo(click.style(footer(done), dim=True))

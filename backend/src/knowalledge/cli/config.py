@@ -22,14 +22,14 @@ def config() -> None:
 def check(config: str, as_json: bool) -> None:
     """Validate everything; print every fault with its place and its cure; exit 2 on any."""
     settings = load_settings(config, as_json=as_json)
-    found = notes(settings)
+    remarks = notes(settings)
     models, targets = len(settings.models), len(settings.targets)
     plural = "s" if models > 1 else ""
     summary = f"no fault found: {models} model{plural}, {targets} target{'s' if targets > 1 else ''}"
     if as_json:
-        click.echo(told([], found))
+        click.echo(told([], remarks))
         return
-    report(found, "yellow")
+    report(remarks, "yellow")
     click.echo(click.style(summary, fg="green"))
 
 

@@ -72,11 +72,11 @@ def show(values: Iterable[Any], as_json: bool, columns: tuple[str, ...]) -> None
 
 
 def _text(value: Any, column: str) -> str:
-    found = getattr(value, column, None)
-    if found is None and hasattr(value, "grant"):
-        found = getattr(value.grant, column, None)
-    if found is None:
+    cell = getattr(value, column, None)
+    if cell is None and hasattr(value, "grant"):
+        cell = getattr(value.grant, column, None)
+    if cell is None:
         return "-"
     if column.endswith("_at"):
-        return datetime.fromtimestamp(found, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return str(found)
+        return datetime.fromtimestamp(cell, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return str(cell)

@@ -150,8 +150,8 @@ def _target(model: str, key: str, written: Any, faults: list[Fault]) -> TargetSe
         cure = "write name, provider and the rest below it"
         faults.append(Fault(key, "is not a mapping", cure, write(_TARGET)))
         return TargetSettings("", ProviderSpec(model=model))
-    found: list[Fault] = []
-    written = dict(unabridged(key, written, list(TARGET_KEYS), found))
+    own_faults: list[Fault] = []
+    written = dict(unabridged(key, written, list(TARGET_KEYS), own_faults))
 
     def get(name: str, parse: Callable[[object], Any], default: Any) -> Any:
         if written.get(name) is None:
@@ -162,7 +162,7 @@ def _target(model: str, key: str, written: Any, faults: list[Fault]) -> TargetSe
             secret = name == "api_key" or "@" in str(written[name])
             shown = "the value" if secret else repr(written[name])[:80]
             pair = f"{name}: {getattr(error, 'example', '') or EXAMPLES.get(name) or f'my-{name}'}"
-            found.append(Fault(f"{key}.{name}", f"{shown} is not valid", str(error), write(pair)))
+            own_faults.append(Fault(f"{key}.{name}", f"{shown} is not valid", str(error), write(pair)))
             return default
 
     parsers = dict.fromkeys(providers.TARGET_KEYS, text) | {
@@ -176,10 +176,10 @@ def _target(model: str, key: str, written: Any, faults: list[Fault]) -> TargetSe
         name=name,
         spec=spec,
         tier=get("tier", non_negative, 0),
-        windows=parse_quota(f"{key}.quota", written.get("quota"), str(written.get("provider")), found),
+        windows=parse_quota(f"{key}.quota", written.get("quota"), str(written.get("provider")), own_faults),
     )
-    found.extend(_target_faults(target, key, written, {it.key for it in (*faults, *found)}))
-    faults.extend(found)
+    own_faults.extend(_target_faults(target, key, written, {it.key for it in (*faults, *own_faults)}))
+    faults.extend(own_faults)
     return target
 
 

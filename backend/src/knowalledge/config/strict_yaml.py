@@ -128,8 +128,8 @@ def _explained(error: Exception) -> BadYaml:
     if not isinstance(error, yaml.MarkedYAMLError):
         return BadYaml("the file is not YAML", "compare it with the example in README.md", 0)
     said = " ".join(it for it in (error.problem, error.context) if it)
-    found = (it[1:] for it in _PROBLEMS if re.search(it[0], said))
-    wrong, cure = next(found, ("the line is not YAML", "compare it with the lines above it"))
+    known = (it[1:] for it in _PROBLEMS if re.search(it[0], said))
+    wrong, cure = next(known, ("the line is not YAML", "compare it with the lines above it"))
     # What is not closed is shown where it begins; all else where it is noticed.
     opened = "not closed" in wrong and error.context_mark
     mark = error.context_mark if opened else error.problem_mark or error.context_mark

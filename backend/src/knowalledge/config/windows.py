@@ -48,11 +48,11 @@ def parse_quota(key: str, written: Any, provider: str, faults: list[Fault]) -> t
     if isinstance(written, dict):
         pairs = unabridged(key, written, list(_SHORT), faults)
         return tuple(_short(key, name, limit, provider, faults) for name, limit in pairs)
-    found = len(faults)
+    before = len(faults)
     windows = tuple(_window(f"{key}[{index}]", entry, faults) for index, entry in enumerate(written))
     names = [it.name for it in windows]
     for index, name in enumerate(names):
-        if name in names[:index] and len(faults) == found:
+        if name in names[:index] and len(faults) == before:
             cure = "keep the one with the lower limit"
             faults.append(Fault(f"{key}[{index}]", "is the same window again", cure, REMOVE))
     return windows

@@ -52,11 +52,11 @@ class Keys:
     def find(self, key_id: str | None) -> PublishedKey | None:
         """The key of an id. Without one: the only key, if there is only one. Raises ``Unavailable``."""
         age = self._clock.monotonic() - self._fetched_at
-        found = self._known(key_id)
-        if age >= KEYS_LIFE_S or found is None:
+        key = self._known(key_id)
+        if age >= KEYS_LIFE_S or key is None:
             self._refresh(age)
-            found = self._known(key_id)
-        return found
+            key = self._known(key_id)
+        return key
 
     def _known(self, key_id: str | None) -> PublishedKey | None:
         if key_id is None and len(self._keys) == 1:
@@ -87,7 +87,7 @@ def _keys_of(document: bytes) -> Mapping[str, PublishedKey]:
         listed = msgspec.json.decode(document, type=dict[str, Any])["keys"]
     except (msgspec.MsgspecError, KeyError) as error:
         raise Unavailable("the issuer of tokens does not publish its keys") from error
-    found: dict[str, PublishedKey] = {}
+    published: dict[str, PublishedKey] = {}
     for number, it in enumerate(listed[:MAX_KEYS] if isinstance(listed, list) else ()):
         if not isinstance(it, dict) or it.get("use", "sig") != "sig" or it.get("kty") not in _KINDS.values():
             continue
@@ -95,8 +95,8 @@ def _keys_of(document: bytes) -> Mapping[str, PublishedKey]:
             key = PublishedKey(PyJWK(it).key, it["kty"], it.get("alg"))
         except PyJWTError:
             continue
-        found[str(it.get("kid", f"#{number}"))] = key
-    return found
+        published[str(it.get("kid", f"#{number}"))] = key
+    return published
 
 
 class JwtTokens:
@@ -147,9 +147,9 @@ def published(keys: Keys) -> Callable[[Mapping[str, Any]], Any]:
         key_id = header.get("kid")
         if key_id is not None and not isinstance(key_id, str):
             return None
-        found = keys.find(key_id)
-        if found is None or found.kind != _KINDS.get(header["alg"][:2]):
+        published = keys.find(key_id)
+        if published is None or published.kind != _KINDS.get(header["alg"][:2]):
             return None
-        return found.key if found.algorithm in (None, header["alg"]) else None
+        return published.key if published.algorithm in (None, header["alg"]) else None
 
     return key_of

@@ -245,10 +245,10 @@ def _record(
     connection.execute(_generation.update().values(generation=_generation.c.generation + 1))
 
 
-def _must_exist(found: T | None, what: str) -> T:
-    if found is None:
+def _must_exist(stored: T | None, what: str) -> T:
+    if stored is None:
         raise NotFound(f"there is no {what}")
-    return found
+    return stored
 
 
 def _encoded(value: object) -> str:

@@ -210,8 +210,8 @@ def blueprint(web: WebContext, open_administration: Callable[[], Administration]
         after, limit = _page(http)
         if after and not after.isdecimal():
             raise InvalidRequest("after is the number of a line", param="after")
-        found = administration.acts(int(after or 0), limit)
-        return json_response(Acts(found, _next(found, limit, lambda it: str(it.number))), web.headers(http))
+        rows = administration.acts(int(after or 0), limit)
+        return json_response(Acts(rows, _next(rows, limit, lambda it: str(it.number))), web.headers(http))
 
     return routes
 
@@ -223,8 +223,8 @@ def _register_tenants_and_users(
     def tenants() -> Response:
         administration, http = open_administration(), current()
         after, limit = _page(http)
-        found = administration.tenants(after, limit)
-        return json_response(Tenants(found, _next(found, limit, lambda it: it.name)), web.headers(http))
+        rows = administration.tenants(after, limit)
+        return json_response(Tenants(rows, _next(rows, limit, lambda it: it.name)), web.headers(http))
 
     @routes.post("/tenants")
     def create_tenant() -> Response:
@@ -254,8 +254,8 @@ def _register_tenants_and_users(
         tenant = http.args.get("tenant", "")
         if not tenant:
             raise InvalidRequest("name the tenant", param="tenant")
-        found = administration.users(tenant, after, limit)
-        return json_response(Users(found, _next(found, limit, lambda it: it.name)), web.headers(http))
+        rows = administration.users(tenant, after, limit)
+        return json_response(Users(rows, _next(rows, limit, lambda it: it.name)), web.headers(http))
 
     @routes.post("/users")
     def create_user() -> Response:
@@ -277,8 +277,8 @@ def _register_keys(
     def keys() -> Response:
         administration, http = open_administration(), current()
         after, limit = _page(http)
-        found = administration.keys(http.args.get("tenant", ""), http.args.get("user", ""), after, limit)
-        return json_response(Keys(found, _next(found, limit, lambda it: it.id)), web.headers(http))
+        rows = administration.keys(http.args.get("tenant", ""), http.args.get("user", ""), after, limit)
+        return json_response(Keys(rows, _next(rows, limit, lambda it: it.id)), web.headers(http))
 
     @routes.post("/keys")
     def create_key() -> Response:
@@ -320,8 +320,8 @@ def _page(http: Request) -> tuple[str, int]:
     return http.args.get("after", ""), int(limit)
 
 
-def _next(found: tuple[T, ...], limit: int, name: Callable[[T], str]) -> str | None:
-    return name(found[-1]) if len(found) == limit else None
+def _next(rows: tuple[T, ...], limit: int, name: Callable[[T], str]) -> str | None:
+    return name(rows[-1]) if len(rows) == limit else None
 
 
 def _seconds(value: float, param: str) -> float:

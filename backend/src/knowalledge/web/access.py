@@ -22,7 +22,7 @@ def access_by_route(app: Flask, operations: Iterable[Operation]) -> Routes:
     A route that no operation describes, or one without ``access``, is missing.
     """
     address = app.url_map.bind("localhost")
-    found: dict[tuple[str, str], Access] = {}
+    access: dict[tuple[str, str], Access] = {}
     for operation in operations:
         if operation.access is None:
             continue
@@ -32,5 +32,5 @@ def access_by_route(app: Flask, operations: Iterable[Operation]) -> Routes:
         except HTTPException:  # a test fails for an operation without a route
             continue
         for verb in ("GET", "HEAD") if method == "GET" else (method,):
-            found[rule.rule, verb] = max(operation.access, found.get((rule.rule, verb), Access.PUBLIC))
-    return found
+            access[rule.rule, verb] = max(operation.access, access.get((rule.rule, verb), Access.PUBLIC))
+    return access

@@ -70,10 +70,10 @@ def not_json(error: Exception, body: bytes) -> str:
 
 def _at(expected: Any, path: str) -> list[Any]:
     """The types that a value at a path may have."""
-    found = [types.type_info(expected)]
+    inner_types = [types.type_info(expected)]
     for name, _ in _STEP.findall(path):
-        found = [inner for it in found for inner in _inside(it, name)]
-    return [it for one in found for it in _alternatives(one)]
+        inner_types = [inner for it in inner_types for inner in _inside(it, name)]
+    return [it for one in inner_types for it in _alternatives(one)]
 
 
 def _alternatives(kind: Any) -> Iterator[Any]:
@@ -107,10 +107,10 @@ def _names(expected: Any, path: str) -> list[str]:
 
 
 def _choices(expected: Any, path: str) -> list[str]:
-    found: list[Any] = []
+    values: list[Any] = []
     for it in _at(expected, path):
         if isinstance(it, types.LiteralType):
-            found += it.values
+            values += it.values
         elif isinstance(it, types.EnumType) and isinstance(it.cls, EnumMeta):
-            found += [member.value for member in it.cls]
-    return list(dict.fromkeys(map(str, found)))
+            values += [member.value for member in it.cls]
+    return list(dict.fromkeys(map(str, values)))

@@ -96,10 +96,10 @@ class Refusals:
         """The error for the first one in ``body``, a valid JSON object."""
         if not self._names.search(body):
             return None
-        found = _first(msgspec.json.decode(body), self._root, "")
-        if found is None:
+        first = _first(msgspec.json.decode(body), self._root, "")
+        if first is None:
             return None
-        path, rule = found
+        path, rule = first
         return InvalidRequest(f"not served by this model's provider: {rule.how}", param=path)
 
 
@@ -111,8 +111,8 @@ def _first(value: Any, node: dict[str, Any], path: str) -> tuple[str, Rule] | No
     if isinstance(value, list):
         inner: dict[str, Any] = node.get("[]", {})
         items = enumerate(value) if inner else ()
-        found = (_first(item, inner, f"{path}[{index}]") for index, item in items)
-        return next((it for it in found if it is not None), None)
+        matches = (_first(item, inner, f"{path}[{index}]") for index, item in items)
+        return next((it for it in matches if it is not None), None)
     if not isinstance(value, dict):
         return None
     for name, below in node.items():

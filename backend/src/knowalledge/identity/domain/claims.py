@@ -51,19 +51,19 @@ def _object(segment: str) -> dict[str, Any]:
     """A segment's JSON object, in which no name comes twice: readers do not agree on which one counts."""
     try:
         data = urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
-        found = json.loads(data, object_pairs_hook=_without_repetition)
+        claims = json.loads(data, object_pairs_hook=_without_repetition)
     except (ValueError, RecursionError) as error:
         raise Unauthenticated(WRONG) from error
-    if not isinstance(found, dict):
+    if not isinstance(claims, dict):
         raise Unauthenticated(WRONG)
-    return found
+    return claims
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    claims = dict(pairs)
+    if len(claims) != len(pairs):
         raise ValueError("a name comes twice")
-    return found
+    return claims
 
 
 def principal_of(claims: Mapping[str, Any], names: Claims) -> Principal:
@@ -86,7 +86,7 @@ def _at(claims: Mapping[str, Any], path: str) -> Any:
     """A claim by its whole name, which may hold dots, else by the steps of a path."""
     if path in claims:
         return claims[path]
-    found: Any = claims
+    value: Any = claims
     for step in path.split("."):
-        found = found.get(step) if isinstance(found, dict) else None
-    return found
+        value = value.get(step) if isinstance(value, dict) else None
+    return value

@@ -79,4 +79,4 @@ def _make_append_only() -> None:
 
 def downgrade() -> None:
     """There is no way back: restore a backup."""
-    raise NotImplementedError("restore a backup from before")
+    raise RuntimeError("a database does not go back: restore a backup from before")

@@ -89,18 +89,18 @@ class Verifier:
         if key_id is None:
             return self._token(credential, digest)
         try:
-            found = self._ask(key_id)
+            stored = self._ask(key_id)
         except DatabaseUnavailable:
             if known is not None:  # it was confirmed less than GRACE_S ago, else it would not be here
                 return known.principal
             raise
-        principal = principal_of(found, now) if found and compare_digest(found.digest, digest) else None
-        if found is None or principal is None:
+        principal = principal_of(stored, now) if stored and compare_digest(stored.digest, digest) else None
+        if stored is None or principal is None:
             self._verified.pop(digest, None)
             raise Unauthenticated(_WRONG)
-        self._generation = found.generation  # it may be newer than what was polled last
-        expires_at = found.key.expires_at
-        self._keep(digest, principal, found.generation, RECHECK_S, expires_at)
+        self._generation = stored.generation  # it may be newer than what was polled last
+        expires_at = stored.key.expires_at
+        self._keep(digest, principal, stored.generation, RECHECK_S, expires_at)
         self._used[key_id] = now
         return principal
 
@@ -131,7 +131,7 @@ class Verifier:
             raise DatabaseUnavailable("the database does not answer")
         flight = self._flights[key_id] = AsyncResult()
         try:
-            found = self._directory.find(key_id)
+            stored = self._directory.find(key_id)
         except BaseException as error:  # whatever ends it, those who wait must know
             flight.set_exception(
                 error if isinstance(error, DatabaseUnavailable) else DatabaseUnavailable(_LOST)
@@ -141,9 +141,9 @@ class Verifier:
             raise
         finally:
             del self._flights[key_id]
-        flight.set(found)
+        flight.set(stored)
         self.database_up = True
-        return found
+        return stored
 
     def _away(self) -> None:
         self.database_up = False

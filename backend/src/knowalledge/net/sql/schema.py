@@ -61,10 +61,10 @@ class Schema(Struct, frozen=True):
 
     def _refuse_future(self, connection: Connection) -> None:
         known = {it.revision for it in self._scripts().walk_revisions()}
-        found = self._revision(connection)
-        if found and found not in known:
+        revision = self._revision(connection)
+        if revision and revision not in known:
             raise SchemaError(
-                f"a newer version of this program made the database ({found})",
+                f"a newer version of this program made the database ({revision})",
                 "start that version, or restore a backup from before",
             )
 
